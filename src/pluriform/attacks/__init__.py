@@ -1,0 +1,1 @@
+"""Threat models, and one attack a file."""

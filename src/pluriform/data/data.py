@@ -1,0 +1,118 @@
+"""`Data`: train, validation and test splits with the facts that every form needs."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pluriform.data.signature import Bounds, Signature, Task
+from pluriform.errors import EmptySplitError, explain
+
+__all__ = ["Data", "Split", "StreamSplit"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Samples of one split, in memory or read on demand.
+
+    Attributes:
+        inputs: Shape `(N, *input_shape)`, floating point.
+        targets: Shape `(N,)` int64 labels, or `(N, outputs)` floating point for regression.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the samples at `index` (int64, shape `(batch,)`)."""
+        return self.inputs[index], self.targets[index]
+
+
+@dataclass(frozen=True, eq=False)
+class StreamSplit:
+    """Samples read on demand from a torch `Dataset` with a length, for data too large for memory.
+
+    Attributes:
+        dataset: Gives `(input, target)` pairs by integer index.
+        order: Which items of the dataset belong to this split, int64, shape `(N,)`.
+    """
+
+    dataset: Dataset
+    order: Tensor
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the samples at `index` (int64, shape `(batch,)`)."""
+        pairs = [self.dataset[int(position)] for position in self.order[index]]
+        return (
+            torch.stack([torch.as_tensor(pair[0]) for pair in pairs]),
+            torch.stack([torch.as_tensor(pair[1]) for pair in pairs]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set: three splits and the facts about them.
+
+    Attributes:
+        name: Name of the data set.
+        task: What is predicted.
+        train: Training split.
+        validation: For choosing and early stopping.
+        test: For the final figures; never used while fitting.
+        classes: Class names in label order; empty unless the task is classification.
+        bounds: Lowest and highest legal input value, `None` where unbounded.
+    """
+
+    name: str
+    task: Task
+    train: Split | StreamSplit
+    validation: Split | StreamSplit
+    test: Split | StreamSplit
+    classes: tuple[str, ...] = ()
+    bounds: Bounds | None = None
+
+    @cached_property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch axis."""
+        return tuple(self._example[0].shape[1:])
+
+    @cached_property
+    def outputs(self) -> int:
+        """Number of classes, or of regression targets."""
+        return len(self.classes) if self.task == "classification" else int(self._example[1][0].numel())
+
+    @cached_property
+    def signature(self) -> Signature:
+        """The facts that a fitted form remembers."""
+        return Signature(self.name, self.task, self.input_shape, self.outputs, self.classes, self.bounds)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the signature and of all samples (of a spread of 64 samples a split, where they are streamed)."""
+        digest = hashlib.sha256(repr(self.signature).encode())
+        for split in (self.train, self.validation, self.test):
+            index = torch.arange(len(split))
+            if isinstance(split, StreamSplit) and len(split) > 64:
+                index = torch.linspace(0, len(split) - 1, 64).long()
+            for tensor in split.batch(index) if len(split) else ():
+                digest.update(f"{len(split)} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def _example(self) -> tuple[Tensor, Tensor]:
+        split = next((part for part in (self.train, self.validation, self.test) if len(part)), None)
+        if split is None:
+            raise EmptySplitError(
+                explain("at least one sample", "three empty splits", self.name, "check the file or folder it was read from")
+            )
+        return split.batch(torch.arange(1))

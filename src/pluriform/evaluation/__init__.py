@@ -1,0 +1,1 @@
+"""One protocol a file: a predictor and data in, measures out."""

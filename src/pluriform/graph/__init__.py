@@ -1,0 +1,1 @@
+"""The user's module read as a graph."""

@@ -1,0 +1,137 @@
+"""`Method`: a frozen dataclass of hyper-parameters whose `fit` gives another form of a network."""
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from pluriform.data.check import check_fit_data
+from pluriform.data.data import Data
+from pluriform.errors import ShapeError, explain
+from pluriform.forms import load_form, record_to_json
+from pluriform.prediction import Predictor
+from pluriform.runs import Run
+
+__all__ = ["FitContext", "Method"]
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What a recipe gets beside module and data.
+
+    Attributes:
+        seed: Every random draw comes from it.
+        run: Folder for checkpoints and the log; `None` keeps everything in memory.
+        device: Where to compute.
+    """
+
+    seed: int
+    run: Run | None
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Base of all methods: hyper-parameters in, a new form out.
+
+    Subclasses are frozen dataclasses and implement `_fit`. Repr, equality, JSON and command-line flags come from the
+    dataclass.
+    """
+
+    needs_module: ClassVar[bool] = True
+
+    def fit(
+        self, module: nn.Module | None, data: Data, *, seed: int = 0, run: str | Path | None = None, device: str = "auto"
+    ) -> Predictor:
+        """Fit the form; `module` and `data` stay unchanged, bit for bit.
+
+        Args:
+            module: The user's network; its output width must be `data.outputs`.
+            data: Data set with a training split.
+            seed: Source of every random draw.
+            run: Folder for checkpoints, log and the fitted form. A finished run is loaded, an unfinished one resumed.
+            device: `"auto"` takes the GPU where there is one.
+
+        Returns:
+            A new module, in evaluation mode.
+
+        Raises:
+            DataError: The data set cannot be used (labels, NaN, empty split, one class).
+            ShapeError: The network does not take these inputs or has another output width.
+            RunConflictError: `run` holds another configuration.
+        """
+        check_fit_data(data)
+        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        copied = copy.deepcopy(module)
+        if copied is not None:
+            check_module(copied, data)
+        if run is None:
+            return self._fit(copied, data, FitContext(seed, None, where)).eval()
+        config = {
+            "method": self.to_json(),
+            "network": fingerprint(module),
+            "data": data.fingerprint,
+            "seed": seed,
+        }
+        with Run(run, config) as opened:
+            if opened.done:
+                return load_form(opened.path / "form", device=where)
+            form = self._fit(copied, data, FitContext(seed, opened, where)).eval()
+            form.save(opened.path / "form")
+            opened.mark_done()
+            return form
+
+    @abstractmethod
+    def _fit(self, module: Any, data: Data, context: FitContext) -> Predictor:
+        """The recipe. `module` is a private copy that the recipe may train in place."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The method as plain JSON: its class path and every field."""
+        return record_to_json(self)
+
+
+def fingerprint(module: nn.Module | None) -> str:
+    """A hash of class, parameters and buffers, which tells two networks apart."""
+    digest = hashlib.sha256(str(module).encode())
+    for name, tensor in module.state_dict().items() if module is not None else ():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_module(module: nn.Module, data: Data) -> None:
+    """Run the network once on two training samples, modes restored, and compare its output width with the data."""
+    sample, _ = data.train.batch(torch.arange(min(2, len(data.train))))
+    modes = {part: part.training for part in module.modules()}
+    where = f"{type(module).__name__} on {data.name}"
+    tensor = next(module.parameters(), sample)
+    try:
+        with torch.no_grad():
+            outputs = module.eval()(sample.to(tensor.device))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ShapeError(
+            explain(
+                f"a network that takes inputs of shape (batch, {', '.join(map(str, data.input_shape))})",
+                f"{type(error).__name__}: {error}",
+                where,
+                "change the first layers of the network, or the data",
+            )
+        ) from error
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    if not isinstance(outputs, torch.Tensor) or tuple(outputs.shape[1:]) != (data.outputs,):
+        got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise ShapeError(
+            explain(
+                f"network outputs of shape (batch, {data.outputs}), one for each class or target",
+                f"{got}",
+                where,
+                f"give its last layer {data.outputs} outputs",
+            )
+        )

@@ -1,0 +1,139 @@
+"""`Prediction`, the record that every form answers with, and the two bases of fitted forms."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pluriform.axes import Inputs, Logits, Members, Probabilities, Scores
+from pluriform.data.signature import Signature
+from pluriform.errors import ShapeError, explain
+from pluriform.forms import save_form
+
+__all__ = ["Prediction", "Predictor", "Translator"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a form says about a batch.
+
+    Attributes:
+        mean: Class probabilities, or regression means.
+        variance: Of the latent means, where the form knows one.
+        members: The same quantity as `mean` for every member of an ensemble.
+        score: Higher means more in-distribution; `None` where the form has no score of its own.
+    """
+
+    mean: Probabilities
+    variance: Probabilities | None = None
+    members: Members | None = None
+    score: Scores | None = None
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    @staticmethod
+    def concatenate(parts: "list[Prediction]") -> "Prediction":
+        """One prediction from those of consecutive batches."""
+
+        def joined(name: str, axis: int) -> Tensor | None:
+            pieces = [getattr(part, name) for part in parts]
+            return None if any(piece is None for piece in pieces) else torch.cat(pieces, axis)
+
+        return Prediction(
+            torch.cat([part.mean for part in parts]), joined("variance", 0), joined("members", 1), joined("score", 0)
+        )
+
+
+class Predictor(nn.Module, ABC):
+    """A fitted form of a network: itself a module.
+
+    `forward(x)` is differentiable and gives logits (classification) or means (regression), `(batch, outputs)`;
+    `predict(x)` gives a `Prediction`. In classification `prediction.mean == softmax(forward(x))` always.
+
+    Everything that a form is lives in parameters, buffers, submodules and attributes that JSON can hold, so that `save`
+    needs no pickle.
+
+    Args:
+        signature: Facts of the data the form was fitted on; gives the form its bounds and class names.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        super().__init__()
+        self.signature = signature
+        self.batch_size = 256
+
+    @abstractmethod
+    def forward(self, inputs: Inputs) -> Logits:
+        """Logits or means, differentiable in `inputs`."""
+
+    def predict_batch(self, inputs: Inputs) -> Prediction:
+        """The prediction for one batch that fits memory; forms with members or a score override it."""
+        return Prediction(self.probabilities(self(inputs)))
+
+    def probabilities(self, outputs: Logits) -> Probabilities:
+        """Softmax of logits in classification, the outputs themselves in regression."""
+        return outputs.softmax(-1) if self.signature.task == "classification" else outputs
+
+    @torch.no_grad()
+    def predict(self, inputs: Inputs, batch_size: int | None = None) -> Prediction:
+        """Predict in evaluation mode, batch by batch; every submodule's mode is restored.
+
+        Args:
+            inputs: Shape `(batch, *input_shape)`.
+            batch_size: Samples at once; the form's own `batch_size` unless given.
+
+        Returns:
+            One `Prediction` for all inputs.
+
+        Raises:
+            ShapeError: The inputs do not have the shape the form was fitted on.
+        """
+        if tuple(inputs.shape[1:]) != self.signature.input_shape or len(inputs) == 0:
+            raise ShapeError(
+                explain(
+                    f"inputs of shape (batch, {', '.join(map(str, self.signature.input_shape))}), batch at least 1",
+                    f"{tuple(inputs.shape)}",
+                    f"predict of {type(self).__name__}",
+                    "pass inputs like those of the data set the form was fitted on",
+                )
+            )
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            parts = [self.predict_batch(part.to(self.device)) for part in inputs.split(batch_size or self.batch_size)]
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return Prediction.concatenate(parts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the form's tensors live."""
+        tensor = next(self.parameters(), next(self.buffers(), None))
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    def save(self, path: str | Path) -> Path:
+        """Write the form to the folder `path` (structure as JSON, tensors as safetensors); read by `load_form`."""
+        return save_form(self, path)
+
+
+class Translator(nn.Module, ABC):
+    """The image-to-image twin of `Predictor`.
+
+    `forward(content, style=None)` maps images `(batch, channels, height, width)` to images, inside `signature.bounds`.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        super().__init__()
+        self.signature = signature
+
+    @abstractmethod
+    def forward(self, content: Inputs, style: Inputs | None = None) -> Inputs:
+        """Translated images, differentiable in both arguments."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write the form to the folder `path`; read by `load_form`."""
+        return save_form(self, path)

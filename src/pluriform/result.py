@@ -1,0 +1,124 @@
+"""`Result`: the plain numbers of one evaluation, as JSON in and out."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pluriform.errors import CorruptFileError, explain
+
+__all__ = ["Curve", "Measure", "Result"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure.
+
+    Attributes:
+        name: In the field's words: `accuracy`, `nll`, `ece`, `auroc`, `robust_accuracy`, `latency` ...
+        value: The figure.
+        unit: `""` for shares and nats, else `ms`, `MiB`, `s`, `MAC`, `parameters`.
+        better: Which direction is better; `None` where neither is.
+        low: Lower end of the 95 % interval, where there is one.
+        high: Upper end.
+        count: Samples, repeats or seeds behind the figure.
+        condition: Under which circumstances, for instance `{"outliers": "mnist", "score": "entropy"}`,
+            `{"threat": "linf", "attack": "pgd", "eps": 0.1}` or `{"temperature": 1.31}`; empty for the plain figure.
+        interval: How the interval was made (`"bootstrap over the test set"`, `"over 3 seeds"`).
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+    better: Literal["higher", "lower"] | None = None
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    condition: Mapping[str, Any] = field(default_factory=dict)
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Columns of numbers of equal length, to be drawn.
+
+    Attributes:
+        name: `reliability`, `score_histogram`, `robustness`, `risk_coverage`, `predictive_band`.
+        columns: Name to numbers.
+        condition: As in `Measure`.
+    """
+
+    name: str
+    columns: Mapping[str, list[float]]
+    condition: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that one evaluation found out about one form.
+
+    Attributes:
+        form: Label of the row, for instance `DeepEnsemble(members=5)`.
+        method: The method's JSON.
+        network: What the form was made from, for instance `lenet`.
+        data: Name, task, split sizes, classes, bounds.
+        seed: Of the fit.
+        status: `ok`, or why there are no figures.
+        reason: The sentence shown to the user when `status` is not `ok`.
+        measures: The figures.
+        curves: The columns to be drawn.
+        protocol: How it was measured: counts, bins, attack steps, seeds.
+        environment: Versions, processor, cores.
+        artefacts: Name to path, relative to the run, of pictures.
+    """
+
+    form: str
+    method: Mapping[str, Any]
+    network: str
+    data: Mapping[str, Any]
+    seed: int
+    status: Literal["ok", "not applicable", "does not fit memory", "failed"] = "ok"
+    reason: str = ""
+    measures: tuple[Measure, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    artefacts: Mapping[str, str] = field(default_factory=dict)
+
+    def get(self, name: str, **condition: Any) -> Measure | None:
+        """The measure of that name under exactly that condition, or `None`."""
+        return next((m for m in self.measures if m.name == name and dict(m.condition) == condition), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Result":
+        """Read what `to_json` wrote.
+
+        Raises:
+            CorruptFileError: Fields are missing or unknown.
+        """
+        try:
+            fields = dict(value)
+            fields["measures"] = tuple(Measure(**measure) for measure in fields.get("measures", ()))
+            fields["curves"] = tuple(Curve(**curve) for curve in fields.get("curves", ()))
+            return Result(**fields)
+        except (TypeError, AttributeError) as error:
+            raise CorruptFileError(
+                explain("the fields of a Result", str(error), "result JSON", "write it again with this version of pluriform")
+            ) from None
+
+    def save(self, path: str | Path) -> Path:
+        """Write to a JSON file."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_json(), indent=1))
+        return path
+
+    @staticmethod
+    def load(path: str | Path) -> "Result":
+        """Read from a JSON file."""
+        return Result.from_json(json.loads(Path(path).read_text()))

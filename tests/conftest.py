@@ -1,0 +1,18 @@
+"""Fixtures of the whole suite; shape annotations are checked by beartype in the test run only."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+annotations_checked = install_import_hook("pluriform", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets; tests that need it skip by name without it."""
+    folder = os.environ.get("PLURIFORM_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("PLURIFORM_DATA does not name the folder of real data sets")
+    return Path(folder)
