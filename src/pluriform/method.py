@@ -13,7 +13,8 @@ from torch import nn
 from pluriform.data.check import check_fit_data
 from pluriform.data.data import Data
 from pluriform.errors import ShapeError, explain
-from pluriform.forms import load_form, record_to_json
+from pluriform.encoding import record_to_json
+from pluriform.forms import load_form
 from pluriform.prediction import Predictor
 from pluriform.runs import Run
 
