@@ -1,1 +1,106 @@
-"""Every form of one network."""
+"""Every form of one network.
+
+Bring an ordinary `torch.nn.Module` and a data set; pluriform gives back its other forms, each again a module, and judges
+them all with one ruler:
+
+    trace -> fit -> predict -> evaluate -> report
+
+Names are imported when they are first used, so that `import pluriform` stays light.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pluriform import infinite, nets
+    from pluriform.attacks.attack import attack
+    from pluriform.attacks.threat import Threat
+    from pluriform.comparison import compare
+    from pluriform.data.data import Data, Split
+    from pluriform.data.load import load
+    from pluriform.ensemble.deep_ensemble import DeepEnsemble
+    from pluriform.errors import PluriformError
+    from pluriform.evaluation.evaluate import evaluate
+    from pluriform.forms import load_form
+    from pluriform.graph.channels import channel_groups
+    from pluriform.graph.gather import gather
+    from pluriform.graph.graph import Graph
+    from pluriform.graph.trace import trace
+    from pluriform.infinite.fit import InfiniteWidth
+    from pluriform.method import Method
+    from pluriform.ordinary import Training
+    from pluriform.prediction import Prediction, Predictor
+    from pluriform.report.page import write_report
+    from pluriform.result import Result
+
+_PLACES = {
+    "Data": "pluriform.data.data",
+    "DeepEnsemble": "pluriform.ensemble.deep_ensemble",
+    "Graph": "pluriform.graph.graph",
+    "InfiniteWidth": "pluriform.infinite.fit",
+    "Method": "pluriform.method",
+    "PluriformError": "pluriform.errors",
+    "Prediction": "pluriform.prediction",
+    "Predictor": "pluriform.prediction",
+    "Result": "pluriform.result",
+    "Split": "pluriform.data.data",
+    "Threat": "pluriform.attacks.threat",
+    "Training": "pluriform.ordinary",
+    "attack": "pluriform.attacks.attack",
+    "channel_groups": "pluriform.graph.channels",
+    "compare": "pluriform.comparison",
+    "evaluate": "pluriform.evaluation.evaluate",
+    "gather": "pluriform.graph.gather",
+    "load": "pluriform.data.load",
+    "load_form": "pluriform.forms",
+    "trace": "pluriform.graph.trace",
+    "write_report": "pluriform.report.page",
+}
+_ROOMS = ("infinite", "nets")
+
+__all__ = [
+    "Data",
+    "DeepEnsemble",
+    "Graph",
+    "InfiniteWidth",
+    "Method",
+    "PluriformError",
+    "Prediction",
+    "Predictor",
+    "Result",
+    "Split",
+    "Threat",
+    "Training",
+    "__version__",
+    "attack",
+    "channel_groups",
+    "compare",
+    "evaluate",
+    "gather",
+    "infinite",
+    "load",
+    "load_form",
+    "nets",
+    "trace",
+    "write_report",
+]
+
+try:
+    __version__ = version("pluriform")
+except PackageNotFoundError:
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"pluriform.{name}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'pluriform' has no attribute {name!r}")
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,6 +1,7 @@
 """`Method`: a frozen dataclass of hyper-parameters whose `fit` gives another form of a network."""
 
 import copy
+import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -91,9 +92,24 @@ class Method(ABC):
     def _fit(self, module: Any, data: Data, context: FitContext) -> Predictor:
         """The recipe. `module` is a private copy that the recipe may train in place."""
 
+    @property
+    def label(self) -> str:
+        """Class name with the fields that differ from their defaults: `DeepEnsemble(members=10)`."""
+        changed = [
+            f"{item.name}={value.label if isinstance(value, Method) else value!r}"
+            for item in dataclasses.fields(self)
+            if item.repr and (value := getattr(self, item.name)) != _default(item)
+        ]
+        return type(self).__name__ + (f"({', '.join(changed)})" if changed else "")
+
     def to_json(self) -> dict[str, Any]:
         """The method as plain JSON: its class path and every field."""
         return record_to_json(self)
+
+
+def _default(item: dataclasses.Field) -> Any:
+    made = item.default_factory is not dataclasses.MISSING
+    return item.default_factory() if made else item.default
 
 
 def fingerprint(module: nn.Module | None) -> str:

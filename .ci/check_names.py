@@ -1,0 +1,52 @@
+"""Names that a file may not have, and sizes that it may not exceed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "misc", "tools", "stuff"}
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 60
+REFERENCE_LINES = {"README.md": 120, "CONTRIBUTING.md": 60}
+
+
+def tracked() -> list[Path]:
+    """Files that git knows, or would add."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True, check=True
+    )
+    return [Path(line) for line in listed.stdout.splitlines() if Path(line).exists()]
+
+
+def faults(path: Path) -> list[str]:
+    """Sentences on what is wrong with one file."""
+    found = []
+    if path.suffix == ".py" and FORBIDDEN & {path.stem, *path.parts}:
+        found.append(f"{path}: a name without a noun; name it after what it holds")
+    if str(path) in REFERENCE_LINES and len(path.read_text().splitlines()) > REFERENCE_LINES[str(path)]:
+        found.append(f"{path}: more than {REFERENCE_LINES[str(path)]} lines")
+    if path.suffix == ".py" and path.parts[0] == "src":
+        text = path.read_text()
+        if len(text.splitlines()) > LONGEST_FILE:
+            found.append(f"{path}: {len(text.splitlines())} lines, at most {LONGEST_FILE}; split it by noun")
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION:
+                found.append(f"{path}:{node.lineno}: {node.name} has more than {LONGEST_FUNCTION} lines")
+        names = next((ast.literal_eval(node.value) for node in tree.body if _assigns_all(node)), None)
+        if names is None and path.name not in ("__init__.py", "__main__.py"):
+            found.append(f"{path}: no __all__")
+        elif names is not None and list(names) != sorted(names):
+            found.append(f"{path}: __all__ is not sorted")
+    return found
+
+
+def _assigns_all(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets)
+
+
+if __name__ == "__main__":
+    wrong = [fault for path in tracked() for fault in faults(path)]
+    sys.stderr.write("".join(f"{fault}\n" for fault in wrong))
+    sys.exit(bool(wrong))

@@ -1,0 +1,47 @@
+# Two targets matter: `make demo` and `make test`. Each makes its own set-up and starts at once when that is there.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+
+$(STAMPS)/venv:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/run: $(STAMPS)/venv pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(STAMPS)/test: $(STAMPS)/venv pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@ $(STAMPS)/run
+
+$(STAMPS)/check: $(STAMPS)/test
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,check]'
+	touch $@
+
+demo: $(STAMPS)/run ## Compare three forms of one network on handwritten digits; prints a table and the path of a page
+	$(BIN)/pluriform compare digits --out runs/demo
+
+test: $(STAMPS)/test ## Run the test suite
+	$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(STAMPS)/check ## Lint, format, types, floors, names, docstrings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_names.py
+
+bench: $(STAMPS)/test ## Time the main parts beside their peers; writes benchmarks/*.json
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean: ## Remove the virtual environment and the runs
+	rm -rf $(VENV) runs

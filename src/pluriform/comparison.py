@@ -1,0 +1,134 @@
+"""`compare`: fit several forms of one network and judge them side by side, in one resumable folder."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from pluriform.attacks.threat import Threat
+from pluriform.data.check import check_fit_data
+from pluriform.data.data import Data
+from pluriform.errors import ConfigError, DataError, GraphError, explain
+from pluriform.evaluation.environment import environment
+from pluriform.evaluation.evaluate import evaluate
+from pluriform.method import Method, check_module, fingerprint
+from pluriform.report.page import write_report
+from pluriform.result import Result
+from pluriform.runs import Run
+
+__all__ = ["compare"]
+
+
+def compare(
+    module: nn.Module,
+    data: Data,
+    methods: Sequence[Method],
+    *,
+    run: str | Path,
+    network: str = "",
+    outliers: Sequence[Data] = (),
+    threats: Sequence[Threat] = (),
+    seed: int = 0,
+    device: str = "auto",
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[Result]:
+    """Fit every method, evaluate every form, write `report.html`; a killed comparison resumes where it stopped.
+
+    A form that does not apply to the network, does not fit memory or fails is a result that says why.
+
+    Args:
+        module: The network; stays unchanged.
+        data: Data set with a training split.
+        methods: What to fit, in the order of the table.
+        run: Folder: one sub-folder a form, `results/`, `report.html`.
+        network: Its name in the table; the class name by default.
+        outliers: Data sets to be told apart from `data`.
+        threats: Threat models for the robustness ladder.
+        seed: Of every fit and every measurement.
+        device: Where to fit.
+        tell: Called with a line of text at each step.
+
+    Returns:
+        One result a method, in the same order.
+
+    Raises:
+        ConfigError: No methods, or two with the same label.
+        DataError: The data set cannot be used.
+        ShapeError: The network does not fit the data.
+        RunConflictError: `run` holds another comparison.
+    """
+    labels = [method.label for method in methods]
+    if not methods or len(set(labels)) < len(labels):
+        got = f"the labels {', '.join(labels)}" if labels else "none"
+        raise ConfigError(explain("different methods, at least one", got, "compare", "name each form once"))
+    check_fit_data(data)
+    check_module(module, data)
+    config = {
+        "methods": [method.to_json() for method in methods],
+        "network": fingerprint(module),
+        "data": data.fingerprint,
+        "outliers": [part.fingerprint for part in outliers],
+        "threats": [repr(threat) for threat in threats],
+        "seed": seed,
+    }
+    with Run(run, config) as opened:
+        results = []
+        for method in methods:
+            row = _Row(method, module, data, network or type(module).__name__, seed, device, opened)
+            results.append(row.result(outliers, threats, tell))
+        write_report(results, opened.path / "report.html")
+        opened.mark_done()
+    return results
+
+
+class _Row:
+    """One method of the comparison: fitted and evaluated once, its result kept in the run."""
+
+    def __init__(
+        self, method: Method, module: nn.Module, data: Data, network: str, seed: int, device: str, run: Run
+    ) -> None:
+        self.method, self.module, self.data, self.network = method, module, data, network
+        self.seed, self.device, self.run = seed, device, run
+        self.folder = "".join(letter if letter.isalnum() or letter in "=,.-" else "_" for letter in method.label)[:80]
+
+    def result(self, outliers: Sequence[Data], threats: Sequence[Threat], tell: Callable[[str], None]) -> Result:
+        """The stored result, or fit and evaluate now."""
+        name = f"results/{self.folder}.json"
+        if self.run.has(name):
+            tell(f"{self.method.label}: already evaluated")
+            return Result.from_json(self.run.read_json(name))
+        start = time.perf_counter()
+        try:
+            tell(f"{self.method.label}: fitting")
+            form = self.method.fit(
+                self.module, self.data, seed=self.seed, run=self.run.path / "forms" / self.folder, device=self.device
+            )
+            fitted = time.perf_counter()
+            tell(f"{self.method.label}: fitted in {fitted - start:.1f} s, evaluating")
+            found = evaluate(form, self.data, outliers=list(outliers), threats=list(threats), seed=self.seed)
+            found = replace(found, form=self.method.label, method=self.method.to_json(), network=self.network)
+            tell(f"{self.method.label}: evaluated in {time.perf_counter() - fitted:.1f} s")
+        except (OSError, DataError):
+            raise  # a full disk or a foreign folder concerns the whole comparison
+        except GraphError as error:
+            found = self._without_figures("not applicable", error)
+        except MemoryError as error:
+            found = self._without_figures("does not fit memory", error)
+        except Exception as error:
+            return self._without_figures("failed", error)
+        self.run.write_json(name, found.to_json())
+        return found
+
+    def _without_figures(self, status: str, error: Exception) -> Result:
+        return Result(
+            form=self.method.label,
+            method=self.method.to_json(),
+            network=self.network,
+            data={"name": self.data.name},
+            seed=self.seed,
+            status=status,  # type: ignore[arg-type]
+            reason=str(error) or type(error).__name__,
+            environment=environment(),
+        )
