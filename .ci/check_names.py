@@ -31,9 +31,11 @@ def faults(path: Path) -> list[str]:
         if len(text.splitlines()) > LONGEST_FILE:
             found.append(f"{path}: {len(text.splitlines())} lines, at most {LONGEST_FILE}; split it by noun")
         tree = ast.parse(text)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION:
-                found.append(f"{path}:{node.lineno}: {node.name} has more than {LONGEST_FUNCTION} lines")
+        found += [
+            f"{path}:{node.lineno}: {node.name} has more than {LONGEST_FUNCTION} lines"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION
+        ]
         names = next((ast.literal_eval(node.value) for node in tree.body if _assigns_all(node)), None)
         if names is None and path.name not in ("__init__.py", "__main__.py"):
             found.append(f"{path}: no __all__")

@@ -1,7 +1,7 @@
 """Every form of one network.
 
-Bring an ordinary `torch.nn.Module` and a data set; pluriform gives back its other forms, each again a module, and judges
-them all with one ruler:
+Bring an ordinary `torch.nn.Module` and a data set; pluriform gives back its other forms, each again a module, and
+judges them all with one ruler:
 
     trace -> fit -> predict -> evaluate -> report
 

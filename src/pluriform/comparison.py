@@ -1,6 +1,7 @@
 """`compare`: fit several forms of one network and judge them side by side, in one resumable folder."""
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def compare(
     threats: Sequence[Threat] = (),
     seed: int = 0,
     device: str = "auto",
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = str,
 ) -> list[Result]:
     """Fit every method, evaluate every form, write `report.html`; a killed comparison resumes where it stopped.
 
@@ -115,8 +116,9 @@ class _Row:
         except GraphError as error:
             found = self._without_figures("not applicable", error)
         except MemoryError as error:
-            found = self._without_figures("does not fit memory", error)
+            return self._without_figures("does not fit memory", error)
         except Exception as error:
+            self.run.append({"form": self.method.label, "traceback": traceback.format_exc()})
             return self._without_figures("failed", error)
         self.run.write_json(name, found.to_json())
         return found

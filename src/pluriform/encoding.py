@@ -59,10 +59,14 @@ def resolve_class(path: str) -> type:
 @functools.cache
 def _tensor_functions() -> dict[str, Callable]:
     """Functions that torch lists as operating on tensors, and a few that create them, by `module:name`."""
-    listed = [f for group in torch.overrides.get_overridable_functions().values() for f in group if hasattr(f, "__name__")]
+    listed = [
+        f for group in torch.overrides.get_overridable_functions().values() for f in group if hasattr(f, "__name__")
+    ]
     created = [torch.arange, torch.zeros, torch.ones, torch.full, torch.tensor, torch.eye]
     operators = importlib.import_module("operator")
-    plain = [getattr(operators, name) for name in operators.__all__ if name not in ("attrgetter", "methodcaller", "call")]
+    plain = [
+        getattr(operators, name) for name in operators.__all__ if name not in ("attrgetter", "methodcaller", "call")
+    ]
     return {f"{_home(f)}:{f.__name__}": f for f in [*listed, *created, *plain, math.sqrt, getattr]}
 
 
@@ -82,7 +86,9 @@ def tensor_function(path: str) -> Callable:
     function = _tensor_functions().get(path)
     if function is None:
         raise ConfigError(
-            explain("a function on tensors", repr(path), "stored form", "do not load this file unless you wrote it yourself")
+            explain(
+                "a function on tensors", repr(path), "stored form", "do not load this file unless you wrote it yourself"
+            )
         )
     return function
 
@@ -93,7 +99,7 @@ def encode(value: Any) -> Any:
     Raises:
         TypeError: There is no JSON form for it; the message names the type.
     """
-    if value is None or isinstance(value, (bool, int, str)) and not isinstance(value, Enum):
+    if value is None or (isinstance(value, (bool, int, str)) and not isinstance(value, Enum)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}

@@ -47,7 +47,12 @@ def save_form(form: nn.Module, path: str | Path) -> Path:
     path = Path(path)
     if path.exists() and not (path / "structure.json").exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(
-            explain("a new path or the folder of a form", "something else", str(path), "name another path; nothing was changed")
+            explain(
+                "a new path or the folder of a form",
+                "something else",
+                str(path),
+                "name another path; nothing was changed",
+            )
         )
     tensors = _Tensors()
     structure = {"format": FORMAT, "root": _describe(form, "", tensors, {})}
@@ -76,7 +81,11 @@ def load_form(path: str | Path, *, module: nn.Module | None = None, device: torc
     path = Path(path)
     folder = path / "form" if (path / "form").is_dir() else path
     if not (folder / "structure.json").exists():
-        raise RunError(explain("the folder of a form", "no structure.json", str(path), "pass the path given to save, or a finished run"))
+        raise RunError(
+            explain(
+                "the folder of a form", "no structure.json", str(path), "pass the path given to save, or a finished run"
+            )
+        )
     try:
         structure = json.loads((folder / "structure.json").read_text())
         tensors = load_file(folder / "weights.safetensors", device=str(device or "cpu"))
@@ -87,7 +96,9 @@ def load_form(path: str | Path, *, module: nn.Module | None = None, device: torc
         if isinstance(error, ConfigError):
             raise
         raise CorruptFileError(
-            explain("a whole form", f"{type(error).__name__}: {error}", str(folder), "fit it again, or restore the folder")
+            explain(
+                "a whole form", f"{type(error).__name__}: {error}", str(folder), "fit it again, or restore the folder"
+            )
         ) from error
 
 
@@ -145,7 +156,9 @@ def _attributes(module: nn.Module, below: Any, tensors: _Tensors) -> dict[str, A
         if name in INTERNAL or isinstance(getattr(type(module), name, None), functools.cached_property):
             continue
         try:
-            described[name] = {"tensor": tensors.key(value, below(name))} if isinstance(value, Tensor) else {"value": encode(value)}
+            described[name] = (
+                {"tensor": tensors.key(value, below(name))} if isinstance(value, Tensor) else {"value": encode(value)}
+            )
         except TypeError:
             described[name] = {"missing": type(value).__name__}
     return described
@@ -181,7 +194,11 @@ class _Builder:
             module.add_module(name, None if child is None else self.build(child, f"{place}.{name}" if place else name))
         if "code" in described:
             module = self._built[place] = fx.GraphModule(module, graph_from_json(described["code"]))
-        return module.train(described["training"]) if not described["modules"] else _with_mode(module, described["training"])
+        return (
+            module.train(described["training"])
+            if not described["modules"]
+            else _with_mode(module, described["training"])
+        )
 
     def _parameter(self, key: str, grad: bool) -> nn.Parameter:
         if key not in self._parameters:

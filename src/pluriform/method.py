@@ -13,8 +13,8 @@ from torch import nn
 
 from pluriform.data.check import check_fit_data
 from pluriform.data.data import Data
-from pluriform.errors import ShapeError, explain
 from pluriform.encoding import record_to_json
+from pluriform.errors import ShapeError, explain
 from pluriform.forms import load_form
 from pluriform.prediction import Predictor
 from pluriform.runs import Run
@@ -48,7 +48,13 @@ class Method(ABC):
     needs_module: ClassVar[bool] = True
 
     def fit(
-        self, module: nn.Module | None, data: Data, *, seed: int = 0, run: str | Path | None = None, device: str = "auto"
+        self,
+        module: nn.Module | None,
+        data: Data,
+        *,
+        seed: int = 0,
+        run: str | Path | None = None,
+        device: str = "auto",
     ) -> Predictor:
         """Fit the form; `module` and `data` stay unchanged, bit for bit.
 

@@ -1,12 +1,12 @@
 """A run on disk: configuration, weights, log and results of one piece of work, every file written atomically.
 
-    run/
-      run.json          the configuration; another one is refused
-      checkpoint/       what a killed process resumes from
-      log.jsonl         one JSON object a line
-      form/             the fitted form
-      result.json       the figures
-      done              written last
+run/
+  run.json          the configuration; another one is refused
+  checkpoint/       what a killed process resumes from
+  log.jsonl         one JSON object a line
+  form/             the fitted form
+  result.json       the figures
+  done              written last
 """
 
 import fcntl
@@ -81,6 +81,7 @@ class Run:
         self._refuse_foreign_folder()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._acquire_lock()
+        self._sweep()
         if self.has("run.json"):
             self._refuse_other_config(self.read_json("run.json"))
         else:
@@ -112,6 +113,14 @@ class Run:
             ) from None
         return lock
 
+    def _sweep(self) -> None:
+        """Remove the temporary files and folders that a killed process left."""
+        for left in [*self.path.glob(".*.????????"), *self.path.glob("*/.*.????????")]:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
     def _refuse_other_config(self, stored: Any) -> None:
         if stored == self.config:
             return
@@ -121,7 +130,8 @@ class Run:
         raise RunConflictError(
             explain(
                 f"the configuration stored there, {keys[0]}={stored.get(keys[0])!r}",
-                f"{keys[0]}={self.config.get(keys[0])!r}" + (f" (also different: {', '.join(keys[1:])})" if keys[1:] else ""),
+                f"{keys[0]}={self.config.get(keys[0])!r}"
+                + (f" (also different: {', '.join(keys[1:])})" if keys[1:] else ""),
                 str(self.path),
                 "name another run folder, or delete this one; nothing was overwritten",
             )
@@ -168,10 +178,16 @@ class Run:
         except (ValueError, UnicodeDecodeError) as error:
             raise self._corrupt(name, "JSON", error) from None
 
-    def write_tensors(self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    def write_tensors(
+        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    ) -> None:
         """Write tensors as safetensors."""
         with replace_file(self.path / name) as temporary:
-            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, dict(metadata or {}))
+            save_file(
+                {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+                temporary,
+                dict(metadata or {}),
+            )
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Read tensors; a damaged file raises `CorruptFileError`."""

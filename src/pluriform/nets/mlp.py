@@ -1,5 +1,6 @@
 """Multi-layer perceptron."""
 
+import itertools
 import math
 
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class MLP(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         widths = (math.prod(input_shape), *hidden)
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), *([nn.BatchNorm1d(after)] if norm else []), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
         self.reset_parameters()

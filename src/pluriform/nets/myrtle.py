@@ -34,7 +34,11 @@ class Myrtle(nn.Module):
             after = width * 2**stage
             layers += [nn.AvgPool2d(2)] if stage else []
             for _ in range(count):
-                layers += [nn.Conv2d(before, after, 3, padding=1), *([nn.BatchNorm2d(after)] if norm else []), nn.ReLU()]
+                layers += [
+                    nn.Conv2d(before, after, 3, padding=1),
+                    *([nn.BatchNorm2d(after)] if norm else []),
+                    nn.ReLU(),
+                ]
                 before = after
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(before, outputs)

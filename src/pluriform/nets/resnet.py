@@ -49,7 +49,9 @@ class ResNet(nn.Module):
         self, input_shape: tuple[int, ...], outputs: int, *, depth: int = 20, width: int = 16, norm: bool = True
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(input_shape[0], width, 3, 1, 1, bias=not norm), _norm(width, norm), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(input_shape[0], width, 3, 1, 1, bias=not norm), _norm(width, norm), nn.ReLU()
+        )
         before, blocks = width, []
         for stage in range(3):
             for position in range((depth - 2) // 6):

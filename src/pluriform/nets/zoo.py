@@ -78,6 +78,8 @@ def _constructor(name: str) -> Callable[..., nn.Module]:
             f"one of {', '.join(NAMES)} (resnetD with D = 6n + 2, wrn-D-K with D = 6n + 4)",
             repr(name),
             "nets.build",
-            f"did you mean {close[0]!r}? A network of your own goes in as a module" if close else "pass a module of your own",
+            f"did you mean {close[0]!r}? A network of your own goes in as a module"
+            if close
+            else "pass a module of your own",
         )
     )
