@@ -20,5 +20,10 @@ def check_fit_data(data: Data) -> None:
     """
     if len(data.train) == 0:
         raise EmptySplitError(
-            explain("a training split with samples", "0 samples", f"{data.name}.train", "use it as outliers, or load another set")
+            explain(
+                "a training split with samples",
+                "0 samples",
+                f"{data.name}.train",
+                "use it as outliers, or load another set",
+            )
         )

@@ -113,6 +113,8 @@ class Data:
         split = next((part for part in (self.train, self.validation, self.test) if len(part)), None)
         if split is None:
             raise EmptySplitError(
-                explain("at least one sample", "three empty splits", self.name, "check the file or folder it was read from")
+                explain(
+                    "at least one sample", "three empty splits", self.name, "check the file or folder it was read from"
+                )
             )
         return split.batch(torch.arange(1))
