@@ -1,0 +1,32 @@
+"""Scores of how far inside the known distribution a prediction is; higher always means more in-distribution."""
+
+from pluriform.axes import Members, Probabilities, Scores
+from pluriform.metrics.classification import log_probabilities
+
+__all__ = ["entropy", "max_probability", "mutual_information"]
+
+
+def max_probability(probabilities: Probabilities) -> Scores:
+    """The largest class probability.
+
+    References:
+        Hendrycks, Gimpel, 2017, A baseline for detecting misclassified and out-of-distribution examples,
+        arXiv 1610.02136.
+    """
+    return probabilities.double().amax(-1)
+
+
+def entropy(probabilities: Probabilities) -> Scores:
+    """`-sum_c p_c log p_c` in nats, in `0..log(outputs)`; its negative is the score."""
+    return -(probabilities.double() * log_probabilities(probabilities)).sum(-1)
+
+
+def mutual_information(members: Members) -> Scores:
+    """`H(mean_m p_m) - mean_m H(p_m)` in nats, in `0..log(min(member, outputs))`; its negative is the score.
+
+    References:
+        Houlsby, Huszar, Ghahramani, Lengyel, 2011, Bayesian active learning for classification, arXiv 1112.5745.
+    """
+    p = members.double()
+    each = -(p * log_probabilities(p)).sum(-1)
+    return (entropy(p.mean(0)) - each.mean(0)).clamp_min(0)
