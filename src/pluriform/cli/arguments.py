@@ -1,0 +1,80 @@
+"""What the commands share: data sets, networks, threats and methods given as words."""
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from pluriform.attacks.threat import Threat
+from pluriform.data.data import Data
+from pluriform.data.load import load
+from pluriform.errors import ConfigError, explain
+from pluriform.method import Method
+from pluriform.nets.zoo import build
+
+__all__ = ["METHODS", "load_data", "load_network", "method_class", "parse_threat"]
+
+METHODS = {
+    "training": "pluriform.ordinary:Training",
+    "deep-ensemble": "pluriform.ensemble.deep_ensemble:DeepEnsemble",
+    "infinite-width": "pluriform.infinite.fit:InfiniteWidth",
+}
+
+
+def method_class(name: str) -> type[Method]:
+    """The method class of a command-line name."""
+    if name not in METHODS:
+        raise ConfigError(explain(f"one of {', '.join(METHODS)}", repr(name), "method", "name one of them"))
+    module, _, cls = METHODS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)
+
+
+def load_data(source: str, *, target: str | None = None, seed: int = 0) -> Data:
+    """A data set by name, folder or file."""
+    return load(source, seed=seed) if target is None else load(source, seed=seed, target=target)
+
+
+def load_network(name: str, data: Data, *, seed: int = 0) -> nn.Module:
+    """A standard network by name, or the user's own as `package.module:build`.
+
+    What stands behind the colon is a module, or is called with the data set, or without arguments.
+
+    Raises:
+        ConfigError: It cannot be imported, or gives no module.
+    """
+    if ":" not in name:
+        return build(name, data, seed=seed)
+    place, _, attribute = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        made = getattr(importlib.import_module(place), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            explain("package.module:build that can be imported", f"{name!r} ({error})", "--net", "check the spelling")
+        ) from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(made, nn.Module):
+        made = made(data) if inspect.signature(made).parameters else made()
+    if not isinstance(made, nn.Module):
+        raise ConfigError(explain("a torch.nn.Module", type(made).__name__, name, "return the network from it"))
+    return made
+
+
+def parse_threat(text: str) -> Threat:
+    """`linf:0.1` or `l2:0.5` as a `Threat`.
+
+    Raises:
+        ConfigError: Another form.
+    """
+    norm, _, eps = text.partition(":")
+    try:
+        return Threat(norm, float(eps))  # type: ignore[arg-type]
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            explain("NORM:EPS such as linf:0.1 or l2:0.5", repr(text), "--threats", "eps is in input units")
+        ) from None

@@ -1,0 +1,57 @@
+"""`pluriform fit METHOD DATA`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import field, make_dataclass
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from pluriform.cli.arguments import METHODS, load_data, load_network, method_class
+from pluriform.data.load import describe
+from pluriform.nets.zoo import default_name
+
+__all__ = ["run"]
+
+USAGE = """usage: pluriform fit METHOD DATA [--net NET] [--run FOLDER] [options of the method]
+
+methods: {methods}
+
+  pluriform fit deep-ensemble digits --members 5 --run runs/ensemble
+  pluriform fit training fashion-mnist --net lenet --run runs/lenet
+  pluriform fit METHOD --help for its options
+"""
+
+
+def options(name: str) -> type:
+    """A dataclass of the flags of `fit` for one method."""
+    cls = method_class(name)
+    return make_dataclass(
+        "Fit",
+        [
+            ("data", Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="name, folder or file of the data set")]),
+            ("net", Annotated[str | None, tyro.conf.arg(help="network by name, or package.module:build")], None),
+            ("run", Annotated[str | None, tyro.conf.arg(help="folder of the run")], None),
+            ("target", Annotated[str | None, tyro.conf.arg(help="target column of a table")], None),
+            ("seed", Annotated[int, tyro.conf.arg(help="source of every random draw")], 0),
+            ("device", Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")], "auto"),
+            ("method", tyro.conf.OmitArgPrefixes[cls], field(default_factory=cls)),  # type: ignore[valid-type]
+        ],
+    )
+
+
+def run(words: Sequence[str]) -> None:
+    """Fit one form and say where it is."""
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE.format(methods=", ".join(METHODS)))
+        return
+    console = Console(stderr=True, highlight=False)
+    chosen: Any = tyro.cli(options(words[0]), args=list(words[1:]), prog=f"pluriform fit {words[0]}")
+    data = load_data(chosen.data, target=chosen.target, seed=chosen.seed)
+    name = chosen.net or default_name(data)
+    folder = chosen.run or f"runs/{words[0]}-{data.name}-{name}-seed{chosen.seed}".replace(":", "-")
+    console.print(f"{describe(data)}; network {name}; {chosen.method.label}")
+    module = load_network(name, data, seed=chosen.seed)
+    chosen.method.fit(module, data, seed=chosen.seed, run=folder, device=chosen.device)
+    console.print(f"fitted: {folder}")
