@@ -1,0 +1,82 @@
+"""`attack`: perturbed inputs by any attack, checked against the threat."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from pluriform.attacks.fgsm import fgsm
+from pluriform.attacks.gradient import attack_mode
+from pluriform.attacks.pgd import pgd
+from pluriform.attacks.threat import Threat, check_scale, resolve_threat
+from pluriform.axes import Inputs, Labels
+from pluriform.errors import ConfigError, ShapeError, explain
+
+__all__ = ["ATTACKS", "attack", "perturb"]
+
+ATTACKS: Mapping[str, Callable[..., Inputs]] = {"fgsm": fgsm, "pgd": pgd}
+
+
+def attack(
+    form: nn.Module, x: Inputs, y: Labels, threat: Threat, method: str = "pgd", seed: int = 0, **options: Any
+) -> Inputs:
+    """Inputs inside the threat that the form gets wrong, as far as the attack finds them.
+
+    The form is judged in evaluation mode; its weights, their gradients, its buffers and the mode of every submodule
+    stay as they are. A sample's perturbation does not depend on the other samples of the batch.
+
+    Args:
+        form: A form, or any module that gives logits.
+        x: Inputs inside the bounds, shape `(batch, *input_shape)`.
+        y: True classes, shape `(batch,)`.
+        threat: Norm and radius, and the bounds where the form carries none.
+        method: `"pgd"` or `"fgsm"`.
+        seed: Source of random starts.
+        options: Passed to the attack, for instance `steps=50, restarts=3`.
+
+    Returns:
+        Perturbed inputs; `x` itself, copied, where eps is 0.
+
+    Raises:
+        ConfigError: Unknown attack or option, or a radius in the wrong scale.
+        BoundsError: Bounds unknown, or left by the inputs.
+        ShapeError: Inputs and labels differ in number.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
+        >>> bool((attack(net, x, y, Threat("linf", 0.1, (0, 1))) - x).abs().max() <= 0.1 + 1e-6)
+        True
+    """
+    if len(x) != len(y) or len(x) == 0:
+        raise ShapeError(
+            explain(
+                "as many labels as inputs, at least one", f"{len(x)} inputs, {len(y)} labels", "attack", "pair them"
+            )
+        )
+    threat = resolve_threat(form, threat, x)
+    check_scale(threat, x[0].numel())
+    return perturb(form, x, y, threat, method, seed, **options)
+
+
+def perturb(
+    form: nn.Module, x: Inputs, y: Labels, threat: Threat, method: str = "pgd", seed: int = 0, **options: Any
+) -> Inputs:
+    """`attack` without the checks of its arguments; the result is still held against the threat."""
+    if method not in ATTACKS:
+        raise ConfigError(
+            explain(f"one of {', '.join(sorted(ATTACKS))}", repr(method), "attack", "name one of these attacks")
+        )
+    if threat.eps == 0:
+        return x.clone()
+    tensor = next(form.parameters(), next(form.buffers(), x))
+    size = getattr(form, "batch_size", None) or 256
+    with attack_mode(form):
+        parts = [
+            ATTACKS[method](form, inputs.to(tensor.device), labels.to(tensor.device), threat, seed=seed, **options)
+            for inputs, labels in zip(x.detach().split(size), y.split(size), strict=True)
+        ]
+    moved = torch.cat(parts).to(x.device)
+    threat.check(moved, x)
+    return moved

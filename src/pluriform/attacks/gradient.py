@@ -1,0 +1,77 @@
+"""Loss, correctness and input gradient of a batch: the one thing that gradient attacks ask of a network."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pluriform.axes import Inputs, Labels, Scores
+
+__all__ = ["Ascent", "Verdict", "ascend", "attack_mode", "judge"]
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What the network says at a point.
+
+    Attributes:
+        loss: Cross-entropy of every sample.
+        broken: Whether the sample is misclassified.
+    """
+
+    loss: Scores
+    broken: Bool[Tensor, "batch"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ascent:
+    """A verdict and the way up.
+
+    Attributes:
+        verdict: What the network says at the point.
+        gradient: Of the summed loss in the inputs.
+    """
+
+    verdict: Verdict
+    gradient: Inputs
+
+
+def judge(module: nn.Module, inputs: Inputs, labels: Labels) -> Verdict:
+    """Loss and correctness without a gradient."""
+    with torch.no_grad():
+        outputs = module(inputs)
+        return Verdict(F.cross_entropy(outputs, labels, reduction="none"), outputs.argmax(-1) != labels)
+
+
+def ascend(module: nn.Module, inputs: Inputs, labels: Labels) -> Ascent:
+    """Verdict and gradient of the summed loss in `inputs` alone; no `.grad` is written.
+
+    The loss is summed, never averaged, so that a sample's gradient does not depend on the size of its batch.
+    """
+    with torch.enable_grad():
+        point = inputs.detach().requires_grad_()
+        outputs = module(point)
+        loss = F.cross_entropy(outputs, labels, reduction="none")
+        (gradient,) = torch.autograd.grad(loss.sum(), point)
+    return Ascent(Verdict(loss.detach(), outputs.detach().argmax(-1) != labels), gradient)
+
+
+@contextmanager
+def attack_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without weight gradients; the mode of every submodule and every flag comes back afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    wanted = [weight for weight in module.parameters() if weight.requires_grad]
+    module.eval()
+    for weight in wanted:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in wanted:
+            weight.requires_grad_(True)
+        for part, mode in modes.items():
+            part.training = mode

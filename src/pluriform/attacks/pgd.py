@@ -1,0 +1,92 @@
+"""Projected gradient descent (on the negative loss): the standard first-order attack."""
+
+import torch
+from torch import Tensor, nn
+
+from pluriform.attacks.gradient import Verdict, ascend, judge
+from pluriform.attacks.noise import direction, start
+from pluriform.attacks.threat import Threat
+from pluriform.axes import Inputs, Labels
+from pluriform.errors import ConfigError, explain
+
+__all__ = ["pgd"]
+
+
+class _Worst:
+    """The worst point found for every sample: its first misclassified one, else that of the highest loss."""
+
+    def __init__(self, inputs: Inputs, first: Verdict) -> None:
+        self.inputs = inputs.clone()
+        self.loss = first.loss.clone()
+        self.broken = first.broken.clone()
+
+    def learn(self, rows: Tensor, points: Inputs, found: Verdict, final: bool) -> None:
+        """Take over the points at `rows` that are worse than what is known there."""
+        higher = found.loss > self.loss[rows]
+        better = (found.broken | higher) & ~self.broken[rows] if final else higher
+        self.inputs[rows[better]] = points[better]
+        self.loss[rows[better]] = found.loss[better]
+        self.broken[rows] |= found.broken
+
+
+def pgd(
+    module: nn.Module,
+    inputs: Inputs,
+    labels: Labels,
+    threat: Threat,
+    *,
+    seed: int = 0,
+    steps: int = 20,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    stop_when_broken: bool = True,
+) -> Inputs:
+    """`x <- P(x + a s(g))`, `s` the sign (Linf) or the normalised gradient (L2); returns the worst iterate.
+
+    Args:
+        module: In evaluation mode.
+        inputs: Inside the threat's bounds.
+        labels: True classes.
+        threat: With bounds.
+        seed: Of the random starts.
+        steps: Gradient steps of each restart.
+        step_size: In input units; `2.5 eps / steps` unless given.
+        restarts: Independent starts; a sample keeps the worst of all.
+        random_start: Start inside the ball instead of at the inputs.
+        stop_when_broken: Leave a sample at its first misclassified point. Otherwise the highest loss is sought,
+            as training wants it.
+
+    Returns:
+        Perturbed inputs. A sample that is misclassified unperturbed stays as it is when `stop_when_broken`.
+
+    Raises:
+        ConfigError: Negative steps, or fewer than one restart.
+
+    References:
+        Madry, Makelov, Schmidt, Tsipras, Vladu, 2018, Towards deep learning models resistant to adversarial attacks,
+        arXiv 1706.06083.
+    """
+    if steps < 0 or restarts < 1:
+        raise ConfigError(
+            explain("steps >= 0 and restarts >= 1", f"steps {steps}, restarts {restarts}", "pgd", "raise them")
+        )
+    if steps == 0:
+        return inputs.clone()
+    size = 2.5 * threat.eps / steps if step_size is None else step_size
+    worst = _Worst(inputs, judge(module, inputs, labels))
+    for restart in range(restarts):
+        rows = (~worst.broken).nonzero().squeeze(1) if stop_when_broken else torch.arange(len(inputs)).to(labels.device)
+        points = start(inputs[rows], threat, seed, restart) if random_start else inputs[rows].clone()
+        for step in range(steps):
+            if len(rows) == 0:
+                break
+            found = ascend(module, points, labels[rows])
+            worst.learn(rows, points, found.verdict, stop_when_broken)
+            alive = ~found.verdict.broken if stop_when_broken else torch.ones_like(found.verdict.broken)
+            rows, points, gradient = rows[alive], points[alive], found.gradient[alive]
+            clean = inputs[rows]
+            points = threat.project(points + size * direction(gradient, clean, threat, seed, step), clean)
+        if len(rows):
+            worst.learn(rows, points, judge(module, points, labels[rows]), stop_when_broken)
+    return worst.inputs

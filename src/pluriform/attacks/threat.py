@@ -1,0 +1,167 @@
+"""`Threat`: how far an adversary may move an input, and the geometry of that set."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from pluriform.axes import Inputs
+from pluriform.errors import BoundsError, ConfigError, explain
+
+__all__ = ["Threat", "check_scale", "resolve_threat"]
+
+SLACK = 1e-6
+TINY = torch.finfo(torch.float32).tiny
+NORMS = ("linf", "l2")
+
+
+@dataclass(frozen=True)
+class Threat:
+    """All inputs `x'` with `||x' - x|| <= eps` inside the bounds.
+
+    Attributes:
+        norm: `"linf"` or `"l2"`, over all values of one input.
+        eps: Radius in input units (8/255 for images in 0..1, 8 for images in 0..255).
+        bounds: Lowest and highest legal input value; those of the form unless given.
+
+    Raises:
+        ConfigError: Unknown norm, negative or infinite radius, or bounds in the wrong order.
+    """
+
+    norm: str
+    eps: float | int
+    bounds: tuple[float | int, float | int] | None = None
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.norm not in NORMS:
+            faults.append(("norm 'linf' or 'l2'", f"norm {self.norm!r}", "choose one of the two"))
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            faults.append(("a finite eps of at least 0", f"eps {self.eps}", "give the radius in input units"))
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            faults.append(("bounds (lowest, highest)", f"{self.bounds}", "put the lower value first"))
+        for expected, got, remedy in faults:
+            raise ConfigError(explain(expected, got, "Threat", remedy))
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """The bounds.
+
+        Raises:
+            BoundsError: They are unknown.
+        """
+        if self.bounds is None:
+            raise BoundsError(
+                explain(
+                    "a threat with bounds",
+                    "bounds None",
+                    "a module that carries no bounds, or a data set without any",
+                    "give them: Threat(norm, eps, bounds=(lowest, highest))",
+                )
+            )
+        return float(self.bounds[0]), float(self.bounds[1])
+
+    def scaled(self, fraction: float) -> "Threat":
+        """The same threat with `fraction` of its radius."""
+        return replace(self, eps=self.eps * fraction)
+
+    def project(self, moved: Inputs, inputs: Inputs) -> Inputs:
+        """The nearest legal inputs: first into the ball around `inputs`, then into the box."""
+        if self.norm == "linf":
+            moved = torch.minimum(torch.maximum(moved, inputs - self.eps), inputs + self.eps)
+        else:
+            change = moved - inputs
+            moved = inputs + change * (self.eps / _length(change).clamp_min(TINY)).clamp_max(1)
+        return moved.clamp(*self.box)
+
+    def steepest(self, gradient: Inputs) -> Inputs:
+        """The direction of unit norm that the gradient favours: its sign, or itself over its L2 norm; 0 where it is 0."""
+        if self.norm == "linf":
+            return gradient.sign()
+        largest = gradient.flatten(1).abs().amax(1).view(-1, *[1] * (gradient.ndim - 1))
+        gradient = gradient / largest.clamp_min(TINY)
+        return gradient / _length(gradient).clamp_min(0.5)
+
+    def check(self, moved: Inputs, inputs: Inputs) -> None:
+        """Make sure that perturbed inputs keep to the threat.
+
+        Raises:
+            BoundsError: The norm or the box is violated, or a value is not finite.
+        """
+        change = (moved - inputs).double()
+        far = change.flatten(1).abs().amax(1) if self.norm == "linf" else _length(change).flatten()
+        low, high = self.box
+        worst, least, most = float(far.max()), float(moved.min()), float(moved.max())
+        # float32 rounds x + eps to the precision of the largest input.
+        slack = SLACK * max(1.0, abs(low), abs(high))
+        if not (worst <= self.eps + slack and least >= low - slack and most <= high + slack):
+            raise BoundsError(
+                explain(
+                    f"perturbed inputs within {self.norm} {self.eps:g} and bounds {low:g}..{high:g}",
+                    f"{self.norm} {worst:g} and values {least:g}..{most:g}",
+                    "result of an attack",
+                    "report this attack as faulty; its figures are void",
+                )
+            )
+
+
+def _length(change: Tensor) -> Tensor:
+    return change.flatten(1).norm(dim=1).view(-1, *[1] * (change.ndim - 1))
+
+
+def resolve_threat(module: nn.Module, threat: Threat, inputs: Inputs) -> Threat:
+    """The threat with bounds, taken from the form's `signature` unless it has its own; the inputs must lie inside.
+
+    Raises:
+        BoundsError: No bounds are known, or the inputs leave them.
+    """
+    if threat.bounds is None:
+        threat = replace(threat, bounds=getattr(getattr(module, "signature", None), "bounds", None))
+    low, high = threat.box
+    least, most = float(inputs.min()), float(inputs.max())
+    slack = SLACK * max(1.0, abs(low), abs(high))
+    if not (least >= low - slack and most <= high + slack):
+        raise BoundsError(
+            explain(
+                f"inputs in the bounds {low:g}..{high:g}",
+                f"values {least:g}..{most:g}",
+                "inputs to be attacked",
+                "scale the inputs, or give the bounds they have; normalisation belongs inside the network",
+            )
+        )
+    return threat
+
+
+def check_scale(threat: Threat, values: int) -> None:
+    """Notice a radius given for 0..255 where inputs are in 0..1, or the reverse.
+
+    Args:
+        threat: With bounds.
+        values: Numbers in one input.
+
+    Raises:
+        ConfigError: The ball holds the whole box, or is below half a grey level of a range of 100 and more.
+    """
+    low, high = threat.box
+    span = high - low
+    reach = span if threat.norm == "linf" else span * math.sqrt(values)
+    if threat.eps > reach:
+        hint = f"; {threat.eps:g}/255 = {threat.eps / 255 * span:.4g} may be meant" if threat.eps <= 255 else ""
+        raise ConfigError(
+            explain(
+                f"eps in input units, at most {reach:g} for bounds {low:g}..{high:g} in {threat.norm}",
+                f"eps {threat.eps:g}",
+                "Threat",
+                f"divide eps by the scale of the inputs{hint}",
+            )
+        )
+    if span >= 100 and 0 < threat.eps < span / 512:
+        raise ConfigError(
+            explain(
+                f"eps in input units, for bounds {low:g}..{high:g}",
+                f"eps {threat.eps:g}, less than half a grey level",
+                "Threat",
+                f"multiply eps by the scale of the inputs: {threat.eps * span:.4g} may be meant",
+            )
+        )
