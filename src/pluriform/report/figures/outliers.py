@@ -1,0 +1,112 @@
+"""Distributions of an outlier score inside the data and on each outlier set, one small plot a form."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pluriform.report.digits import format_of, plain
+from pluriform.report.figures.section import Choice, Plot, Section, Table, View, axis, colour, layout
+from pluriform.report.row import Row, number
+from pluriform.result import Curve
+
+__all__ = ["outliers"]
+
+
+def outliers(rows: Sequence[Row]) -> Section | None:
+    """The section, or `None` where no row has a score histogram."""
+    curves = [(row, c) for row in rows for c in row.curves("score_histogram") if {"outliers", "score"} <= set(c.condition)]
+    if not curves:
+        return None
+    sets = tuple(dict.fromkeys(str(c.condition["outliers"]) for _, c in curves))
+    scores = tuple(dict.fromkeys(str(c.condition["score"]) for _, c in curves))
+    views = []
+    for name in sets:
+        for score in scores:
+            chosen = [(row, c) for row, c in curves if (str(c.condition["outliers"]), str(c.condition["score"])) == (name, score)]
+            if chosen:
+                views.append(View(_plots(chosen, name, score), (name, score.replace("_", " "))))
+    return Section(
+        "outliers",
+        "Outliers",
+        "Does it notice what it has not seen?",
+        "How the score is distributed over the test set (filled) and over images from elsewhere (dashed). The less the two "
+        "overlap, the better the form tells them apart; an AUROC of 0.5 is a coin toss, 1 is perfect.",
+        tuple(views),
+        _table(rows),
+        (Choice("Outliers", sets), Choice("Score", tuple(s.replace("_", " ") for s in scores), 1)),
+        strokes=(("test set", "filled"), ("outliers", "dash")),
+        small=True,
+    )
+
+
+def _plots(chosen: Sequence[tuple[Row, Curve]], name: str, score: str) -> tuple[Plot, ...]:
+    return tuple(_plot(row, curve, name, score) for row, curve in chosen)
+
+
+def _plot(row: Row, curve: Curve, name: str, score: str) -> Plot:
+    centres = [number(v) for v in curve.columns.get("center", ())]
+    measured = next(
+        (m for m in row.measures("auroc") if (str(m.condition.get("outliers")), str(m.condition.get("score"))) == (name, score)),
+        None,
+    )
+    figures = "" if measured is None else f"AUROC {plain('auroc', '', measured.value)}"
+    inside = _outline(centres, curve.columns.get("inside", ()), "test set", colour(row)) | {
+        "fill": "tozeroy",
+        "fillcolor": colour(row, 0.3),
+    }
+    outside = _outline(centres, curve.columns.get("outside", ()), "outliers", "@ink", "dash")
+    note = {
+        "text": figures,
+        "xref": "paper",
+        "yref": "paper",
+        "x": 0.03,
+        "y": 1,
+        "xanchor": "left",
+        "yanchor": "top",
+        "showarrow": False,
+        "font": {"size": 12, "color": "@muted"},
+    }
+    top = max([0.0, *inside["y"], *outside["y"]])
+    frame = layout(
+        axis(score.replace("_", " "), nticks=4),
+        axis("share, %", rangemode="tozero", nticks=4, range=[0, 1.2 * top or 1]),
+        230,
+        8,
+        annotations=[note],
+    )
+    narrow = {"height": 190, "margin": {"l": 40, "r": 6, "t": 6, "b": 44}}
+    description = f"Distribution of {score.replace('_', ' ')} of {row.label} on the test set and on {name}. {figures}."
+    return Plot([inside, outside], frame, description, narrow, row.label, row.index)
+
+
+def _outline(centres: Sequence[Any], counts: Sequence[Any], name: str, shade: str, dash: str = "solid") -> dict[str, Any]:
+    heights = [number(v) or 0.0 for v in counts]
+    total = sum(heights) or 1.0
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": list(centres),
+        "y": [100 * height / total for height in heights],
+        "line": {"color": shade, "width": 1.5, "dash": dash, "shape": "hvh"},
+        "hovertemplate": f"{name}: %{{y:.1f}} % at %{{x:.3g}}<extra></extra>",
+    }
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    lines = []
+    for row in rows:
+        for measured in row.measures("auroc", "outliers", "score"):
+            condition = dict(measured.condition)
+            form = format_of("auroc", "", [measured.value])
+            others = [row.measure(other, **condition) for other in ("aupr", "fpr95")]
+            lines.append(
+                (
+                    row.label,
+                    str(condition["outliers"]),
+                    str(condition["score"]).replace("_", " "),
+                    form(measured.value),
+                    form.interval(measured.low, measured.high) or "–",
+                    *("–" if m is None else plain(m.name, m.unit, m.value) for m in others),
+                )
+            )
+    return Table(("Form", "Outliers", "Score", "AUROC", "95 % interval", "AUPR", "FPR95"), tuple(lines))

@@ -1,0 +1,97 @@
+"""Reliability diagrams: accuracy against stated confidence, one small plot a form, before and after the temperature."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pluriform.report.digits import plain
+from pluriform.report.figures.section import Plot, Section, Table, View, axis, colour, layout, line
+from pluriform.report.row import Row, number
+from pluriform.result import Curve
+
+__all__ = ["reliability"]
+
+
+def reliability(rows: Sequence[Row]) -> Section | None:
+    """The section, or `None` where no row has a reliability curve."""
+    shown = [row for row in rows if row.curves("reliability")]
+    if not shown:
+        return None
+    scaled = any(curve.condition for row in shown for curve in row.curves("reliability"))
+    strokes = (("as fitted", "solid"), ("after temperature scaling", "dash")) if scaled else ()
+    return Section(
+        "reliability",
+        "Calibration",
+        "Can its confidence be believed?",
+        "Accuracy against stated confidence on the test set. On the dotted diagonal, 80 % confidence is right 80 % of the "
+        "time; below it the form is overconfident, above it underconfident. Larger marks stand for more samples.",
+        (View(tuple(_plot(row) for row in shown)),),
+        _table(shown),
+        strokes=strokes,
+        small=True,
+    )
+
+
+def _plot(row: Row) -> Plot:
+    diagonal = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [0, 100],
+        "y": [0, 100],
+        "line": {"color": "@axis", "width": 1.5, "dash": "dot"},
+        "hoverinfo": "skip",
+    }
+    curves = sorted(row.curves("reliability"), key=lambda curve: len(curve.condition))
+    before, after = row.measure("ece"), next(iter(row.measures("ece", "temperature")), None)
+    figures = "ECE " + (plain("ece", "", before.value) if before else "–")
+    if after:
+        figures += f" → {plain('ece', '', after.value)}"
+    note = {
+        "text": figures,
+        "x": 100,
+        "y": 2,
+        "xanchor": "right",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": 12, "color": "@muted"},
+    }
+    frame = layout(
+        axis("confidence, %", range=[-3, 104], tickvals=[0, 50, 100]),
+        axis("accuracy, %", range=[-3, 104], tickvals=[0, 50, 100]),
+        250,
+        8,
+        annotations=[note],
+    )
+    narrow = {"height": 200, "margin": {"l": 40, "r": 6, "t": 6, "b": 44}}
+    description = f"Reliability diagram of {row.label}. {figures}."
+    return Plot([diagonal, *(_line(row, curve) for curve in curves)], frame, description, narrow, row.label, row.index)
+
+
+def _line(row: Row, curve: Curve) -> dict[str, Any]:
+    columns = curve.columns
+    triples = zip(columns.get("confidence", ()), columns.get("accuracy", ()), columns.get("count", ()), strict=False)
+    points = [(c, a, n) for c, a, n in ([number(v) for v in triple] for triple in triples) if c is not None and a is not None and n]
+    total = sum(n for _, _, n in points if n) or 1
+    sizes = [max(4.0, 22 * math.sqrt((n or 0) / total)) for _, _, n in points]
+    trace = line(
+        row,
+        [100 * c for c, _, _ in points],
+        [100 * a for _, a, _ in points],
+        dash="dash" if curve.condition else "solid",
+        hover="confidence %{x:.1f} %<br>accuracy %{y:.1f} %<br>%{customdata:.0f} samples",
+        customdata=[n for _, _, n in points],
+    )
+    fill = colour(row, 0.55) if not curve.condition else "@clear"
+    return trace | {"marker": trace["marker"] | {"size": sizes, "color": fill, "symbol": "circle"}}
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    def cells(row: Row) -> tuple[str, ...]:
+        after = next(iter(row.measures("ece", "temperature")), None)
+        likelihood = next(iter(row.measures("nll", "temperature")), None)
+        measured = [row.measure("ece"), after, row.measure("nll"), likelihood, row.measure("calibration_gap")]
+        temperature = "–" if after is None else f"{after.condition['temperature']:.2f}"
+        return (row.label, temperature, *("–" if m is None else plain(m.name, m.unit, m.value) for m in measured))
+
+    header = ("Form", "Temperature", "ECE", "ECE scaled", "NLL", "NLL scaled", "Calibration gap")
+    return Table(header, tuple(cells(row) for row in rows))

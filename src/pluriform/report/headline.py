@@ -1,0 +1,81 @@
+"""The sentence at the top of the page, written from the data."""
+
+from collections.abc import Sequence
+
+from pluriform.report.digits import plain
+from pluriform.report.ranking import Column
+from pluriform.report.row import Row
+
+__all__ = ["headline", "summary"]
+
+_WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
+_PRAISE = {
+    "accuracy": "the most accurate",
+    "rmse": "the closest",
+    "ece": "the best calibrated",
+    "auroc": "the best at noticing outliers",
+    "robust_accuracy": "the most robust",
+    "latency": "the fastest",
+}
+_NAMES = {"rmse": "RMSE", "ece": "ECE", "auroc": "AUROC"}
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """What was compared: `Three forms of mlp on digits`."""
+    count = len(rows)
+    word = _WORDS[count] if count < len(_WORDS) else str(count)
+    networks = joined(list(dict.fromkeys(row.result.network for row in rows if row.result.network))) or "a network"
+    name = str(rows[0].result.data.get("name", "")) or "unnamed data"
+    return f"{word} form{'' if count == 1 else 's'} of {networks} on {name}"
+
+
+def summary(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """Who is best in what, each winner named once, then which of these are level within their intervals."""
+    praise: dict[str, list[str]] = {}
+    level: list[str] = []
+    for column in _leading(columns):
+        winners = column.winners()
+        if not winners:
+            continue
+        figure = column.cells[winners[0]]
+        value = plain(column.name, figure.unit, figure.value) if figure else ""
+        name = _NAMES.get(column.name, "")
+        praise.setdefault(joined([rows[i].label for i in winners]), []).append(
+            f"{_PRAISE[column.name]} ({' '.join(filter(None, (name, value)))})"
+        )
+        if column.level():
+            level.append(f"in {_TOPICS[column.name]} {joined([rows[i].label for i in column.level()])}")
+    sentences = []
+    if praise:
+        clauses = [f"{who} is {joined(what)}" for who, what in praise.items()]
+        sentences.append("; ".join(clauses) + ".")
+    if level:
+        sentences.append(f"Intervals overlap with the best {'; '.join(level)}.")
+    failed = [row for row in rows if not row.ok]
+    if failed:
+        sentences.append(f"Without figures: {joined([f'{row.label} ({row.result.status})' for row in failed])}.")
+    return " ".join(sentences)
+
+
+_TOPICS = {
+    "accuracy": "accuracy",
+    "rmse": "RMSE",
+    "ece": "calibration",
+    "auroc": "outliers",
+    "robust_accuracy": "robustness",
+    "latency": "speed",
+}
+
+
+def joined(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1]))) if parts else ""
+
+
+def _leading(columns: Sequence[Column]) -> list[Column]:
+    """The first plain column of each name that the sentence speaks of."""
+    found: dict[str, Column] = {}
+    for column in columns:
+        if column.name in _PRAISE:
+            found.setdefault(column.name, column)
+    return list(found.values())

@@ -1,0 +1,211 @@
+"""One self-contained HTML page from results; it works offline and asks the network for nothing."""
+
+import base64
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pluriform.errors import ConfigError, CorruptFileError, RunError, explain
+from pluriform.report.digits import plain
+from pluriform.report.figures.bands import bands
+from pluriform.report.figures.corruption import corruption
+from pluriform.report.figures.outliers import outliers
+from pluriform.report.figures.pareto import pareto
+from pluriform.report.figures.reliability import reliability
+from pluriform.report.figures.risk_coverage import risk_coverage
+from pluriform.report.figures.robustness import robustness
+from pluriform.report.figures.section import COLOURS, MARKERS, Section
+from pluriform.report.headline import headline, summary
+from pluriform.report.ranking import Column, columns_of
+from pluriform.report.row import Row, number, rows_of
+from pluriform.result import Result
+
+__all__ = ["Chapter", "read_results", "render", "write_report"]
+
+_FIGURES = (bands, reliability, outliers, robustness, corruption, pareto, risk_coverage)
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """All results on one data set: forms are compared within it, never across.
+
+    Attributes:
+        name: Prefix of the links.
+        title: What was compared.
+        summary: Who is best in what.
+        rows: One a result.
+        columns: Of the comparison.
+        sections: The figures that the results allow.
+    """
+
+    name: str
+    title: str
+    summary: str
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    sections: tuple[Section, ...]
+
+
+def write_report(results: Sequence[Result | Mapping[str, Any] | str | Path], path: str | Path) -> Path:
+    """Write the page that compares `results`.
+
+    Args:
+        results: `Result` records, their JSON, or paths of JSON files (or of run folders that hold `result.json`).
+        path: The HTML file; replaced in one step, folders are made as needed.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: There are no results.
+        CorruptFileError: A file does not hold a result.
+        RunError: A file is missing.
+
+    Example:
+        >>> import tempfile
+        >>> from pluriform.result import Measure, Result
+        >>> result = Result("Training()", {}, "mlp", {"name": "digits"}, 0, measures=(Measure("accuracy", 0.97),))
+        >>> write_report([result], Path(tempfile.mkdtemp()) / "report.html").name
+        'report.html'
+    """
+    page = render(read_results(results))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(page)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_results(results: Sequence[Result | Mapping[str, Any] | str | Path]) -> list[Result]:
+    """Every item as a `Result`."""
+    if isinstance(results, Result | Mapping | str | Path):
+        results = [results]
+    read = [_read(item) for item in results]
+    if not read:
+        raise ConfigError(explain("at least one result", "none", "write_report", "evaluate a form first and pass its Result"))
+    return read
+
+
+def _read(item: Result | Mapping[str, Any] | str | Path) -> Result:
+    if isinstance(item, Result):
+        return item
+    if isinstance(item, Mapping):
+        return Result.from_json(item)
+    path = Path(item)
+    path = path / "result.json" if path.is_dir() else path
+    try:
+        return Result.load(path)
+    except FileNotFoundError:
+        raise RunError(explain("a result file", "no such file", str(path), "name the JSON file that evaluate wrote")) from None
+    except (ValueError, UnicodeDecodeError) as error:
+        remedy = "delete it and evaluate again"
+        raise CorruptFileError(explain("the JSON of one Result", f"one that cannot be read ({error})", str(path), remedy)) from None
+
+
+def render(results: Sequence[Result]) -> str:
+    """The whole page as text."""
+    from jinja2 import Environment, StrictUndefined
+
+    own = files("pluriform.report")
+    script, style = own.joinpath("script.js").read_text("utf-8"), own.joinpath("style.css").read_text("utf-8")
+    library = files("plotly").joinpath("package_data", "plotly.min.js").read_text("utf-8").replace("\r\n", "\n")
+    chapters = _chapters(results)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(own.joinpath("page.html").read_text("utf-8")).render(
+        chapters=chapters,
+        title=chapters[0].title if len(chapters) == 1 else f"{len(results)} results on {len(chapters)} data sets",
+        figures=_embedded({f"{c.name}-{s.name}": [v.to_json() for v in s.views] for c in chapters for s in c.sections}),
+        download=_download(results),
+        policy=_policy(library, script),
+        library=library,
+        script=script,
+        style=style,
+        how=_how,
+        plain=plain,
+        markers=MARKERS,
+        colours=COLOURS,
+        pretty=lambda value: json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str),
+    )
+
+
+def _chapters(results: Sequence[Result]) -> tuple[Chapter, ...]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows_of(results):
+        groups.setdefault(str(row.result.data.get("name", "")), []).append(row)
+    return tuple(_chapter(f"c{i}", rows) for i, rows in enumerate(groups.values()))
+
+
+def _chapter(name: str, rows: list[Row]) -> Chapter:
+    columns = columns_of(rows)
+    measured = [row for row in rows if row.ok]
+    sections = tuple(section for figure in _FIGURES if (section := figure(measured)) is not None)
+    return Chapter(name, headline(rows), summary(rows, columns), tuple(rows), tuple(columns), sections)
+
+
+def _finite(value: Any) -> Any:
+    """The value with `None` for every number that JSON has no word for."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and number(value) is None else value
+
+
+def _embedded(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    dumped = json.dumps(_finite(value), separators=(",", ":"), ensure_ascii=False, default=str)
+    for character in "<>&\u2028\u2029":
+        dumped = dumped.replace(character, f"\\u{ord(character):04x}")
+    return dumped
+
+
+def _download(results: Sequence[Result]) -> str:
+    dumped = json.dumps(_finite([result.to_json() for result in results]), ensure_ascii=False, default=str)
+    return "data:application/json;base64," + base64.b64encode(dumped.encode()).decode()
+
+
+def _policy(*scripts: str) -> str:
+    """Only these scripts run, and nothing may be fetched; plotly.js writes style attributes, hence `unsafe-inline` there."""
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _how(rows: Sequence[Row], attribute: str) -> list[tuple[str, str]]:
+    """`protocol`, `environment` or `data` as pairs of name and text; what differs between forms is said for each."""
+    flat = [(row.label, dict(_flattened(getattr(row.result, attribute)))) for row in rows if getattr(row.result, attribute)]
+    pairs = []
+    for key in dict.fromkeys(key for _, values in flat for key in values):
+        said = {label: values[key] for label, values in flat if key in values}
+        different = len(set(said.values())) > 1
+        text = "; ".join(f"{label}: {value}" for label, value in said.items()) if different else next(iter(said.values()))
+        pairs.append((key.replace("_", " "), text))
+    return pairs
+
+
+def _flattened(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs = []
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, Mapping):
+            pairs += _flattened(inner, f"{name}: ")
+        else:
+            pairs.append((name, ", ".join(map(str, inner)) if isinstance(inner, list | tuple) else str(inner)))
+    return pairs

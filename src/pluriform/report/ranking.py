@@ -1,0 +1,208 @@
+"""The columns of the comparison, and which row is best in each."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pluriform.report.digits import Format, format_of
+from pluriform.report.row import Row, number
+from pluriform.result import Measure
+
+__all__ = ["Column", "Mark", "columns_of", "direction", "marks_of", "robust_eps"]
+
+Mark = Literal["best", "level", ""]
+
+_LOWER = frozenset(
+    "nll brier aurc ece calibration_gap fpr95 parameters macs latency peak_memory training_seconds rmse".split()
+)
+_HIGHER = frozenset("accuracy auroc aupr robust_accuracy corrupted_accuracy".split())
+_ATTACKS = ("autoattack", "apgd-ce", "pgd", "fgsm")
+_SCORES = ("max_probability", "max-probability", "entropy", "mutual_information", "score")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure over all rows.
+
+    Attributes:
+        name: The measure's name.
+        title: Heading.
+        note: The condition, where there is one.
+        unit: Shown in the heading.
+        better: Which direction is better.
+        cells: One measure a row, `None` where there is none.
+        marks: `best`, `level` (its interval overlaps that of the best) or nothing, one a row.
+        format: How the numbers are written.
+        priority: Columns with high numbers are dropped first where there is no room.
+    """
+
+    name: str
+    title: str
+    note: str
+    unit: str
+    better: Literal["higher", "lower"] | None
+    cells: tuple[Measure | None, ...]
+    marks: tuple[Mark, ...]
+    format: Format
+    priority: int
+
+    def winners(self) -> list[int]:
+        """Positions of the best rows."""
+        return [i for i, mark in enumerate(self.marks) if mark == "best"]
+
+    def level(self) -> list[int]:
+        """Positions of the rows whose interval overlaps that of the best."""
+        return [i for i, mark in enumerate(self.marks) if mark == "level"]
+
+
+def columns_of(rows: Sequence[Row]) -> list[Column]:
+    """Every column for which some row has a figure, in reading order."""
+    task = [
+        _plain(rows, "accuracy", "Accuracy", 0),
+        _plain(rows, "rmse", "RMSE", 0),
+        _plain(rows, "nll", "NLL", 1),
+        _plain(rows, "ece", "ECE", 2),
+        _tempered(rows),
+        _plain(rows, "brier", "Brier", 9),
+        _plain(rows, "aurc", "AURC", 10),
+        *_coverage(rows),
+        *_outliers(rows),
+        _robust(rows),
+        _corrupted(rows),
+    ]
+    cost = [
+        _plain(rows, "parameters", "Parameters", 7),
+        _plain(rows, "macs", "MACs", 11),
+        *_latency(rows),
+        _plain(rows, "peak_memory", "Peak memory", 13),
+        _plain(rows, "training_seconds", "Training", 6),
+    ]
+    return [column for column in (*task, *cost) if any(column.cells)]
+
+
+def direction(name: str, measures: Sequence[Measure | None] = ()) -> Literal["higher", "lower"] | None:
+    """Which way is better: as the measures say, else as the name is known."""
+    said = next((m.better for m in measures if m is not None and m.better in ("higher", "lower")), None)
+    return said or ("lower" if name in _LOWER else "higher" if name in _HIGHER else None)
+
+
+def marks_of(cells: Sequence[Measure | None], better: Literal["higher", "lower"] | None) -> tuple[Mark, ...]:
+    """Mark the best row and those whose 95 % interval overlaps its interval.
+
+    Nothing is marked where fewer than two rows can be compared, or where all have the same figure.
+    """
+    values = [None if m is None else number(m.value) for m in cells]
+    known = [v for v in values if v is not None]
+    if better is None or len(known) < 2 or len(set(known)) == 1:
+        return ("",) * len(cells)
+    best = max(known) if better == "higher" else min(known)
+    winner = cells[values.index(best)]
+    return tuple(
+        "best" if value == best else "level" if _overlap(cell, winner) else ""
+        for cell, value in zip(cells, values, strict=True)
+    )
+
+
+def robust_eps(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The threat, attack and eps of the column of robust accuracy: strongest attack, middle rung of the ladder."""
+    found = [m for row in rows if row.ok for m in row.measures("robust_accuracy", "threat", "attack", "eps")]
+    found = [m for m in found if (number(m.condition["eps"]) or 0) > 0]
+    if not found:
+        return None
+    attack = min((str(m.condition["attack"]) for m in found), key=_position(_ATTACKS))
+    found = [m for m in found if str(m.condition["attack"]) == attack]
+    threat = found[0].condition["threat"]
+    ladder = sorted({m.condition["eps"] for m in found if m.condition["threat"] == threat})
+    return {"threat": threat, "attack": attack, "eps": ladder[(len(ladder) - 1) // 2]}
+
+
+def _overlap(first: Measure | None, second: Measure | None) -> bool:
+    if first is None or second is None:
+        return False
+    ends = [number(value) for value in (first.low, first.high, second.low, second.high)]
+    if any(end is None for end in ends):
+        return False
+    low1, high1, low2, high2 = (end for end in ends if end is not None)
+    return low1 <= high2 and low2 <= high1
+
+
+def _column(
+    name: str, title: str, cells: Sequence[Measure | None], priority: int, note: str = "", ranked: bool = True
+) -> Column:
+    present = [m for m in cells if m is not None]
+    unit = next((m.unit for m in present), "")
+    form = format_of(name, unit, [m.value for m in present])
+    shown = "%" if form.kind == "share" else "" if form.kind == "count" else unit
+    better = direction(name, present) if ranked else None
+    return Column(name, title, note, shown, better, tuple(cells), marks_of(cells, better), form, priority)
+
+
+def _plain(rows: Sequence[Row], name: str, title: str, priority: int) -> Column:
+    return _column(name, title, [row.measure(name) if row.ok else None for row in rows], priority)
+
+
+def _tempered(rows: Sequence[Row]) -> Column:
+    cells = [next(iter(row.measures("ece", "temperature")), None) if row.ok else None for row in rows]
+    return _column("ece", "ECE", cells, 8, "temperature-scaled")
+
+
+def _coverage(rows: Sequence[Row]) -> list[Column]:
+    levels = sorted({m.condition["level"] for row in rows if row.ok for m in row.measures("coverage", "level")})
+    return [
+        _column(
+            "coverage",
+            "Coverage",
+            [row.measure("coverage", level=level) if row.ok else None for row in rows],
+            3,
+            f"aim: {100 * level:g} %",
+            ranked=False,
+        )
+        for level in levels
+    ]
+
+
+def _outliers(rows: Sequence[Row]) -> list[Column]:
+    measured = [m for row in rows if row.ok for m in row.measures("auroc", "outliers", "score")]
+    columns = []
+    for name in dict.fromkeys(m.condition["outliers"] for m in measured):
+        # One ruler for all: the score that most forms have; a form's own score is in the figure below the table.
+        scores = Counter(str(m.condition["score"]) for m in measured if m.condition["outliers"] == name)
+        score = min(scores, key=lambda s: (-scores[s], _position(_SCORES)(s)))
+        cells = [row.measure("auroc", outliers=name, score=score) if row.ok else None for row in rows]
+        columns.append(_column("auroc", "AUROC", cells, 4, f"{name}, {score.replace('_', ' ')}"))
+    return columns
+
+
+def _robust(rows: Sequence[Row]) -> Column:
+    condition = robust_eps(rows)
+    cells = [row.measure("robust_accuracy", **condition) if condition and row.ok else None for row in rows]
+    note = "" if condition is None else f"{str(condition['attack']).upper()}, {condition['threat']} {condition['eps']:g}"
+    return _column("robust_accuracy", "Robust", cells, 5, note)
+
+
+def _corrupted(rows: Sequence[Row]) -> Column:
+    cells = []
+    for row in rows:
+        found = row.measures("corrupted_accuracy", "corruption", "severity") if row.ok else []
+        mean = sum(m.value for m in found) / len(found) if found else None
+        cells.append(None if mean is None else Measure("corrupted_accuracy", mean, better="higher"))
+    return _column("corrupted_accuracy", "Corrupted", cells, 5, "mean of all")
+
+
+def _latency(rows: Sequence[Row]) -> list[Column]:
+    batches = sorted({m.condition["batch"] for row in rows if row.ok for m in row.measures("latency", "batch")})
+    return [
+        _column(
+            "latency",
+            "Latency",
+            [row.measure("latency", batch=batch) if row.ok else None for row in rows],
+            6 if batch == batches[0] else 12,
+            f"batch {batch}",
+        )
+        for batch in batches
+    ]
+
+
+def _position(order: Sequence[str]) -> Any:
+    return lambda name: (order.index(name) if name in order else len(order), name)

@@ -1,0 +1,156 @@
+"""Synthetic results that look like real ones: five forms of an MLP on digits, one of which does not apply; regression."""
+
+import numpy as np
+import pytest
+
+from pluriform.result import Curve, Measure, Result
+
+FORMS = {
+    # accuracy, nll, ece, temperature, ece after, auroc, robustness, training s, latency ms, parameters
+    "Training(epochs=60)": (0.969, 0.131, 0.0212, 1.41, 0.0101, 0.951, 1.0, 4.2, 0.061, 26122),
+    "DeepEnsemble(members=5)": (0.978, 0.0832, 0.0131, 0.91, 0.0092, 0.978, 1.1, 9.8, 0.142, 130610),
+    "InfiniteWidth(weight_var=2.0)": (0.983, 0.112, 0.0413, 0.72, 0.0079, 0.989, 1.25, 1.9, 3.42, 0),
+    "AdversarialTraining(scheme='pgd')": (0.961, 0.168, 0.0318, 0.88, 0.0140, 0.913, 2.9, 61.5, 0.062, 26122),
+}
+ENVIRONMENT = {"python": "3.11.9", "torch": "2.13.0", "processor": "x86_64", "cores": 2, "device": "cpu"}
+PROTOCOL = {
+    "interval": "95 % bootstrap over the test set, 1000 draws",
+    "ece_bins": 15,
+    "pgd": {"steps": 20, "step_size": "2.5 eps / 20", "random_start": True, "images": 360, "seed": 0},
+    "latency": "median of 30 repeats, 1 thread",
+}
+DIGITS = {
+    "name": "digits",
+    "task": "classification",
+    "sizes": {"train": 1293, "validation": 144, "test": 360},
+    "classes": [str(i) for i in range(10)],
+    "bounds": [0.0, 1.0],
+    "input_shape": [1, 8, 8],
+}
+
+
+def share(name, value, better, count=360, **condition):
+    half = 1.96 * float(np.sqrt(max(value * (1 - value), 1e-4) / count))
+    return Measure(
+        name, float(value), "", better, max(0.0, value - half), min(1.0, value + half), count, condition, PROTOCOL["interval"]
+    )
+
+
+def score(name, value, better, spread=0.12, **condition):
+    low, high = value * (1 - spread), value * (1 + spread)
+    return Measure(name, float(value), "", better, low, high, 360, condition, PROTOCOL["interval"])
+
+
+def reliability_curve(ece, generator, **condition):
+    confidence = (np.arange(15) + 0.5) / 15
+    count = np.round(300 * confidence**6 + generator.integers(0, 4, 15))
+    accuracy = np.clip(confidence - 4 * ece * np.sin(np.pi * confidence) + generator.normal(0, 0.02, 15), 0, 1)
+    columns = {"confidence": confidence.tolist(), "accuracy": accuracy.tolist(), "count": count.tolist()}
+    return Curve("reliability", columns, condition)
+
+
+def histogram(auroc, generator, **condition):
+    center = (np.arange(30) + 0.5) / 30
+    inside = np.exp(-(((1 - center) / 0.12) ** 1.2))
+    outside = np.exp(-(((center - 1.3 + 0.9 * auroc) / 0.2) ** 2)) + 0.02 * generator.random(30)
+    return Curve("score_histogram", {"center": center.tolist(), "inside": (300 * inside).tolist(), "outside": (900 * outside).tolist()}, condition)
+
+
+def classifier(form, figures, seed=0):
+    accuracy, nll, ece, temperature, scaled, auroc, robust, seconds, latency, parameters = figures
+    g = np.random.default_rng(seed)
+    measures = [
+        share("accuracy", accuracy, "higher"),
+        score("nll", nll, "lower", 0.18),
+        score("brier", 1.6 * (1 - accuracy), "lower"),
+        score("ece", ece, "lower", 0.3),
+        score("aurc", (1 - accuracy) ** 2 * 2, "lower", 0.4),
+        Measure("calibration_gap", ece * 0.6, condition={}),
+        score("ece", scaled, "lower", 0.3, temperature=temperature),
+        score("nll", nll * 0.93, "lower", 0.18, temperature=temperature),
+    ]
+    curves = [reliability_curve(ece, g), reliability_curve(scaled * 0.5, g, temperature=temperature)]
+    scores = ["max_probability", "entropy"] + ["mutual_information"] * ("Ensemble" in form) + ["score"] * ("Infinite" in form)
+    for outliers, shift in (("mnist", 0.0), ("fashion-mnist", 0.02)):
+        for name in scores:
+            value = min(0.999, auroc - shift + 0.004 * len(name) / 10)
+            condition = {"outliers": outliers, "score": name}
+            measures += [
+                share("auroc", value, "higher", 2000, **condition),
+                share("aupr", value - 0.03, "higher", 2000, **condition),
+                share("fpr95", 2.2 * (1 - value), "lower", 2000, **condition),
+            ]
+            curves.append(histogram(value, g, **condition))
+    ladder = [0.0, 0.025, 0.05, 0.1, 0.15, 0.2]
+    for attack, strength in (("pgd", 9.5), ("fgsm", 6.5)):
+        falls = [float(accuracy * np.exp(-((strength * eps / robust) ** 1.8))) for eps in ladder]
+        condition = {"threat": "linf", "attack": attack}
+        curves.append(Curve("robustness", {"eps": ladder, "accuracy": falls}, condition))
+        measures += [share("robust_accuracy", v, "higher", **condition, eps=eps) for eps, v in zip(ladder, falls, strict=True)]
+    for kind, harm in (("gaussian_noise", 0.05), ("blur", 0.035), ("contrast", 0.02), ("rotation", 0.06), ("occlusion", 0.045)):
+        for severity in range(1, 6):
+            value = accuracy - harm * severity**1.3 / (0.7 + 0.4 * robust)
+            measures.append(share("corrupted_accuracy", value, "higher", corruption=kind, severity=severity))
+    coverage = np.linspace(0.01, 1, 360)
+    curves.append(Curve("risk_coverage", {"coverage": coverage.tolist(), "risk": ((1 - accuracy) * coverage**3).tolist()}))
+    measures += [
+        Measure("parameters", parameters, "parameters", "lower"),
+        Measure("macs", parameters * 0.99, "MAC", "lower"),
+        Measure("latency", latency, "ms", "lower", latency * 0.9, latency * 1.2, 30, {"batch": 1}, "quartiles of the repeats"),
+        Measure("latency", latency * 9, "ms", "lower", latency * 8, latency * 12, 30, {"batch": 128}, "quartiles of the repeats"),
+        Measure("peak_memory", 3.1 + parameters / 2e5, "MiB", "lower"),
+        Measure("training_seconds", seconds, "s", "lower"),
+    ]
+    method = {"class": "pluriform." + form.split("(")[0], "seed": seed, "epochs": 60, "optimiser": {"name": "sgd", "lr": 0.1}}
+    return Result(form, method, "mlp", DIGITS, seed, "ok", "", tuple(measures), tuple(curves), PROTOCOL, ENVIRONMENT)
+
+
+def failed():
+    return Result(
+        "WideThenNarrow(widen=4)",
+        {"class": "pluriform.WideThenNarrow", "widen": 4},
+        "mlp",
+        DIGITS,
+        0,
+        "not applicable",
+        "expected Conv2d or Linear layers; got one Opaque node (node encoder, net.py:41). To fix: rewrite the branch.",
+    )
+
+
+def regressor(form, error, seed):
+    g = np.random.default_rng(seed)
+    x = np.linspace(-4, 4, 120)
+    mean, width = np.sin(1.4 * x), 0.15 + error * np.maximum(0, np.abs(x) - 1.5) ** 1.5
+    at = np.sort(g.uniform(-2, 2, 60))
+    noise = np.random.default_rng(7).normal(0, 0.15, 60)
+    measures = (
+        score("rmse", error, "lower"),
+        score("nll", -0.5 + error, "lower", -0.2),
+        share("coverage", 0.93 + error / 10, None, level=0.95),
+        Measure("parameters", 1000 * (seed + 1), "parameters", "lower"),
+        Measure("training_seconds", 2.0 + seed, "s", "lower"),
+    )
+    curves = (
+        Curve("predictive_band", {"x": x.tolist(), "mean": mean.tolist(), "low": (mean - 2 * width).tolist(), "high": (mean + 2 * width).tolist()}),
+        Curve("observations", {"x": at.tolist(), "y": (np.sin(1.4 * at) + noise).tolist()}),
+    )
+    data = {"name": "sine", "task": "regression", "sizes": {"train": 60, "test": 200}}
+    return Result(form, {"class": form}, "mlp", data, seed, measures=measures, curves=curves, protocol=PROTOCOL, environment=ENVIRONMENT)
+
+
+def classification():
+    return [classifier(form, figures, seed) for seed, (form, figures) in enumerate(FORMS.items())] + [failed()]
+
+
+def regression():
+    return [regressor("Training(epochs=200)", 0.21, 0), regressor("DeepEnsemble(members=5)", 0.18, 1), regressor("InfiniteWidth()", 0.17, 2)]
+
+
+@pytest.fixture
+def results():
+    return classification()
+
+
+@pytest.fixture
+def regression_results():
+    return regression()
