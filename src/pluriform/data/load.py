@@ -8,16 +8,22 @@ from typing import Any
 
 from pluriform.data.data import Data
 from pluriform.data.parts import Parts, assemble
+from pluriform.data.sources.cifar import cifar10, cifar100, cifar100_part
 from pluriform.data.sources.digits import digits
 from pluriform.data.sources.idx import fashion_mnist, mnist, notmnist
+from pluriform.data.sources.kmnist import kmnist
 from pluriform.data.sources.request import Request
 from pluriform.errors import ConfigError, explain
 
 __all__ = ["NAMES", "load"]
 
 NAMES: dict[str, Callable[[Request], Parts]] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "cifar100-part": cifar100_part,
     "digits": digits,
     "fashion-mnist": fashion_mnist,
+    "kmnist": kmnist,
     "mnist": mnist,
     "notmnist": notmnist,
 }
