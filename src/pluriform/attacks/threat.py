@@ -76,7 +76,7 @@ class Threat:
         return moved.clamp(*self.box)
 
     def steepest(self, gradient: Inputs) -> Inputs:
-        """The direction of unit norm that the gradient favours: its sign, or itself over its L2 norm; 0 where it is 0."""
+        """The unit step that the gradient favours: its sign, or itself over its L2 norm; 0 where it is 0."""
         if self.norm == "linf":
             return gradient.sign()
         largest = gradient.flatten(1).abs().amax(1).view(-1, *[1] * (gradient.ndim - 1))

@@ -1,18 +1,27 @@
 """`evaluate`: every protocol that applies to a form and its data, in one `Result`."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from pluriform.attacks.threat import Threat
 from pluriform.data.data import Data
 from pluriform.data.signature import Signature
 from pluriform.evaluation.accuracy import measure_accuracy
 from pluriform.evaluation.calibration import measure_calibration
+from pluriform.evaluation.corruption import measure_corruption
+from pluriform.evaluation.cost import measure_cost
 from pluriform.evaluation.environment import environment
+from pluriform.evaluation.findings import Findings, merged
+from pluriform.evaluation.outliers import measure_outliers
+from pluriform.evaluation.regression import measure_regression
+from pluriform.evaluation.robustness import measure_robustness
 from pluriform.evaluation.subject import Subject, check_subject
 from pluriform.prediction import Predictor
 from pluriform.result import Result
+from pluriform.runs import Run, replace_file
 
 __all__ = ["evaluate"]
 
@@ -22,27 +31,73 @@ def evaluate(
     data: Data,
     *,
     outliers: Sequence[Data] = (),
+    threats: Sequence[Threat] = (),
     seed: int = 0,
     label: str | None = None,
     network: str = "",
     method: Mapping[str, Any] | None = None,
+    corruptions: Sequence[str] | None = None,
+    run: Run | str | Path | None = None,
 ) -> Result:
-    """Judge a form."""
+    """Judge a form by every protocol that applies to it, on the test split.
+
+    Args:
+        form: A fitted form, or a plain module, which is then taken as fitted on `data`.
+        data: Data like those the form was fitted on. Validation gives temperature and noise, test all figures.
+        outliers: Data sets to be told apart from `data`; images are resized to fit.
+        threats: Threat models, each climbed in steps of its eps under FGSM and PGD.
+        seed: Of bootstrap, subsets, attacks and noise; noted as the result's seed.
+        label: Name of the row; the class name by default.
+        network: What the form was made from.
+        method: JSON of the method that made it.
+        corruptions: Names for the corrupted test; a few by default, `()` for none.
+        run: A run, or a folder, where `result.json` is written.
+
+    Returns:
+        Plain numbers with intervals, curves to be drawn, and how all were measured.
+
+    Raises:
+        ShapeError: The form was fitted on data of another shape, number of outputs or task.
+        EmptySplitError: No test samples.
+        ConfigError: An unknown corruption, or a radius in the wrong scale.
+    """
     predictor = form if isinstance(form, Predictor) else _Plain(form, data.signature)
     subject = Subject(predictor, data, seed)
     check_subject(subject)
-    parts = [measure_accuracy(subject), measure_calibration(subject)]
-    return Result(
+    if data.task == "classification":
+        parts = [
+            measure_accuracy(subject),
+            measure_calibration(subject),
+            measure_outliers(subject, outliers),
+            measure_robustness(subject, threats) if threats else Findings(),
+            Findings() if corruptions == () else measure_corruption(subject, corruptions),
+            measure_cost(subject),
+        ]
+    else:
+        parts = [measure_regression(subject), measure_cost(subject)]
+    whole = merged(parts, {name: value for part in parts for name, value in part.protocol.items()})
+    result = Result(
         form=label or type(form).__name__,
         method=method or {},
         network=network,
         data=describe(data),
         seed=seed,
-        measures=tuple(found for part in parts for found in part.measures),
-        curves=tuple(curve for part in parts for curve in part.curves),
-        protocol={name: value for part in parts for name, value in part.protocol.items()},
+        measures=whole.measures,
+        curves=whole.curves,
+        protocol={"seed": seed, **whole.protocol},
         environment=environment(predictor.device),
     )
+    if run is not None:
+        _write(result, run)
+    return result
+
+
+def _write(result: Result, run: Run | str | Path) -> None:
+    if isinstance(run, Run):
+        run.write_json("result.json", result.to_json())
+        return
+    with replace_file(Path(run) / "result.json") as temporary:
+        result.save(temporary)
 
 
 def describe(data: Data) -> dict[str, Any]:

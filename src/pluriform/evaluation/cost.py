@@ -1,0 +1,98 @@
+"""What a form costs: parameters, multiply-accumulates, latency, peak memory, training seconds."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pluriform.evaluation.bootstrap import Interval
+from pluriform.evaluation.findings import Findings, measure
+from pluriform.evaluation.memory import peak_memory
+from pluriform.evaluation.subject import Subject
+from pluriform.prediction import Predictor
+from pluriform.result import Measure
+
+__all__ = ["count_macs", "count_parameters", "measure_cost"]
+
+BATCHES = (1, 128)
+REPEATS = 50
+LEAST_REPEATS = 5
+SECONDS = 0.5
+
+
+def measure_cost(subject: Subject) -> Findings:
+    """`parameters`, `macs`, `latency`, `peak_memory`, and `training_seconds` where the form remembers them.
+
+    A form may carry a mapping `cost` with any of `parameters`, `macs` and `training_seconds`, which then count.
+    """
+    form = subject.form
+    known: Mapping[str, Any] = getattr(form, "cost", None) or {}
+    batches = {size: _batch(subject, size) for size in BATCHES}
+    parameters = known.get("parameters", count_parameters(form))
+    macs = known.get("macs", count_macs(form, batches[1]) if parameters else None)
+    measures: list[Measure] = []
+    if parameters:
+        measures.append(measure("parameters", float(parameters), unit="parameters"))
+    if macs:
+        measures.append(measure("macs", float(macs), unit="MAC"))
+    measures += [_latency(form, batch) for batch in batches.values()]
+    peak = peak_memory(form, batches[BATCHES[-1]])
+    measures.append(measure("peak_memory", peak.mebibytes, unit="MiB", condition={"batch": BATCHES[-1]}))
+    if "training_seconds" in known:
+        measures.append(measure("training_seconds", float(known["training_seconds"]), unit="s"))
+    protocol = {
+        "latency": f"median of up to {REPEATS} calls of predict, at least {LEAST_REPEATS}, after 2 calls of warm-up",
+        "macs": "matrix products and convolutions of one prediction, counted as they run",
+        "peak_memory": peak.how,
+        "threads": torch.get_num_threads(),
+    }
+    return Findings(tuple(measures), (), {"cost": protocol})
+
+
+def count_parameters(form: Predictor) -> int:
+    """Trainable and frozen weights, shared ones once."""
+    return sum(weight.numel() for weight in form.parameters())
+
+
+def count_macs(form: Predictor, inputs: Tensor) -> int | None:
+    """Multiply-accumulates of matrix products and convolutions in `form.predict(inputs)`; `None` where none run."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        form.predict(inputs)
+    return counter.get_total_flops() // 2 or None
+
+
+def _batch(subject: Subject, size: int) -> Tensor:
+    """The first test inputs, repeated where there are too few."""
+    inputs, _ = subject.data.test.batch(torch.arange(size) % len(subject.data.test))
+    return inputs.to(subject.form.device)
+
+
+def _latency(form: Predictor, inputs: Tensor) -> Measure:
+    milliseconds = sorted(_repeat(lambda: form.predict(inputs), form.device))
+    count = len(milliseconds)
+    middle = float(torch.tensor(milliseconds, dtype=torch.float64).quantile(0.5))
+    rank = max(0, math.floor(count / 2 - 0.98 * math.sqrt(count)))
+    interval = Interval(milliseconds[rank], milliseconds[count - 1 - rank])
+    words = f"order statistics of {count} repeats"
+    return measure("latency", middle, interval, words, unit="ms", count=count, condition={"batch": len(inputs)})
+
+
+def _repeat(call: Callable[[], Any], device: torch.device) -> list[float]:
+    def timed() -> float:
+        begin = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - begin) * 1e3
+
+    timed()
+    timed()
+    spent: list[float] = []
+    while len(spent) < LEAST_REPEATS or (len(spent) < REPEATS and sum(spent) < SECONDS * 1e3):
+        spent.append(timed())
+    return spent

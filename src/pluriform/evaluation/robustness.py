@@ -1,0 +1,168 @@
+"""Accuracy under attack over a ladder of radii, with the sanity checks that an honest figure passes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pluriform.attacks.attack import perturb
+from pluriform.attacks.gradient import ascend, attack_mode
+from pluriform.attacks.threat import Threat, check_scale, resolve_threat
+from pluriform.evaluation.findings import Findings, measure
+from pluriform.evaluation.subject import Subject, stratified_index
+from pluriform.result import Curve, Measure
+
+__all__ = ["FRACTIONS", "SAMPLES", "measure_robustness"]
+
+FRACTIONS = (0.0, 0.125, 0.25, 0.5, 1.0)
+SAMPLES = 1000
+TOLERANCE = 0.005
+PGD_STEPS = 20
+ATTACKS: Mapping[str, Mapping[str, Any]] = {"fgsm": {}, "pgd": {"steps": PGD_STEPS}}
+
+
+@dataclass(frozen=True, eq=False)
+class _Rungs:
+    """Correctness of every sample at every radius of one threat and attack.
+
+    Attributes:
+        eps: Radii, ascending.
+        correct: Shape `(samples, radii)`.
+    """
+
+    eps: list[float]
+    correct: Tensor
+
+    @property
+    def accuracy(self) -> list[float]:
+        return self.correct.mean(0).tolist()
+
+
+def measure_robustness(
+    subject: Subject, threats: Sequence[Threat], fractions: Sequence[float] = FRACTIONS, samples: int = SAMPLES
+) -> Findings:
+    """`robust_accuracy` and the curve `robustness` for every threat under FGSM and PGD.
+
+    Args:
+        subject: The form and its data.
+        threats: Each is climbed in `fractions` of its eps.
+        fractions: Of eps; 0 is the clean accuracy on the same samples.
+        samples: At most so many test samples, stratified and seeded.
+
+    Raises:
+        ConfigError: A radius in the wrong scale.
+    """
+    if subject.data.bounds is None and any(threat.bounds is None for threat in threats):
+        reason = f"{subject.data.name} has no bounds, which a threat needs"
+        return Findings(protocol={"robustness": {"skipped": reason}})
+    index = stratified_index(subject.test.targets, samples, subject.seed)
+    inputs, labels = subject.data.test.batch(index)
+    clean = float((subject.test.prediction.mean[index].argmax(-1) == labels).double().mean())
+    protocol: dict[str, Any] = {
+        "samples": len(index),
+        "subset": "all test samples" if len(index) == len(subject.test) else f"stratified, seed {subject.seed}",
+        "seed": subject.seed,
+        "clean_accuracy": clean,
+        "fgsm": "one step of eps, no random start",
+        "pgd": f"{PGD_STEPS} steps of 2.5 eps / {PGD_STEPS}, random start, 1 restart, worst iterate of each sample",
+        "fractions": list(fractions),
+        "checked": "norm and bounds of every perturbed batch; figures from a new prediction of the returned inputs",
+    }
+    measures: list[Measure] = []
+    curves: list[Curve] = []
+    try:
+        protocol["flags"] = _masking_flags(subject, inputs[:256], labels[:256])
+        for threat in threats:
+            threat = resolve_threat(subject.form, threat, inputs)
+            check_scale(threat, inputs[0].numel())
+            ladder = {name: _climb(subject, inputs, labels, threat, name, sorted(fractions)) for name in ATTACKS}
+            protocol["flags"] += [f"{threat.norm}: {words}" for words in _violations(ladder, clean)]
+            for name, rungs in ladder.items():
+                measures += _figures(subject, rungs, {"threat": threat.norm, "attack": name})
+                curves.append(_curve(measures[-len(rungs.eps) :], {"threat": threat.norm, "attack": name}))
+    except NotImplementedError as error:
+        protocol["skipped"] = str(error) or f"{type(subject.form).__name__} has no differentiable forward"
+    return Findings(tuple(measures), tuple(curves), {"robustness": protocol})
+
+
+def _climb(
+    subject: Subject, inputs: Tensor, labels: Tensor, threat: Threat, attack: str, fractions: Sequence[float]
+) -> _Rungs:
+    columns = []
+    for fraction in fractions:
+        moved = perturb(subject.form, inputs, labels, threat.scaled(fraction), attack, subject.seed, **ATTACKS[attack])
+        columns.append((subject.form.predict(moved).mean.argmax(-1).cpu() == labels).double())
+    return _Rungs([threat.eps * fraction for fraction in fractions], torch.stack(columns, 1))
+
+
+def _figures(subject: Subject, rungs: _Rungs, condition: Mapping[str, Any]) -> list[Measure]:
+    bootstrap = subject.bootstrap
+    facts = zip(rungs.eps, rungs.accuracy, bootstrap.means(rungs.correct), strict=True)
+    return [
+        measure(
+            "robust_accuracy",
+            value,
+            interval,
+            bootstrap.words,
+            count=len(rungs.correct),
+            condition={**condition, "eps": eps},
+        )
+        for eps, value, interval in facts
+    ]
+
+
+def _curve(measures: Sequence[Measure], condition: Mapping[str, Any]) -> Curve:
+    columns = {
+        "eps": [float(found.condition["eps"]) for found in measures],
+        "accuracy": [found.value for found in measures],
+        "low": [float(found.low or 0.0) for found in measures],
+        "high": [float(found.high or 0.0) for found in measures],
+    }
+    return Curve("robustness", columns, condition)
+
+
+def _masking_flags(subject: Subject, inputs: Tensor, labels: Tensor) -> list[str]:
+    """Signs of an unreliable gradient, after AutoAttack.
+
+    References:
+        Croce, Hein, 2020, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+        attacks, arXiv 2003.01690.
+    """
+    form, place = subject.form, subject.form.device
+    inputs, labels = inputs.to(place), labels.to(place)
+    with attack_mode(form):
+        dead = int(ascend(form, inputs, labels).gradient.flatten(1).eq(0).all(1).sum())
+        with torch.no_grad():
+            first, second = form(inputs), form(inputs)
+    flags = []
+    if dead:
+        flags.append(f"{dead} of {len(inputs)} input gradients are exactly zero: gradients may be masked")
+    if not torch.allclose(first, second, atol=1e-4 * float(first.abs().max().clamp_min(1e-12)), rtol=0):
+        flags.append("two runs on the same inputs differ: the form is randomised, attacks see only one draw")
+    if bool((first >= 0).all() and (first.sum(-1) - 1).abs().max() <= 1e-5):
+        flags.append("outputs are a distribution, not logits: cross-entropy gradients are flattened")
+    return flags
+
+
+def _violations(ladder: Mapping[str, _Rungs], clean: float) -> list[str]:
+    """Broken rules of the ladder: eps 0 equals clean, accuracy falls with eps, PGD is at least as strong as FGSM."""
+    words = []
+    for name, rungs in ladder.items():
+        steps = list(zip(rungs.eps, rungs.accuracy, strict=True))
+        if steps and steps[0][0] == 0 and steps[0][1] != clean:
+            words.append(f"{name} at eps 0 gives {steps[0][1]:.4f}, clean accuracy is {clean:.4f}")
+        words += [
+            f"{name} accuracy rises from {low[1]:.4f} at eps {low[0]:g} to {high[1]:.4f} at eps {high[0]:g}"
+            for low, high in pairwise(steps)
+            if high[1] > low[1] + TOLERANCE
+        ]
+    pairs = zip(ladder["fgsm"].eps, ladder["fgsm"].accuracy, ladder["pgd"].accuracy, strict=True)
+    words += [
+        f"PGD leaves {pgd:.4f} at eps {eps:g}, more than FGSM with {fgsm:.4f}"
+        for eps, fgsm, pgd in pairs
+        if pgd > fgsm + TOLERANCE
+    ]
+    return words
