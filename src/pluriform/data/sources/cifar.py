@@ -68,16 +68,16 @@ def cifar100_part(request: Request) -> Parts:
     """
     folder = locate(Files("cifar100_part", ("train.csv", "test.csv")), request.path)
     classes: dict[int, str] = {}
-    parts = []
+    splits = []
     for name in ("train.csv", "test.csv"):
         with open(folder / name, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         classes |= {int(row["label"]): row["class"] for row in rows}
         tiles = {mosaic: read_mosaic(folder / mosaic) for mosaic in sorted({row["mosaic"] for row in rows})}
         pixels = np.stack([tiles[row["mosaic"]][int(row["position"])] for row in rows])
-        parts.append(Split(torch.from_numpy(pixels), torch.tensor([int(row["label"]) for row in rows])))
+        splits.append(Split(torch.from_numpy(pixels), torch.tensor([int(row["label"]) for row in rows])))
     names = tuple(classes[label] for label in sorted(classes))
-    return Parts(request.name, "classification", *parts, classes=names, bounds=(0.0, 1.0))
+    return Parts(request.name, "classification", splits[0], splits[1], classes=names, bounds=(0.0, 1.0))
 
 
 def _mosaic_split(folder: Path, part: str) -> Split:

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,5 +37,5 @@ def _rows() -> tuple[np.ndarray, np.ndarray]:
         return table[:, :-1], table[:, -1]
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     return np.asarray(bunch["data"]), np.asarray(bunch["target"])
