@@ -3,15 +3,16 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
 from pluriform.report.row import number
 
-__all__ = ["Format", "format_of", "plain", "share"]
+__all__ = ["Format", "format_of", "plain", "share", "tick"]
 
 _SHARES = frozenset({"accuracy", "robust_accuracy", "corrupted_accuracy", "coverage"})
 _COUNTS = frozenset({"parameters", "macs"})
-_MINUS, _THIN, _MISSING = "−", " ", "–"
+_MINUS, _THIN, _DASH = "\u2212", "\u202f", "\u2013"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Format:
         """The number as text; a dash where there is none."""
         finite = number(value)
         if finite is None:
-            return _MISSING
+            return _DASH
         return _sign({"share": share, "count": prefixed, "quantity": significant}.get(self.kind, self._score)(finite))
 
     def _score(self, value: float) -> str:
@@ -39,7 +40,10 @@ class Format:
 
     def interval(self, low: Any, high: Any) -> str:
         """Both ends, or nothing where one is missing."""
-        return "" if number(low) is None or number(high) is None else f"{self(low)}–{self(high)}"
+        below, above = number(low), number(high)
+        if below is None or above is None:
+            return ""
+        return f"{self(below)}{_DASH if below >= 0 else ' to '}{self(above)}"
 
 
 def format_of(name: str, unit: str = "", values: Iterable[Any] = ()) -> Format:
@@ -50,15 +54,15 @@ def format_of(name: str, unit: str = "", values: Iterable[Any] = ()) -> Format:
         return Format("count")
     if unit:
         return Format("quantity")
-    smallest = min((abs(v) for v in map(number, values) if v), default=1.0)
-    return Format("score", min(5, max(3, 1 - math.floor(math.log10(smallest)))))
+    typical = median([abs(v) for v in map(number, values) if v] or [1.0])
+    return Format("score", min(5, max(3, 1 - math.floor(math.log10(typical)))))
 
 
 def plain(name: str, unit: str, value: Any) -> str:
     """One number outside a column, with its unit."""
     text = format_of(name, unit, [value])(value)
     suffix = "%" if name in _SHARES else "" if name in _COUNTS and unit == name else unit
-    return f"{text}{_THIN}{suffix}" if suffix and text != _MISSING else text
+    return f"{text}{_THIN}{suffix}" if suffix and text != _DASH else text
 
 
 def share(value: float) -> str:
@@ -72,6 +76,14 @@ def prefixed(value: float) -> str:
         if abs(value) >= 0.9995 * factor:
             return f"{significant(value / factor)}{_THIN}{prefix}"
     return significant(value)
+
+
+def tick(value: float) -> str:
+    """A number for an axis, without closing zeros."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:g}{_THIN}{prefix}"
+    return f"{value:g}"
 
 
 def significant(value: float) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pluriform.report.digits import plain
 from pluriform.report.ranking import Column
 from pluriform.report.row import Row
+from pluriform.result import Measure
 
 __all__ = ["headline", "summary"]
 
@@ -13,7 +14,7 @@ _PRAISE = {
     "accuracy": "the most accurate",
     "rmse": "the closest",
     "ece": "the best calibrated",
-    "auroc": "the best at noticing outliers",
+    "auroc": "the best at telling outliers apart",
     "robust_accuracy": "the most robust",
     "latency": "the fastest",
 }
@@ -29,7 +30,7 @@ def headline(rows: Sequence[Row]) -> str:
     return f"{word} form{'' if count == 1 else 's'} of {networks} on {name}"
 
 
-def summary(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+def summary(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     """Who is best in what, each winner named once, then which of these are level within their intervals."""
     praise: dict[str, list[str]] = {}
     level: list[str] = []
@@ -39,22 +40,20 @@ def summary(rows: Sequence[Row], columns: Sequence[Column]) -> str:
             continue
         figure = column.cells[winners[0]]
         value = plain(column.name, figure.unit, figure.value) if figure else ""
-        name = _NAMES.get(column.name, "")
-        praise.setdefault(joined([rows[i].label for i in winners]), []).append(
-            f"{_PRAISE[column.name]} ({' '.join(filter(None, (name, value)))})"
-        )
-        if column.level():
-            level.append(f"in {_TOPICS[column.name]} {joined([rows[i].label for i in column.level()])}")
+        said = " ".join(filter(None, (_NAMES.get(column.name, ""), value, _circumstance(figure))))
+        praise.setdefault(joined([rows[i].label for i in winners]), []).append(f"{_PRAISE[column.name]} ({said})")
+        if column.level() and not column.cost:
+            level.append(f"{_TOPICS[column.name]}, with {joined([rows[i].label for i in column.level()])}")
     sentences = []
     if praise:
-        clauses = [f"{who} is {joined(what)}" for who, what in praise.items()]
+        clauses = [f"{who} {'' if i else 'is '}{joined(what)}" for i, (who, what) in enumerate(praise.items())]
         sentences.append("; ".join(clauses) + ".")
     if level:
-        sentences.append(f"Intervals overlap with the best {'; '.join(level)}.")
+        sentences.append(f"Too close to call, as intervals overlap with the best: {'; '.join(level)}.")
     failed = [row for row in rows if not row.ok]
     if failed:
         sentences.append(f"Without figures: {joined([f'{row.label} ({row.result.status})' for row in failed])}.")
-    return " ".join(sentences)
+    return sentences
 
 
 _TOPICS = {
@@ -63,8 +62,15 @@ _TOPICS = {
     "ece": "calibration",
     "auroc": "outliers",
     "robust_accuracy": "robustness",
-    "latency": "speed",
 }
+
+
+def _circumstance(figure: Measure | None) -> str:
+    """Where a figure holds: against which outliers, at which eps."""
+    condition = figure.condition if figure else {}
+    if "eps" in condition:
+        return f"at eps {condition['eps']:g}"
+    return f"against {condition['outliers']}" if "outliers" in condition else ""
 
 
 def joined(parts: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Chapter:
 
     name: str
     title: str
-    summary: str
+    summary: tuple[str, ...]
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     sections: tuple[Section, ...]
@@ -136,6 +137,7 @@ def render(results: Sequence[Result]) -> str:
         script=script,
         style=style,
         how=_how,
+        breakable=_breakable,
         plain=plain,
         markers=MARKERS,
         colours=COLOURS,
@@ -154,7 +156,14 @@ def _chapter(name: str, rows: list[Row]) -> Chapter:
     columns = columns_of(rows)
     measured = [row for row in rows if row.ok]
     sections = tuple(section for figure in _FIGURES if (section := figure(measured)) is not None)
-    return Chapter(name, headline(rows), summary(rows, columns), tuple(rows), tuple(columns), sections)
+    return Chapter(name, headline(rows), tuple(summary(rows, columns)), tuple(rows), tuple(columns), sections)
+
+
+def _breakable(name: str) -> Any:
+    """A form's name that may break between its words: `Deep|Ensemble`."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[a-z0-9])(?=[A-Z])", name))
 
 
 def _finite(value: Any) -> Any:

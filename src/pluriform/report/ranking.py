@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pluriform.report.digits import Format, format_of
@@ -16,6 +16,7 @@ Mark = Literal["best", "level", ""]
 _LOWER = frozenset(
     "nll brier aurc ece calibration_gap fpr95 parameters macs latency peak_memory training_seconds rmse".split()
 )
+_COSTS = frozenset("parameters macs latency peak_memory training_seconds".split())
 _HIGHER = frozenset("accuracy auroc aupr robust_accuracy corrupted_accuracy".split())
 _ATTACKS = ("autoattack", "apgd-ce", "pgd", "fgsm")
 _SCORES = ("max_probability", "max-probability", "entropy", "mutual_information", "score")
@@ -35,6 +36,7 @@ class Column:
         marks: `best`, `level` (its interval overlaps that of the best) or nothing, one a row.
         format: How the numbers are written.
         priority: Columns with high numbers are dropped first where there is no room.
+        cost: Whether it says what the form costs, else how good it is.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Column:
     marks: tuple[Mark, ...]
     format: Format
     priority: int
+    cost: bool = False
 
     def winners(self) -> list[int]:
         """Positions of the best rows."""
@@ -78,7 +81,8 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
         _plain(rows, "peak_memory", "Peak memory", 13),
         _plain(rows, "training_seconds", "Training", 6),
     ]
-    return [column for column in (*task, *cost) if any(column.cells)]
+    costly = [replace(column, cost=True) for column in cost]
+    return [column for column in (*task, *costly) if any(column.cells)]
 
 
 def direction(name: str, measures: Sequence[Measure | None] = ()) -> Literal["higher", "lower"] | None:
@@ -90,9 +94,10 @@ def direction(name: str, measures: Sequence[Measure | None] = ()) -> Literal["hi
 def marks_of(cells: Sequence[Measure | None], better: Literal["higher", "lower"] | None) -> tuple[Mark, ...]:
     """Mark the best row and those whose 95 % interval overlaps its interval.
 
-    Nothing is marked where fewer than two rows can be compared, or where all have the same figure.
+    Nothing is marked where fewer than two rows can be compared, or where all have the same figure. A cost of zero means
+    that a form has nothing of the kind (no parameters, no training); it is not ranked.
     """
-    values = [None if m is None else number(m.value) for m in cells]
+    values = [None if m is None or (m.name in _COSTS and m.value <= 0) else number(m.value) for m in cells]
     known = [v for v in values if v is not None]
     if better is None or len(known) < 2 or len(set(known)) == 1:
         return ("",) * len(cells)
@@ -144,7 +149,7 @@ def _plain(rows: Sequence[Row], name: str, title: str, priority: int) -> Column:
 
 def _tempered(rows: Sequence[Row]) -> Column:
     cells = [next(iter(row.measures("ece", "temperature")), None) if row.ok else None for row in rows]
-    return _column("ece", "ECE", cells, 8, "temperature-scaled")
+    return _column("ece", "ECE", cells, 8, "after temperature")
 
 
 def _coverage(rows: Sequence[Row]) -> list[Column]:

@@ -29,6 +29,13 @@ class Row:
         """Whether there are figures."""
         return self.result.status == "ok"
 
+    @property
+    def arguments(self) -> str:
+        """What the label leaves out of the form's name."""
+        form = self.result.form
+        left = form.removeprefix(self.label) if form != self.label else ""
+        return "" if left == "()" else left
+
     def measure(self, name: str, **condition: Any) -> Measure | None:
         """The finite measure of that name under exactly that condition."""
         return next((m for m in self.measures(name) if dict(m.condition) == condition), None)
@@ -73,4 +80,8 @@ def rows_of(results: Sequence[Result]) -> list[Row]:
         for i in clashes:
             labels[i] = spelling(i, results[i])
     indices: dict[str, int] = {}
-    return [Row(r, label, indices.setdefault(label, len(indices))) for r, label in zip(results, labels, strict=True)]
+    for measured in (True, False):  # Colours go to the rows that are drawn.
+        for result, label in zip(results, labels, strict=True):
+            if (result.status == "ok") is measured:
+                indices.setdefault(label, len(indices))
+    return [Row(result, label, indices[label]) for result, label in zip(results, labels, strict=True)]

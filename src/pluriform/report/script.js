@@ -47,6 +47,11 @@
       title.textContent = plot.title;
       caption.append(title);
       figure.append(caption);
+      if (plot.note) {
+        const note = document.createElement("p");
+        note.textContent = plot.note;
+        figure.append(note);
+      }
     }
     const target = document.createElement("div");
     target.className = "plot";

@@ -24,8 +24,8 @@ def corruption(rows: Sequence[Row]) -> Section | None:
     return Section(
         "corruption",
         "Corruptions",
-        "Does it bear bad pictures?",
-        "Accuracy on test images that were corrupted more and more; severity 0 is the clean test set. Flat lines are good.",
+        "How does it cope with corrupted inputs?",
+        "Accuracy on test samples that were corrupted more and more; severity 0 is the clean test set. Flat lines are good.",
         (View(tuple(_plot(panel, shown, found, floor) for panel in panels)),),
         _table(shown, found, names),
         legend=tuple(shown),

@@ -54,42 +54,45 @@ def _plot(row: Row, curve: Curve, name: str, score: str) -> Plot:
         "fillcolor": colour(row, 0.3),
     }
     outside = _outline(centres, curve.columns.get("outside", ()), "outliers", "@ink", "dash")
-    note = {
-        "text": figures,
-        "xref": "paper",
-        "yref": "paper",
-        "x": 0.03,
-        "y": 1,
-        "xanchor": "left",
-        "yanchor": "top",
-        "showarrow": False,
-        "font": {"size": 12, "color": "@muted"},
-    }
     top = max([0.0, *inside["y"], *outside["y"]])
     frame = layout(
-        axis(score.replace("_", " "), nticks=4),
-        axis("share, %", rangemode="tozero", nticks=4, range=[0, 1.2 * top or 1]),
+        axis(score.replace("_", " "), nticks=5, range=_span(inside["x"])),
+        axis("share, %", rangemode="tozero", nticks=4, range=[0, 1.08 * top or 1]),
         230,
-        8,
-        annotations=[note],
+        10,
     )
     narrow = {"height": 190, "margin": {"l": 40, "r": 6, "t": 6, "b": 44}}
     description = f"Distribution of {score.replace('_', ' ')} of {row.label} on the test set and on {name}. {figures}."
-    return Plot([inside, outside], frame, description, narrow, row.label, row.index)
+    return Plot([inside, outside], frame, description, narrow, row.label, row.index, figures)
 
 
 def _outline(centres: Sequence[Any], counts: Sequence[Any], name: str, shade: str, dash: str = "solid") -> dict[str, Any]:
-    heights = [number(v) or 0.0 for v in counts]
-    total = sum(heights) or 1.0
+    pairs = [(c, number(v) or 0.0) for c, v in zip(centres, counts, strict=False) if c is not None]
+    total = sum(height for _, height in pairs) or 1.0
+    places = [c for c, _ in pairs]
+    edges = [(a + b) / 2 for a, b in zip(places, places[1:], strict=False)]
+    if edges:
+        edges = [2 * places[0] - edges[0], *edges, 2 * places[-1] - edges[-1]]
+    heights = [100 * height / total for _, height in pairs]
     return {
         "type": "scatter",
         "mode": "lines",
         "name": name,
-        "x": list(centres),
-        "y": [100 * height / total for height in heights],
-        "line": {"color": shade, "width": 1.5, "dash": dash, "shape": "hvh"},
+        "x": edges,
+        "y": [*heights, *heights[-1:]],
+        "line": {"color": shade, "width": 1.5, "dash": dash, "shape": "hv"},
         "hovertemplate": f"{name}: %{{y:.1f}} % at %{{x:.3g}}<extra></extra>",
     }
+
+
+def _span(edges: Sequence[float]) -> list[float]:
+    """The range of the bins with a little room, a round one for probabilities."""
+    if not edges:
+        return [0.0, 1.0]
+    low, high = edges[0], edges[-1]
+    if -0.01 <= low and 0.9 <= high <= 1.01:
+        return [-0.02 if low < 0.1 else low, 1.02]
+    return [low - 0.02 * (high - low), high + 0.02 * (high - low)]
 
 
 def _table(rows: Sequence[Row]) -> Table:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pluriform.report.digits import format_of, plain
+from pluriform.report.digits import format_of, plain, tick
 from pluriform.report.figures.section import MARKERS, Choice, Plot, Section, Table, View, axis, colour, layout, text
 from pluriform.report.row import Row, number
 from pluriform.result import Measure
@@ -103,7 +103,7 @@ def _plot(points: Sequence[Point], title: str, quality: str) -> Plot:
     unit = points[0].cost.unit
     heading = f"{title}, {unit}" if unit not in ("", "parameters") else title
     heading = heading.replace("MACs, MAC", "MACs")
-    x = axis(heading, type="log", range=x_range, dtick=1 if x_range[1] - x_range[0] > 1.2 else "D2", exponentformat="SI")
+    x = axis(heading, type="log", range=x_range, **_ticks(x_range, 3.0))
     y = axis("accuracy, %" if quality == "accuracy" else "RMSE", range=y_range, nticks=6)
     wide = _labels(points, places, x_range, y_range, (_WIDE - 80, _HEIGHT - 60))
     narrow = _labels(points, places, x_range, y_range, (_NARROW - 60, 300))
@@ -115,8 +115,17 @@ def _plot(points: Sequence[Point], title: str, quality: str) -> Plot:
         [line, *(_point(p, place, factor) for p, place in zip(points, places, strict=True))],
         layout(x, y, _HEIGHT, annotations=wide),
         f"Scatter plot of quality against {title}: {described}.",
-        {"height": 360, "margin": {"l": 48, "r": 10, "t": 10, "b": 48}, "annotations": narrow},
+        {"height": 360, "margin": {"l": 48, "r": 10, "t": 10, "b": 48}, "annotations": narrow, "xaxis": x | _ticks(x_range, 1.3)},
     )
+
+
+def _ticks(span: Sequence[float], few: float) -> dict[str, Any]:
+    """Ticks at 1, 2 and 5 of each decade, at 1 only over more than `few` decades."""
+    steps = (1, 2, 5) if span[1] - span[0] <= few else (1,)
+    decades = range(math.floor(span[0]), math.ceil(span[1]) + 1)
+    values = [step * 10.0**decade for decade in decades for step in steps]
+    inside = [value for value in values if span[0] <= math.log10(value) <= span[1]]
+    return {"tickvals": inside, "ticktext": [tick(value) for value in inside]}
 
 
 def _point(point: Point, place: tuple[float, float], factor: int) -> dict[str, Any]:
@@ -158,7 +167,7 @@ def _labels(
     y_range: Sequence[float],
     size: tuple[int, int],
 ) -> list[dict[str, Any]]:
-    """A name beside each point, at the first of four places where it covers no other name or point."""
+    """A name beside each point, above or below the front, at the first place where it covers no other name or point."""
     centres = [
         (
             size[0] * (math.log10(x) - x_range[0]) / (x_range[1] - x_range[0]),
@@ -172,10 +181,9 @@ def _labels(
         name = text(point.row.label, 22)
         length = 7.0 * len(point.row.label[:22])
         options = [
-            ("left", 12, 0, (cx + 12, cy - 8, cx + 12 + length, cy + 8)),
-            ("right", -12, 0, (cx - 12 - length, cy - 8, cx - 12, cy + 8)),
-            ("center", 0, 17, (cx - length / 2, cy + 9, cx + length / 2, cy + 25)),
-            ("center", 0, -17, (cx - length / 2, cy - 25, cx + length / 2, cy - 9)),
+            (anchor, dx, dy, (min(cx + dx, end), cy + dy - 8, max(cx + dx, end), cy + dy + 8))
+            for dy in (12, -12, 26, -26)
+            for anchor, dx, end in (("left", 9, cx + 9 + length), ("right", -9, cx - 9 - length))
         ]
         free = [o for o in options if o[3][0] > 0 and o[3][2] < size[0] and not any(_cross(o[3], box) for box in taken)]
         anchor, dx, dy, box = (free or options)[0]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pluriform.report.digits import plain
+from pluriform.report.digits import Format, format_of, plain
 from pluriform.report.figures.section import Plot, Section, Table, View, axis, colour, layout, line
 from pluriform.report.row import Row, number
 from pluriform.result import Curve
@@ -18,6 +18,7 @@ def reliability(rows: Sequence[Row]) -> Section | None:
     if not shown:
         return None
     scaled = any(curve.condition for row in shown for curve in row.curves("reliability"))
+    form = format_of("ece", "", [m.value for row in shown for m in row.measures("ece")])
     strokes = (("as fitted", "solid"), ("after temperature scaling", "dash")) if scaled else ()
     return Section(
         "reliability",
@@ -25,14 +26,14 @@ def reliability(rows: Sequence[Row]) -> Section | None:
         "Can its confidence be believed?",
         "Accuracy against stated confidence on the test set. On the dotted diagonal, 80 % confidence is right 80 % of the "
         "time; below it the form is overconfident, above it underconfident. Larger marks stand for more samples.",
-        (View(tuple(_plot(row) for row in shown)),),
+        (View(tuple(_plot(row, form) for row in shown)),),
         _table(shown),
         strokes=strokes,
         small=True,
     )
 
 
-def _plot(row: Row) -> Plot:
+def _plot(row: Row, form: Format) -> Plot:
     diagonal = {
         "type": "scatter",
         "mode": "lines",
@@ -43,28 +44,17 @@ def _plot(row: Row) -> Plot:
     }
     curves = sorted(row.curves("reliability"), key=lambda curve: len(curve.condition))
     before, after = row.measure("ece"), next(iter(row.measures("ece", "temperature")), None)
-    figures = "ECE " + (plain("ece", "", before.value) if before else "–")
-    if after:
-        figures += f" → {plain('ece', '', after.value)}"
-    note = {
-        "text": figures,
-        "x": 100,
-        "y": 2,
-        "xanchor": "right",
-        "yanchor": "bottom",
-        "showarrow": False,
-        "font": {"size": 12, "color": "@muted"},
-    }
+    figures = " → ".join(form(m.value) for m in (before, after) if m)
+    figures = f"ECE {figures}" if figures else ""
     frame = layout(
         axis("confidence, %", range=[-3, 104], tickvals=[0, 50, 100]),
         axis("accuracy, %", range=[-3, 104], tickvals=[0, 50, 100]),
         250,
         8,
-        annotations=[note],
     )
     narrow = {"height": 200, "margin": {"l": 40, "r": 6, "t": 6, "b": 44}}
     description = f"Reliability diagram of {row.label}. {figures}."
-    return Plot([diagonal, *(_line(row, curve) for curve in curves)], frame, description, narrow, row.label, row.index)
+    return Plot([diagonal, *(_line(row, curve) for curve in curves)], frame, description, narrow, row.label, row.index, figures)
 
 
 def _line(row: Row, curve: Curve) -> dict[str, Any]:

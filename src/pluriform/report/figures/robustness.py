@@ -24,8 +24,8 @@ def robustness(rows: Sequence[Row]) -> Section | None:
     return Section(
         "robustness",
         "Robustness",
-        "Does it withstand an adversary?",
-        "Accuracy on images changed by an attacker by at most eps in each case. A line that stays up longer is a more "
+        "How does it fare under attack?",
+        "Accuracy when an adversary may change every input by at most eps. A line that stays up longer is a more "
         "robust form; the strongest attack counts. Bars are 95 % intervals.",
         tuple(View((_plot(shown, ladders, threat),), (threat,) if len(threats) > 1 else ()) for threat in threats),
         _table(shown, ladders),

@@ -24,6 +24,7 @@ class Plot:
         description: What a screen reader says.
         title: Above one of several small plots.
         index: The row whose marker stands beside the title.
+        note: Below the title.
     """
 
     data: Sequence[Mapping[str, Any]]
@@ -32,6 +33,7 @@ class Plot:
     narrow: Mapping[str, Any] | None = None
     title: str = ""
     index: int | None = None
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As the script reads it."""
@@ -42,6 +44,7 @@ class Plot:
             "narrow": self.narrow or {},
             "description": self.description,
             "title": self.title,
+            "note": self.note,
             "mark": mark,
         }
 
