@@ -6,7 +6,7 @@ A `Layout` writes an axis as spans of channel sets, in order. With A of 4 and B 
     (A, 3, 3) flattened        (A repeated 9 times each)
     (7, A) flattened           (A, A, A, A, A, A, A)
 
-Tying two layouts that must be equal splits the sets where spans begin and ends with each set known as a layout of others.
+Tying two layouts that must be equal splits sets where spans begin, until each set is free or a layout of others.
 """
 
 import math
@@ -140,7 +140,7 @@ class Ties:
 
     def _link(self, first: Span, second: Span, reason: str) -> None:
         """Tie two spans of equal length."""
-        if first.repeat == second.repeat and first.channels > second.channels or first.repeat < second.repeat:
+        if (first.repeat == second.repeat and first.channels > second.channels) or first.repeat < second.repeat:
             first, second = second, first
         if first.channels == second.channels and first.repeat == second.repeat:
             return

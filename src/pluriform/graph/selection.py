@@ -1,4 +1,4 @@
-"""What a selection of channels does to weights: old positions along an axis, shares of copies, groups of grouped layers."""
+"""What a selection of channels does to weights: positions along an axis, shares of copies, numbers of groups."""
 
 import math
 from collections.abc import Mapping
@@ -111,7 +111,7 @@ def grouped_weight(weight: Tensor, groups: int, outputs: Tensor, inputs: Tensor)
 
 
 def _conv_groups(groups: int, out_owner: Tensor, in_owner: Tensor) -> int:
-    """The old number of groups where it still fits, else the largest in which every old group stays in one new group."""
+    """The old number of groups where it still fits, else the largest that keeps every old group in one new group."""
     common = math.gcd(len(out_owner), len(in_owner))
     for number in [groups, *range(common, 0, -1)]:
         if common % number == 0 and _fits(number, groups, out_owner, in_owner):
