@@ -1,0 +1,80 @@
+"""Rules that join branches: sum, product, concatenation; and scalar multiples.
+
+They hold where branches are independent given the input: the last layers with weights of one branch must not be those
+of another. `kernel_function` checks that in the graph.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+
+from torch import Tensor
+
+from pluriform.infinite.kernel import Kernel
+
+__all__ = ["concatenate", "product", "residual_sum", "scale"]
+
+
+def residual_sum(branches: Sequence[Kernel]) -> Kernel:
+    """Sum of independent branches, all but one of mean zero: moments add."""
+    first = branches[0]
+    return first.replace(
+        nngp=_sum(k.nngp for k in branches),
+        ntk=None if first.ntk is None else _sum(k.ntk for k in branches),
+        variance1=_sum(k.variance1 for k in branches),
+        variance2=_sum(k.variance2 for k in branches),
+        gaussian=all(k.gaussian for k in branches),
+        zero_mean=all(k.zero_mean for k in branches),
+    )
+
+
+def product(branches: Sequence[Kernel]) -> Kernel:
+    """Product of independent branches: `K' = prod K_i`, `Theta' = sum_i Theta_i prod_{j != i} K_j`."""
+    first = branches[0]
+    ntk = None
+    if first.ntk is not None:
+        ntk = _sum(
+            reduce(Tensor.mul, [k.nngp for j, k in enumerate(branches) if j != i], branch.ntk)
+            for i, branch in enumerate(branches)
+        )
+    return first.replace(
+        nngp=math.prod((k.nngp for k in branches[1:]), start=first.nngp),
+        ntk=ntk,
+        variance1=math.prod((k.variance1 for k in branches[1:]), start=first.variance1),
+        variance2=math.prod((k.variance2 for k in branches[1:]), start=first.variance2),
+        gaussian=False,
+        zero_mean=any(k.zero_mean for k in branches),
+    )
+
+
+def concatenate(branches: Sequence[Kernel], widths: Sequence[int]) -> Kernel:
+    """Concatenation on channels: the mean of moments, weighted by width; units are no longer alike."""
+    shares = [width / sum(widths) for width in widths]
+    first = branches[0]
+
+    def mixed(parts: Sequence[Tensor]) -> Tensor:
+        return _sum(share * part for share, part in zip(shares, parts, strict=True))
+
+    return first.replace(
+        nngp=mixed([k.nngp for k in branches]),
+        ntk=None if first.ntk is None else _sum(s * k.ntk for s, k in zip(shares, branches, strict=True)),
+        variance1=mixed([k.variance1 for k in branches]),
+        variance2=mixed([k.variance2 for k in branches]),
+        gaussian=False,
+        zero_mean=all(k.zero_mean for k in branches),
+    )
+
+
+def scale(kernel: Kernel, factor: float) -> Kernel:
+    """Every unit times a constant: moments times its square."""
+    square = factor**2
+    return kernel.replace(
+        nngp=square * kernel.nngp,
+        ntk=None if kernel.ntk is None else square * kernel.ntk,
+        variance1=square * kernel.variance1,
+        variance2=square * kernel.variance2,
+    )
+
+
+def _sum(parts) -> Tensor:  # noqa: ANN001
+    return reduce(Tensor.add, parts)

@@ -1,0 +1,98 @@
+"""Class probabilities from the latent means of Gaussian regression, and the choice of the ridge.
+
+Regression on centred one-hot targets gives latent means `m_c(x)`; class probabilities are `softmax(scale * m(x))`. The
+one number `scale` minimises the negative log-likelihood of leave-one-out predictions on the training split, and so does
+the ridge where it is not given: no test sample and no validation sample is touched.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pluriform.axes import Labels, Logits
+from pluriform.gaussian_process import Spectrum
+
+__all__ = ["Calibration", "RIDGES", "choose_ridge", "fit_scale", "regression_loss"]
+
+RIDGES = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted number and what it costs.
+
+    Attributes:
+        scale: Inverse temperature of the latent means (classification), or amplitude of the prior (regression).
+        loss: Mean negative log-likelihood of the leave-one-out predictions at that scale.
+    """
+
+    scale: float
+    loss: float
+
+
+def fit_scale(latent: Logits, labels: Labels) -> Calibration:
+    """The scale of `softmax(scale * latent)` with the least negative log-likelihood, by golden-section search.
+
+    The likelihood is convex in the scale; the search covers 0.1 to 1,000 on a logarithmic axis.
+
+    Args:
+        latent: Held-out latent means, `(n, classes)`.
+        labels: Their classes, `(n,)`.
+    """
+
+    def loss(logarithm: float) -> float:
+        return float(torch.nn.functional.cross_entropy(latent * 10.0**logarithm, labels))
+
+    low, high, golden = -1.0, 3.0, (5**0.5 - 1) / 2
+    left, right = high - golden * (high - low), low + golden * (high - low)
+    at_left, at_right = loss(left), loss(right)
+    for _ in range(40):
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - golden * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + golden * (high - low)
+            at_right = loss(right)
+    best = (low + high) / 2
+    return Calibration(10.0**best, loss(best))
+
+
+def regression_loss(residuals: Tensor, variances: Float[Tensor, "n1"]) -> Calibration:
+    """Gaussian negative log-likelihood of held-out residuals with the amplitude of the prior concentrated out.
+
+        amplitude = mean(residual^2 / variance)
+
+    Args:
+        residuals: Held-out target minus prediction, `(n, outputs)`.
+        variances: Predictive variances at amplitude 1, noise included, `(n,)`.
+
+    References:
+        Rasmussen & Williams 2006, section 5.4.2.
+    """
+    amplitude = float((residuals**2 / variances[:, None]).mean().clamp_min(1e-30))
+    logarithms = float(variances.log().mean()) + torch.log(torch.tensor(amplitude)).item()
+    return Calibration(amplitude, 0.5 * (logarithms + 1.0 + 1.8378770664093453))
+
+
+def choose_ridge(basis: Spectrum, mean_variance: float, labels: Labels | None) -> float:
+    """The relative ridge among `RIDGES` with the least leave-one-out negative log-likelihood.
+
+    Args:
+        basis: Spectrum of the kernel that is inverted, with the centred targets.
+        mean_variance: `trace(K) / n`, the unit of a relative ridge.
+        labels: Classes; `None` for regression.
+    """
+
+    def loss(relative: float) -> float:
+        ridge = relative * mean_variance
+        held_out = basis.leave_one_out(ridge)
+        if labels is not None:
+            return fit_scale(held_out, labels).loss
+        inverse = (basis.vectors**2) @ (1.0 / (basis.values + ridge))
+        return regression_loss(basis.targets - held_out, 1.0 / inverse).loss
+
+    return min(RIDGES, key=loss)

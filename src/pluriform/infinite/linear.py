@@ -1,0 +1,77 @@
+"""The rule of a layer with weights: linear layers, and the last step of convolutions."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pluriform.infinite.kernel import Kernel
+
+__all__ = ["LayerVariances", "linear"]
+
+
+@dataclass(frozen=True)
+class LayerVariances:
+    """What a layer with weights contributes.
+
+    Attributes:
+        weight: Variance of a weight times the fan-in.
+        bias: Variance of the bias; 0 for a layer without one.
+        weight_rate: Factor of the incoming second moment in the NTK (`g_w`); 0 for frozen weights.
+        bias_rate: What the bias adds to the NTK (`g_b`); 0 for frozen or absent biases.
+    """
+
+    weight: float
+    bias: float
+    weight_rate: float
+    bias_rate: float
+
+    @staticmethod
+    def of(
+        weight_var: float,
+        bias_var: float,
+        *,
+        fan_in: int,
+        has_bias: bool,
+        parameterization: str,
+        train_weight: bool = True,
+        train_bias: bool = True,
+    ) -> "LayerVariances":
+        """Rates of one layer in the `"ntk"` or the `"standard"` parameterisation.
+
+        | | weights | `g_w` | `g_b` |
+        |---|---|---|---|
+        | ntk | `sigma_w / sqrt(n) * w`, `w ~ N(0, 1)` | `weight_var` | `bias_var` |
+        | standard | `w ~ N(0, weight_var / n)` | `n` | 1 |
+        """
+        bias = bias_var if has_bias else 0.0
+        ntk = parameterization == "ntk"
+        weight_rate = (weight_var if ntk else float(fan_in)) if train_weight else 0.0
+        bias_rate = (bias if ntk else 1.0) if has_bias and train_bias else 0.0
+        return LayerVariances(float(weight_var), float(bias), float(weight_rate), float(bias_rate))
+
+
+def linear(kernel: Kernel, layer: LayerVariances) -> Kernel:
+    """A linear layer of infinite width.
+
+        K' = weight K + bias        Theta' = g_w K + g_b + weight Theta
+
+    References:
+        Jacot, Gabriel, Hongler 2018, Neural Tangent Kernel, arXiv:1806.07572.
+        Sohl-Dickstein, Novak, Schoenholz, Lee 2020, On the infinite width limit with a standard parameterization,
+        arXiv:2001.07301.
+    """
+
+    def moment(part: Tensor) -> Tensor:
+        return layer.weight * part + layer.bias
+
+    ntk = None
+    if kernel.ntk is not None:
+        ntk = layer.weight_rate * kernel.nngp + layer.bias_rate + layer.weight * kernel.ntk
+    return kernel.replace(
+        nngp=moment(kernel.nngp),
+        ntk=ntk,
+        variance1=moment(kernel.variance1),
+        variance2=moment(kernel.variance2),
+        gaussian=True,
+        zero_mean=True,
+    )

@@ -1,0 +1,70 @@
+"""Rules of normalisation layers."""
+
+from torch import Tensor
+
+from pluriform.infinite.kernel import Kernel, position_diagonal
+
+__all__ = ["affine", "layer_norm"]
+
+
+def layer_norm(kernel: Kernel, eps: float, *, over_positions: bool) -> Kernel:
+    """Normalisation by the second moment over channels, and over positions too where asked.
+
+        K' = K / sqrt((v1 + eps)(v2 + eps))        Theta' = Theta / sqrt((v1 + eps)(v2 + eps))
+
+    Exact in the limit: the derivative through the statistics is of order one over the width. Layer norm needs units
+    of mean zero; group norm has the same limit, and so has RMS norm without that condition.
+    """
+    axes = len(kernel.spatial)
+
+    def spread(own: Tensor) -> Tensor:
+        variance = position_diagonal(own, 1, axes) if kernel.layout == "full" and axes else own
+        if over_positions and axes:
+            variance = variance.flatten(1).mean(1).reshape(-1, *(1,) * axes).expand(variance.shape)
+        return (variance + eps).rsqrt()
+
+    first = spread(kernel.variance1)
+    second = first if kernel.same else spread(kernel.variance2)
+    ones = (1,) * axes
+    double = kernel.layout == "full"
+
+    def pairs(part: Tensor) -> Tensor:
+        left = first.reshape(len(first), 1, *kernel.spatial, *(ones if double else ()))
+        right = second.reshape(1, len(second), *(ones if double else ()), *kernel.spatial)
+        return part * left * right
+
+    def own(part: Tensor, factor: Tensor) -> Tensor:
+        if not double:
+            return part * factor**2
+        return part * factor.reshape(*factor.shape, *ones) * factor.reshape(len(factor), *ones, *kernel.spatial)
+
+    variance1 = own(kernel.variance1, first)
+    return kernel.replace(
+        nngp=pairs(kernel.nngp),
+        ntk=None if kernel.ntk is None else pairs(kernel.ntk),
+        variance1=variance1,
+        variance2=variance1 if kernel.same else own(kernel.variance2, second),
+    )
+
+
+def affine(kernel: Kernel, weight: Tensor, bias: Tensor) -> Kernel:
+    """A fixed affine map of every channel, such as batch norm with its stored statistics.
+
+        K' = mean(weight^2) K + mean(bias^2)        Theta' = mean(weight^2) Theta
+
+    Channels stay alike, and so Gaussian, only where all weights are equal and all biases zero.
+    """
+    square, shift = float((weight**2).mean()), float((bias**2).mean())
+    alike = bool((weight == weight[0]).all()) and shift == 0.0
+
+    def moment(part: Tensor) -> Tensor:
+        return square * part + shift
+
+    return kernel.replace(
+        nngp=moment(kernel.nngp),
+        ntk=None if kernel.ntk is None else square * kernel.ntk,
+        variance1=moment(kernel.variance1),
+        variance2=moment(kernel.variance2),
+        gaussian=kernel.gaussian and alike,
+        zero_mean=kernel.zero_mean and shift == 0.0,
+    )

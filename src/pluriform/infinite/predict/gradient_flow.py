@@ -1,0 +1,133 @@
+"""Gradient flow on squared error: the trained ensemble of all infinitely wide networks, at any time, in closed form.
+
+With train kernels `K` (NNGP) and `Theta` (NTK), targets `Y` of `N` samples and `O` outputs, and the loss
+`|f - Y|^2 / (2 N O)`:
+
+    A_t = Theta_*X M_t,   M_t = Theta^-1 (I - exp(-rate Theta t / (N O)))
+    mean = A_t Y,         covariance = K_** + A_t K A_t' - A_t K_X* - (A_t K_X*)'
+
+`t = None` is the end of training, `t = 0` the prior. Training the last layer alone follows the same formulas with
+`K` for `Theta`, where the covariance becomes `K_** - K_*X K^-1 (I - exp(-2 rate K t / (N O))) K_X*`; at the end of
+training that is the posterior of the Gaussian process.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pluriform.errors import ConfigError, explain
+from pluriform.gaussian_process import Cross, Outputs, Square, condition, spectrum
+
+__all__ = ["GradientFlow", "gradient_flow", "max_learning_rate"]
+
+
+@dataclass(frozen=True, eq=False)
+class GradientFlow:
+    """What is needed to predict at new points.
+
+    Attributes:
+        weights: `M_t Y`; `mean = Theta_*X weights`, `(n, outputs)`.
+        quadratic: `B` of `variance = K_** + rowsum(T B * T) - 2 rowsum(T C * K_*X)`, `(n, n)`, where `T = Theta_*X`.
+        linear: `C` above, `(n, n)`; `None` where the kernel itself flows and `quadratic` says all.
+    """
+
+    weights: Outputs
+    quadratic: Square
+    linear: Square | None
+
+    def mean(self, cross: Cross) -> Float[Tensor, "m outputs"]:
+        """Ensemble mean; `cross` is `Theta_*X` (or `K_*X` where that flows), `(m, n)`."""
+        return cross @ self.weights
+
+    def variance(self, cross: Cross, nngp: Cross, own: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
+        """Ensemble variance of each output; `nngp` is `K_*X`, `(m, n)`, and `own` the diagonal of `K_**`, `(m,)`."""
+        spread = own + ((cross @ self.quadratic) * cross).sum(1)
+        if self.linear is not None:
+            spread = spread - 2 * ((cross @ self.linear) * nngp).sum(1)
+        return spread.clamp_min(0.0)
+
+    def covariance(self, cross: Cross, nngp: Cross, own: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
+        """Ensemble covariance between new points; `own` is `K_**`, `(m, m)`."""
+        spread = own + cross @ self.quadratic @ cross.T
+        if self.linear is not None:
+            mixed = cross @ self.linear @ nngp.T
+            spread = spread - mixed - mixed.T
+        return spread
+
+
+def gradient_flow(
+    nngp: Square,
+    ntk: Square | None,
+    targets: Outputs,
+    *,
+    time: float | None = None,
+    learning_rate: float = 1.0,
+    ridge: float = 0.0,
+    kernel: Literal["ntk", "nngp"] = "ntk",
+) -> GradientFlow:
+    """Solve the training dynamics of the infinite ensemble.
+
+    Args:
+        nngp: `K` of the training inputs, `(n, n)`.
+        ntk: `Theta` of the training inputs; not needed for `kernel="nngp"`.
+        targets: `(n, outputs)`; networks start with mean zero, so centre them first.
+        time: Training time; `None` is infinity.
+        learning_rate: Speed of the flow.
+        ridge: Absolute ridge on the flowing kernel, in the inverse and in the exponential; the covariance terms keep
+            the plain `K`.
+        kernel: `"ntk"` trains all layers; `"nngp"` the last one, which at the end is the Bayesian posterior.
+
+    Returns:
+        Coefficients of mean and covariance, float64.
+
+    Raises:
+        ConfigError: A negative time, learning rate or ridge.
+        SingularKernelError: The kernel cannot be inverted.
+
+    References:
+        Lee, Xiao, et al. 2019, Wide Neural Networks of Any Depth Evolve as Linear Models, arXiv:1902.06720.
+        Jacot, Gabriel, Hongler 2018, arXiv:1806.07572.
+    """
+    for name, value in (("time", time), ("learning_rate", learning_rate), ("ridge", ridge)):
+        if value is not None and not value >= 0:
+            raise ConfigError(explain(f"{name} of 0 or more", f"{value}", "gradient flow", f"give another {name}"))
+    flowing = nngp if kernel == "nngp" or ntk is None else ntk
+    rate = None if time is None else learning_rate * time / targets.numel()
+    inverse, twice = _solved(flowing, targets, ridge, rate)
+    covariance = nngp.double()
+    targets = targets.double()
+    if kernel == "nngp":
+        return GradientFlow(inverse @ targets, -twice, None)
+    return GradientFlow(inverse @ targets, inverse @ covariance @ inverse, inverse)
+
+
+def _solved(gram: Tensor, targets: Tensor, ridge: float, rate: float | None) -> tuple[Tensor, Tensor]:
+    """`M_t` at the given and at twice the time; at infinity both are the inverse."""
+    if rate is None:
+        inverse = torch.cholesky_inverse(condition(gram, targets, ridge).factor)
+        return inverse, inverse
+    basis = spectrum(gram, targets)
+    shifted = basis.values + ridge
+
+    def function(speed: float) -> Tensor:
+        positive = shifted > 1e-14 * shifted.max()
+        divisor = torch.where(positive, shifted, torch.ones_like(shifted))
+        gain = torch.where(positive, -torch.expm1(-speed * shifted) / divisor, torch.full_like(shifted, speed))
+        return (basis.vectors * gain) @ basis.vectors.T
+
+    return function(rate), function(2 * rate)
+
+
+def max_learning_rate(ntk: Square, outputs: int, momentum: float = 0.0) -> float:
+    """Largest step of gradient descent that converges: `2 (1 + momentum) N O / lambda_max(Theta)`.
+
+    Args:
+        ntk: `Theta` of the training inputs, `(n, n)`.
+        outputs: Number of network outputs.
+        momentum: Heavy-ball coefficient.
+    """
+    largest = float(torch.linalg.eigvalsh(ntk.double())[-1])
+    return 2 * (1 + momentum) * len(ntk) * outputs / largest

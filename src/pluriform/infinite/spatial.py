@@ -1,0 +1,185 @@
+"""Rules that mix positions: convolution, average pooling, padding, flatten.
+
+Every map here is linear in the moments and separates over the spatial axes. A convolution draws one weight for one
+offset, so both sides move together; a pooling adds cells of each side on their own.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pluriform.infinite.kernel import Kernel
+from pluriform.infinite.linear import LayerVariances, linear
+
+__all__ = ["Window", "convolution", "flatten", "pad", "pooling", "pooling_matrix"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window on one spatial axis.
+
+    Attributes:
+        size: Cells.
+        stride: Step.
+        dilation: Distance of neighbouring cells.
+        padding: Cells added before and after.
+        mode: `"zeros"`, `"circular"`, `"reflect"` or `"replicate"`.
+    """
+
+    size: int
+    stride: int = 1
+    dilation: int = 1
+    padding: tuple[int, int] = (0, 0)
+    mode: str = "zeros"
+
+
+def convolution(kernel: Kernel, windows: tuple[Window, ...], layer: LayerVariances) -> Kernel:
+    """A convolution with shared weights and infinitely many channels (per group).
+
+        A[K](o, o') = 1/|F| sum over offsets d of K(s o + d, s o' + d)      then the rule of a linear layer
+
+    References:
+        Novak et al. 2019, Bayesian Deep Convolutional Networks with Many Channels are Gaussian Processes,
+        arXiv:1810.05148.
+        Arora et al. 2019, On Exact Computation with an Infinitely Wide Neural Net, arXiv:1904.11955.
+    """
+    full, axes = kernel.layout == "full", len(kernel.spatial)
+
+    def moved(part: Tensor | None, samples: int) -> Tensor | None:
+        if part is None:
+            return None
+        for axis, window in enumerate(windows):
+            where = (samples + axis, samples + axes + axis) if full else (samples + axis,)
+            part = _slide(part, where, window)
+        return part
+
+    nngp, ntk = moved(kernel.nngp, 2), moved(kernel.ntk, 2)
+    first = moved(kernel.variance1, 1)
+    second = first if kernel.same else moved(kernel.variance2, 1)
+    if nngp is None or first is None or second is None:  # never: only `ntk` may be absent
+        raise TypeError("a kernel without nngp")
+    spatial = tuple(first.shape[1 : 1 + axes])
+    averaged = kernel.replace(nngp=nngp, ntk=ntk, variance1=first, variance2=second, spatial=spatial)
+    return linear(averaged, layer)
+
+
+def _slide(part: Tensor, where: tuple[int, ...], window: Window) -> Tensor:
+    """Mean over the offsets of one axis, the same offset on every axis of `where`."""
+    for axis in where:
+        part = _padded(part, axis, window.padding, window.mode)
+    reach = window.dilation * (window.size - 1)
+    total = None
+    for offset in range(0, reach + 1, window.dilation):
+        piece = part
+        for axis in where:
+            stop = offset + part.shape[axis] - reach
+            piece = piece[(slice(None),) * axis + (slice(offset, stop, window.stride),)]
+        total = piece if total is None else total + piece
+    return (part if total is None else total) / window.size
+
+
+def _padded(part: Tensor, axis: int, padding: tuple[int, int], mode: str) -> Tensor:
+    low, high = padding
+    if low == 0 and high == 0:
+        return part
+    size = part.shape[axis]
+    if mode == "zeros":
+        sides = [part.new_zeros((*part.shape[:axis], extra, *part.shape[axis + 1 :])) for extra in (low, high)]
+        return torch.cat([sides[0], part, sides[1]], axis)
+    index = torch.arange(-low, size + high, device=part.device)
+    if mode == "circular":
+        index = index % size
+    elif mode == "replicate":
+        index = index.clamp(0, size - 1)
+    else:
+        index = index.abs()
+        index = (size - 1) - ((size - 1) - index).abs()
+    return part.index_select(axis, index)
+
+
+def pad(kernel: Kernel, padding: tuple[tuple[int, int], ...], mode: str) -> Kernel:
+    """Padding as a layer of its own; zeros stay zeros in every moment."""
+    full, axes = kernel.layout == "full", len(kernel.spatial)
+
+    def padded(part: Tensor | None, samples: int) -> Tensor | None:
+        if part is None:
+            return None
+        for axis, sides in enumerate(padding):
+            for at in (samples + axis, samples + axes + axis) if full else (samples + axis,):
+                part = _padded(part, at, sides, mode)
+        return part
+
+    spatial = tuple(size + sum(sides) for size, sides in zip(kernel.spatial, padding, strict=True))
+    return _mapped(kernel, padded, spatial)
+
+
+def pooling(kernel: Kernel, matrices: tuple[Tensor, ...], *, keep: bool = True) -> Kernel:
+    """A linear map of positions, one matrix `(out, in)` an axis: average and sum pooling, slicing, resizing.
+
+        K'(o, o') = sum over p, p' of D(o, p) K(p, p') D(o', p')
+
+    Args:
+        kernel: In the full layout.
+        matrices: One for each spatial axis.
+        keep: Keep axes of one position; `False` drops all spatial axes.
+    """
+    axes = len(kernel.spatial)
+
+    def mapped(part: Tensor | None, samples: int) -> Tensor | None:
+        if part is None:
+            return None
+        for axis, matrix in enumerate(matrices):
+            for at in (samples + axis, samples + axes + axis):
+                part = torch.movedim(torch.movedim(part, at, -1) @ matrix.to(part).T, -1, at)
+        return part if keep else part.reshape(part.shape[:samples])
+
+    spatial = tuple(len(matrix) for matrix in matrices) if keep else ()
+    return _mapped(kernel, mapped, spatial)
+
+
+def pooling_matrix(size: int, window: Window, *, ceil: bool = False, count_padding: bool = True) -> Tensor:
+    """Average pooling of one axis as a matrix `(out, size)`, with PyTorch's rules for the edges."""
+    low, high = window.padding
+    span = size + low + high - window.size
+    steps = -(-span // window.stride) if ceil else span // window.stride
+    if ceil and steps * window.stride >= size + low:
+        steps -= 1
+    matrix = torch.zeros(steps + 1, size, dtype=torch.float64)
+    for row in range(steps + 1):
+        start = row * window.stride - low
+        stop = min(start + window.size, size + high)
+        real = range(max(start, 0), min(stop, size))
+        matrix[row, real.start : real.stop] = 1.0 / ((stop - start) if count_padding else len(real))
+    return matrix
+
+
+def adaptive_matrix(size: int, out: int) -> Tensor:
+    """Adaptive average pooling of one axis as a matrix `(out, size)`."""
+    matrix = torch.zeros(out, size, dtype=torch.float64)
+    edges = [(row * size // out, -(-(row + 1) * size // out)) for row in range(out)]
+    for row, (start, stop) in enumerate(edges):
+        matrix[row, start:stop] = 1.0 / (stop - start)
+    return matrix
+
+
+def flatten(kernel: Kernel) -> Kernel:
+    """Channels and positions become one axis of features: the mean over equal positions."""
+    kernel = kernel.diagonal()
+
+    def mean(part: Tensor | None, samples: int) -> Tensor | None:
+        return None if part is None else part.flatten(samples).mean(-1) if kernel.spatial else part
+
+    return _mapped(kernel, mean, ()).replace(gaussian=kernel.gaussian and not kernel.spatial, channel_axis=1)
+
+
+def _mapped(kernel: Kernel, change, spatial: tuple[int, ...]) -> Kernel:  # noqa: ANN001
+    first = change(kernel.variance1, 1)
+    return kernel.replace(
+        nngp=change(kernel.nngp, 2),
+        ntk=change(kernel.ntk, 2),
+        variance1=first,
+        variance2=first if kernel.same else change(kernel.variance2, 1),
+        spatial=spatial,
+        layout=kernel.layout if spatial else "full",
+    )
