@@ -10,7 +10,7 @@ from rich.console import Console
 from pluriform.cli.arguments import METHODS, load_data, load_network, method_class, parse_threat
 from pluriform.comparison import compare
 from pluriform.data.data import Data
-from pluriform.data.load import describe
+from pluriform.data.describe import describe
 from pluriform.nets.zoo import default_name
 from pluriform.report.table import comparison_table
 

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from pluriform.cli.arguments import METHODS, load_data, load_network, method_class
-from pluriform.data.load import describe
+from pluriform.data.describe import describe
 from pluriform.nets.zoo import default_name
 
 __all__ = ["run"]
