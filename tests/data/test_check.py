@@ -11,9 +11,7 @@ from pluriform.errors import BoundsError, EmptySplitError, LabelError, NonFinite
 
 def classification(number=12, **changes):
     part = Split(torch.rand(number, 1, 4, 4), torch.arange(number) % 3)
-    return dataclasses.replace(
-        Data("toy", "classification", part, part, part, ("a", "b", "c"), (0.0, 1.0)), **changes
-    )
+    return dataclasses.replace(Data("toy", "classification", part, part, part, ("a", "b", "c"), (0.0, 1.0)), **changes)
 
 
 def regression(inputs, targets):
@@ -66,7 +64,9 @@ def test_faults_of_the_test_split_are_found_too():
 def test_labels_outside_the_classes():
     labels = torch.arange(12) % 3
     labels[5] = 3
-    with pytest.raises(LabelError, match=r"expected labels in 0\.\.2 for 3 classes; got label 3 \(toy\.train, sample 5\)"):
+    with pytest.raises(
+        LabelError, match=r"expected labels in 0\.\.2 for 3 classes; got label 3 \(toy\.train, sample 5\)"
+    ):
         check_fit_data(classification(train=Split(torch.rand(12, 1, 4, 4), labels)))
     labels[2] = -1
     with pytest.raises(LabelError, match=r"got label -1 \(toy\.train, sample 2\)"):
@@ -80,7 +80,9 @@ def test_one_class_only():
 
 
 def test_pixels_that_were_not_divided():
-    with pytest.raises(BoundsError, match=r"expected inputs in \[0, 1\]; .* To fix: divide by 255: these look like pixels"):
+    with pytest.raises(
+        BoundsError, match=r"expected inputs in \[0, 1\]; .* To fix: divide by 255: these look like pixels"
+    ):
         check_fit_data(with_inputs(lambda inputs: inputs.mul_(255)))
 
 
@@ -99,7 +101,10 @@ def test_rounding_does_not_leave_the_bounds():
 @pytest.mark.parametrize(
     ("part", "words"),
     [
-        (Split(torch.zeros(12, 1, 4, 4, dtype=torch.int64), torch.arange(12) % 3), "expected floating-point inputs; got torch.int64"),
+        (
+            Split(torch.zeros(12, 1, 4, 4, dtype=torch.int64), torch.arange(12) % 3),
+            "expected floating-point inputs; got torch.int64",
+        ),
         (Split(torch.zeros(12), torch.arange(12) % 3), "add a feature axis"),
         (Split(torch.zeros(12, 1, 4, 4), torch.arange(11) % 3), "expected as many targets as inputs; got 11 for 12"),
         (Split(torch.zeros(12, 1, 4, 4), torch.eye(3).repeat(4, 1)), r"use targets.argmax\(1\) if they are one-hot"),

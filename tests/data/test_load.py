@@ -1,0 +1,91 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from pluriform.data.check import check_fit_data
+from pluriform.data.load import NAMES, load
+from pluriform.errors import ConfigError, DataNotFoundError
+
+
+def counts(split, classes=10):
+    return torch.bincount(split.targets, minlength=classes)
+
+
+def test_digits_are_those_of_scikit_learn_split_within_one_of_proportion():
+    data = load("digits")
+    pixels, labels = load_digits(return_X_y=True)
+    everything = torch.cat([data.train.inputs, data.validation.inputs, data.test.inputs])
+    assert everything.shape == (1797, 1, 8, 8)
+    assert everything.dtype == torch.float32
+    ours = np.unique((everything.flatten(1).numpy() * 16).round(), axis=0)
+    np.testing.assert_array_equal(ours, np.unique(pixels, axis=0))
+    whole = torch.bincount(torch.from_numpy(labels))
+    assert (counts(data.train) + counts(data.validation) + counts(data.test)).tolist() == whole.tolist()
+    assert (counts(data.test) - whole * 0.2).abs().max() < 1
+    assert (counts(data.validation) - (whole - counts(data.test)) * 0.1).abs().max() < 1.1
+    assert data.bounds == (0.0, 1.0)
+    check_fit_data(data)
+
+
+def test_the_seed_changes_validation_but_never_test():
+    first, second = load("digits", seed=0), load("digits", seed=1)
+    assert torch.equal(first.test.inputs, second.test.inputs)
+    assert torch.equal(first.test.targets, second.test.targets)
+    assert not torch.equal(first.validation.inputs, second.validation.inputs)
+    assert torch.equal(first.validation.inputs, load("digits", seed=0).validation.inputs)
+    assert first.fingerprint == load("digits").fingerprint != second.fingerprint
+
+
+def test_the_amount_of_validation_is_chosen():
+    assert len(load("digits", validation=0.25).validation) == round(0.25 * 1438)
+    assert len(load("digits", validation=0.0).validation) == 0
+    assert len(load("digits", validation=100).validation) == 100
+    with pytest.raises(ConfigError, match=r"expected a fraction in \[0, 1\)"):
+        load("digits", validation=-1.0)
+
+
+def test_a_name_of_ones_own():
+    assert load("digits", name="mine").name == "mine"
+
+
+def test_the_toy_has_a_gap_in_train_that_test_fills():
+    data = load("toy-1d")
+    assert data.train.inputs.abs().min() >= 0.5
+    assert data.test.inputs.abs().min() < 0.02
+    truth = torch.sin(4 * data.test.inputs) + data.test.inputs / 2
+    assert float((data.test.targets - truth).std()) == pytest.approx(0.1, abs=0.02)
+    check_fit_data(data)
+
+
+def test_a_wrong_name_gets_the_list_and_a_suggestion():
+    with pytest.raises(ConfigError, match=r"expected a name \(cifar10, .*got 'fashon-mnist' .*write 'fashion-mnist'"):
+        load("fashon-mnist")
+    with pytest.raises(ConfigError, match="name a set, for instance uci:wine"):
+        load("uci")
+    with pytest.raises(DataNotFoundError, match="expected a folder or file; got nothing"):
+        load("./nothing-here")
+    with pytest.raises(ConfigError, match="write load\\(inputs, targets\\)"):
+        load(np.zeros((3, 2)))
+
+
+def test_names_win_over_folders(tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert len(load("digits").test) == 359
+    with pytest.raises(DataNotFoundError, match="expected pictures"):
+        load("./digits")
+
+
+def test_every_name_is_offered():
+    assert set(NAMES) >= {"digits", "mnist", "fashion-mnist", "kmnist", "notmnist", "cifar10", "cifar100", "uci"}
+
+
+def test_importing_is_light():
+    heavy = "('sklearn', 'pandas', 'PIL', 'pooch', 'scipy', 'pyarrow')"
+    code = f"import sys, pluriform.data.load; sys.exit(', '.join(m for m in {heavy} if m in sys.modules) or 0)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr.strip()) == (0, "")
