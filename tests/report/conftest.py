@@ -1,4 +1,6 @@
-"""Synthetic results that look like real ones: five forms of an MLP on digits, one of which does not apply; regression."""
+"""Synthetic results that look like real ones: five forms of an MLP on digits, one not applicable; regression."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +34,15 @@ DIGITS = {
 def share(name, value, better, count=360, **condition):
     half = 1.96 * float(np.sqrt(max(value * (1 - value), 1e-4) / count))
     return Measure(
-        name, float(value), "", better, max(0.0, value - half), min(1.0, value + half), count, condition, PROTOCOL["interval"]
+        name,
+        float(value),
+        "",
+        better,
+        max(0.0, value - half),
+        min(1.0, value + half),
+        count,
+        condition,
+        PROTOCOL["interval"],
     )
 
 
@@ -53,7 +63,11 @@ def histogram(auroc, generator, **condition):
     center = (np.arange(30) + 0.5) / 30
     inside = np.exp(-(((1 - center) / 0.12) ** 1.2))
     outside = np.exp(-(((center - 1.3 + 0.9 * auroc) / 0.2) ** 2)) + 0.02 * generator.random(30)
-    return Curve("score_histogram", {"center": center.tolist(), "inside": (300 * inside).tolist(), "outside": (900 * outside).tolist()}, condition)
+    return Curve(
+        "score_histogram",
+        {"center": center.tolist(), "inside": (300 * inside).tolist(), "outside": (900 * outside).tolist()},
+        condition,
+    )
 
 
 def classifier(form, figures, seed=0):
@@ -70,7 +84,11 @@ def classifier(form, figures, seed=0):
         score("nll", nll * 0.93, "lower", 0.18, temperature=temperature),
     ]
     curves = [reliability_curve(ece, g), reliability_curve(scaled * 0.5, g, temperature=temperature)]
-    scores = ["max_probability", "entropy"] + ["mutual_information"] * ("Ensemble" in form) + ["score"] * ("Infinite" in form)
+    scores = (
+        ["max_probability", "entropy"]
+        + ["mutual_information"] * ("Ensemble" in form)
+        + ["score"] * ("Infinite" in form)
+    )
     for outliers, shift in (("mnist", 0.0), ("fashion-mnist", 0.02)):
         for name in scores:
             value = min(0.999, auroc - shift + 0.004 * len(name) / 10)
@@ -86,22 +104,57 @@ def classifier(form, figures, seed=0):
         falls = [float(accuracy * np.exp(-((strength * eps / robust) ** 1.8))) for eps in ladder]
         condition = {"threat": "linf", "attack": attack}
         curves.append(Curve("robustness", {"eps": ladder, "accuracy": falls}, condition))
-        measures += [share("robust_accuracy", v, "higher", **condition, eps=eps) for eps, v in zip(ladder, falls, strict=True)]
-    for kind, harm in (("gaussian_noise", 0.05), ("blur", 0.035), ("contrast", 0.02), ("rotation", 0.06), ("occlusion", 0.045)):
+        measures += [
+            share("robust_accuracy", v, "higher", **condition, eps=eps) for eps, v in zip(ladder, falls, strict=True)
+        ]
+    for kind, harm in (
+        ("gaussian_noise", 0.05),
+        ("blur", 0.035),
+        ("contrast", 0.02),
+        ("rotation", 0.06),
+        ("occlusion", 0.045),
+    ):
         for severity in range(1, 6):
             value = accuracy - harm * severity**1.3 / (0.7 + 0.4 * robust)
             measures.append(share("corrupted_accuracy", value, "higher", corruption=kind, severity=severity))
     coverage = np.linspace(0.01, 1, 360)
-    curves.append(Curve("risk_coverage", {"coverage": coverage.tolist(), "risk": ((1 - accuracy) * coverage**3).tolist()}))
+    curves.append(
+        Curve("risk_coverage", {"coverage": coverage.tolist(), "risk": ((1 - accuracy) * coverage**3).tolist()})
+    )
     measures += [
-        Measure("parameters", parameters, "parameters", "lower"),
+        Measure("parameters", float(parameters), "parameters", "lower"),
         Measure("macs", parameters * 0.99, "MAC", "lower"),
-        Measure("latency", latency, "ms", "lower", latency * 0.9, latency * 1.2, 30, {"batch": 1}, "quartiles of the repeats"),
-        Measure("latency", latency * 9, "ms", "lower", latency * 8, latency * 12, 30, {"batch": 128}, "quartiles of the repeats"),
+        Measure(
+            "latency",
+            latency,
+            "ms",
+            "lower",
+            latency * 0.9,
+            latency * 1.2,
+            30,
+            {"batch": 1},
+            "quartiles of the repeats",
+        ),
+        Measure(
+            "latency",
+            latency * 9,
+            "ms",
+            "lower",
+            latency * 8,
+            latency * 12,
+            30,
+            {"batch": 128},
+            "quartiles of the repeats",
+        ),
         Measure("peak_memory", 3.1 + parameters / 2e5, "MiB", "lower"),
         Measure("training_seconds", seconds, "s", "lower"),
     ]
-    method = {"class": "pluriform." + form.split("(")[0], "seed": seed, "epochs": 60, "optimiser": {"name": "sgd", "lr": 0.1}}
+    method = {
+        "class": "pluriform." + form.split("(")[0],
+        "seed": seed,
+        "epochs": 60,
+        "optimiser": {"name": "sgd", "lr": 0.1},
+    }
     return Result(form, method, "mlp", DIGITS, seed, "ok", "", tuple(measures), tuple(curves), PROTOCOL, ENVIRONMENT)
 
 
@@ -127,15 +180,33 @@ def regressor(form, error, seed):
         score("rmse", error, "lower"),
         score("nll", -0.5 + error, "lower", -0.2),
         share("coverage", 0.93 + error / 10, None, level=0.95),
-        Measure("parameters", 1000 * (seed + 1), "parameters", "lower"),
+        Measure("parameters", 1000.0 * (seed + 1), "parameters", "lower"),
         Measure("training_seconds", 2.0 + seed, "s", "lower"),
     )
     curves = (
-        Curve("predictive_band", {"x": x.tolist(), "mean": mean.tolist(), "low": (mean - 2 * width).tolist(), "high": (mean + 2 * width).tolist()}),
+        Curve(
+            "predictive_band",
+            {
+                "x": x.tolist(),
+                "mean": mean.tolist(),
+                "low": (mean - 2 * width).tolist(),
+                "high": (mean + 2 * width).tolist(),
+            },
+        ),
         Curve("observations", {"x": at.tolist(), "y": (np.sin(1.4 * at) + noise).tolist()}),
     )
     data = {"name": "sine", "task": "regression", "sizes": {"train": 60, "test": 200}}
-    return Result(form, {"class": form}, "mlp", data, seed, measures=measures, curves=curves, protocol=PROTOCOL, environment=ENVIRONMENT)
+    return Result(
+        form,
+        {"class": form},
+        "mlp",
+        data,
+        seed,
+        measures=measures,
+        curves=curves,
+        protocol=PROTOCOL,
+        environment=ENVIRONMENT,
+    )
 
 
 def classification():
@@ -143,7 +214,11 @@ def classification():
 
 
 def regression():
-    return [regressor("Training(epochs=200)", 0.21, 0), regressor("DeepEnsemble(members=5)", 0.18, 1), regressor("InfiniteWidth()", 0.17, 2)]
+    return [
+        regressor("Training(epochs=200)", 0.21, 0),
+        regressor("DeepEnsemble(members=5)", 0.18, 1),
+        regressor("InfiniteWidth()", 0.17, 2),
+    ]
 
 
 @pytest.fixture
@@ -154,3 +229,8 @@ def results():
 @pytest.fixture
 def regression_results():
     return regression()
+
+
+@pytest.fixture(scope="session")
+def synthetic():
+    return SimpleNamespace(classification=classification, regression=regression)

@@ -92,7 +92,7 @@ def significant(value: float) -> str:
         return "0"
     if not 1e-4 <= abs(value) < 1e7:
         return f"{value:.2e}"
-    decimals = 2 - math.floor(math.log10(abs(value)))
+    decimals = 2 - math.floor(math.log10(abs(float(f"{value:.3g}"))))
     return f"{value:.{decimals}f}" if decimals > 0 else f"{round(value):,}".replace(",", _THIN)
 
 

@@ -12,13 +12,14 @@ __all__ = ["headline", "summary"]
 _WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 _PRAISE = {
     "accuracy": "the most accurate",
-    "rmse": "the closest",
+    "rmse": "the closest to the targets",
+    "nll": "the best in likelihood",
     "ece": "the best calibrated",
     "auroc": "the best at telling outliers apart",
     "robust_accuracy": "the most robust",
     "latency": "the fastest",
 }
-_NAMES = {"rmse": "RMSE", "ece": "ECE", "auroc": "AUROC"}
+_NAMES = {"rmse": "RMSE", "nll": "NLL", "ece": "ECE", "auroc": "AUROC"}
 
 
 def headline(rows: Sequence[Row]) -> str:
@@ -59,6 +60,7 @@ def summary(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
 _TOPICS = {
     "accuracy": "accuracy",
     "rmse": "RMSE",
+    "nll": "likelihood",
     "ece": "calibration",
     "auroc": "outliers",
     "robust_accuracy": "robustness",
@@ -79,9 +81,9 @@ def joined(parts: Sequence[str]) -> str:
 
 
 def _leading(columns: Sequence[Column]) -> list[Column]:
-    """The first plain column of each name that the sentence speaks of."""
+    """The first column of each name that the sentence speaks of; the likelihood only where there is no calibration."""
     found: dict[str, Column] = {}
     for column in columns:
         if column.name in _PRAISE:
             found.setdefault(column.name, column)
-    return list(found.values())
+    return [column for name, column in found.items() if name != "nll" or "ece" not in found]

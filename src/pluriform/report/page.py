@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pluriform.errors import ConfigError, CorruptFileError, RunError, explain
 from pluriform.report.digits import plain
 from pluriform.report.figures.bands import bands
 from pluriform.report.figures.corruption import corruption
@@ -24,10 +23,11 @@ from pluriform.report.figures.robustness import robustness
 from pluriform.report.figures.section import COLOURS, MARKERS, Section
 from pluriform.report.headline import headline, summary
 from pluriform.report.ranking import Column, columns_of
+from pluriform.report.reading import Source, read_results
 from pluriform.report.row import Row, number, rows_of
 from pluriform.result import Result
 
-__all__ = ["Chapter", "read_results", "render", "write_report"]
+__all__ = ["Chapter", "render", "write_report"]
 
 _FIGURES = (bands, reliability, outliers, robustness, corruption, pareto, risk_coverage)
 
@@ -42,6 +42,7 @@ class Chapter:
         summary: Who is best in what.
         rows: One a result.
         columns: Of the comparison.
+        intervals: How their intervals were made.
         sections: The figures that the results allow.
     """
 
@@ -50,10 +51,11 @@ class Chapter:
     summary: tuple[str, ...]
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
+    intervals: tuple[str, ...]
     sections: tuple[Section, ...]
 
 
-def write_report(results: Sequence[Result | Mapping[str, Any] | str | Path], path: str | Path) -> Path:
+def write_report(results: Source | Sequence[Source], path: str | Path) -> Path:
     """Write the page that compares `results`.
 
     Args:
@@ -92,32 +94,6 @@ def write_report(results: Sequence[Result | Mapping[str, Any] | str | Path], pat
     return path
 
 
-def read_results(results: Sequence[Result | Mapping[str, Any] | str | Path]) -> list[Result]:
-    """Every item as a `Result`."""
-    if isinstance(results, Result | Mapping | str | Path):
-        results = [results]
-    read = [_read(item) for item in results]
-    if not read:
-        raise ConfigError(explain("at least one result", "none", "write_report", "evaluate a form first and pass its Result"))
-    return read
-
-
-def _read(item: Result | Mapping[str, Any] | str | Path) -> Result:
-    if isinstance(item, Result):
-        return item
-    if isinstance(item, Mapping):
-        return Result.from_json(item)
-    path = Path(item)
-    path = path / "result.json" if path.is_dir() else path
-    try:
-        return Result.load(path)
-    except FileNotFoundError:
-        raise RunError(explain("a result file", "no such file", str(path), "name the JSON file that evaluate wrote")) from None
-    except (ValueError, UnicodeDecodeError) as error:
-        remedy = "delete it and evaluate again"
-        raise CorruptFileError(explain("the JSON of one Result", f"one that cannot be read ({error})", str(path), remedy)) from None
-
-
 def render(results: Sequence[Result]) -> str:
     """The whole page as text."""
     from jinja2 import Environment, StrictUndefined
@@ -138,6 +114,8 @@ def render(results: Sequence[Result]) -> str:
         style=style,
         how=_how,
         breakable=_breakable,
+        tight=lambda text: text.replace(" %", "\u202f%"),
+        sentence=lambda text: text[:1].upper() + text[1:],
         plain=plain,
         markers=MARKERS,
         colours=COLOURS,
@@ -156,7 +134,8 @@ def _chapter(name: str, rows: list[Row]) -> Chapter:
     columns = columns_of(rows)
     measured = [row for row in rows if row.ok]
     sections = tuple(section for figure in _FIGURES if (section := figure(measured)) is not None)
-    return Chapter(name, headline(rows), tuple(summary(rows, columns)), tuple(rows), tuple(columns), sections)
+    made = tuple(dict.fromkeys(cell.interval for column in columns for cell in column.cells if cell and cell.interval))
+    return Chapter(name, headline(rows), tuple(summary(rows, columns)), tuple(rows), tuple(columns), made, sections)
 
 
 def _breakable(name: str) -> Any:
@@ -189,7 +168,7 @@ def _download(results: Sequence[Result]) -> str:
 
 
 def _policy(*scripts: str) -> str:
-    """Only these scripts run, and nothing may be fetched; plotly.js writes style attributes, hence `unsafe-inline` there."""
+    """Only these scripts run, and nothing may be fetched; plotly.js writes style attributes."""
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -199,12 +178,16 @@ def _policy(*scripts: str) -> str:
 
 def _how(rows: Sequence[Row], attribute: str) -> list[tuple[str, str]]:
     """`protocol`, `environment` or `data` as pairs of name and text; what differs between forms is said for each."""
-    flat = [(row.label, dict(_flattened(getattr(row.result, attribute)))) for row in rows if getattr(row.result, attribute)]
+    flat = [
+        (row.label, dict(_flattened(getattr(row.result, attribute)))) for row in rows if getattr(row.result, attribute)
+    ]
     pairs = []
     for key in dict.fromkeys(key for _, values in flat for key in values):
         said = {label: values[key] for label, values in flat if key in values}
         different = len(set(said.values())) > 1
-        text = "; ".join(f"{label}: {value}" for label, value in said.items()) if different else next(iter(said.values()))
+        text = (
+            "; ".join(f"{label}: {value}" for label, value in said.items()) if different else next(iter(said.values()))
+        )
         pairs.append((key.replace("_", " "), text))
     return pairs
 
@@ -216,5 +199,11 @@ def _flattened(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, st
         if isinstance(inner, Mapping):
             pairs += _flattened(inner, f"{name}: ")
         else:
-            pairs.append((name, ", ".join(map(str, inner)) if isinstance(inner, list | tuple) else str(inner)))
+            pairs.append((name, ", ".join(map(_said, inner)) if isinstance(inner, list | tuple) else _said(inner)))
     return pairs
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

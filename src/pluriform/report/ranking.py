@@ -13,11 +13,9 @@ __all__ = ["Column", "Mark", "columns_of", "direction", "marks_of", "robust_eps"
 
 Mark = Literal["best", "level", ""]
 
-_LOWER = frozenset(
-    "nll brier aurc ece calibration_gap fpr95 parameters macs latency peak_memory training_seconds rmse".split()
-)
-_COSTS = frozenset("parameters macs latency peak_memory training_seconds".split())
-_HIGHER = frozenset("accuracy auroc aupr robust_accuracy corrupted_accuracy".split())
+_LOWER = frozenset(["nll", "brier", "aurc", "ece", "calibration_gap", "fpr95", "rmse"])
+_COSTS = frozenset(["parameters", "macs", "latency", "peak_memory", "training_seconds"])
+_HIGHER = frozenset(["accuracy", "auroc", "aupr", "robust_accuracy", "corrupted_accuracy"])
 _ATTACKS = ("autoattack", "apgd-ce", "pgd", "fgsm")
 _SCORES = ("max_probability", "max-probability", "entropy", "mutual_information", "score")
 
@@ -87,8 +85,10 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
 
 def direction(name: str, measures: Sequence[Measure | None] = ()) -> Literal["higher", "lower"] | None:
     """Which way is better: as the measures say, else as the name is known."""
-    said = next((m.better for m in measures if m is not None and m.better in ("higher", "lower")), None)
-    return said or ("lower" if name in _LOWER else "higher" if name in _HIGHER else None)
+    for measure in measures:
+        if measure is not None and measure.better is not None:
+            return measure.better
+    return "lower" if name in _LOWER | _COSTS else "higher" if name in _HIGHER else None
 
 
 def marks_of(cells: Sequence[Measure | None], better: Literal["higher", "lower"] | None) -> tuple[Mark, ...]:
@@ -175,14 +175,16 @@ def _outliers(rows: Sequence[Row]) -> list[Column]:
         scores = Counter(str(m.condition["score"]) for m in measured if m.condition["outliers"] == name)
         score = min(scores, key=lambda s: (-scores[s], _position(_SCORES)(s)))
         cells = [row.measure("auroc", outliers=name, score=score) if row.ok else None for row in rows]
-        columns.append(_column("auroc", "AUROC", cells, 4, f"{name}, {score.replace('_', ' ')}"))
+        columns.append(_column("auroc", "AUROC", cells, 8 if columns else 4, f"{name}, {score.replace('_', ' ')}"))
     return columns
 
 
 def _robust(rows: Sequence[Row]) -> Column:
     condition = robust_eps(rows)
     cells = [row.measure("robust_accuracy", **condition) if condition and row.ok else None for row in rows]
-    note = "" if condition is None else f"{str(condition['attack']).upper()}, {condition['threat']} {condition['eps']:g}"
+    note = (
+        "" if condition is None else f"{str(condition['attack']).upper()}, {condition['threat']} {condition['eps']:g}"
+    )
     return _column("robust_accuracy", "Robust", cells, 5, note)
 
 
@@ -192,7 +194,7 @@ def _corrupted(rows: Sequence[Row]) -> Column:
         found = row.measures("corrupted_accuracy", "corruption", "severity") if row.ok else []
         mean = sum(m.value for m in found) / len(found) if found else None
         cells.append(None if mean is None else Measure("corrupted_accuracy", mean, better="higher"))
-    return _column("corrupted_accuracy", "Corrupted", cells, 5, "mean of all")
+    return _column("corrupted_accuracy", "Corrupted", cells, 7, "mean of all")
 
 
 def _latency(rows: Sequence[Row]) -> list[Column]:

@@ -1,1 +1,1 @@
-"""The figures of the page, one a file, each a function `(rows) -> Section | None` of plain dictionaries for plotly.js."""
+"""The figures of the page, one a file: `(rows) -> Section | None`, plain dictionaries for plotly.js."""

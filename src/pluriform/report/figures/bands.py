@@ -33,7 +33,13 @@ def bands(rows: Sequence[Row]) -> Section | None:
 
 def _span(rows: Sequence[Row], observations: Curve | None) -> list[float]:
     """One y range for all, so that the bands can be compared; set by the bulk of the values."""
-    values = [number(v) for row in rows for c in row.curves("predictive_band") for k in ("low", "high") for v in c.columns.get(k, ())]
+    values = [
+        number(v)
+        for row in rows
+        for c in row.curves("predictive_band")
+        for k in ("low", "high")
+        for v in c.columns.get(k, ())
+    ]
     known = sorted(v for v in values if v is not None)
     seen = [v for v in map(number, observations.columns.get("y", ()) if observations else ()) if v is not None]
     low, high = (known[len(known) // 100], known[-1 - len(known) // 100]) if known else (0.0, 1.0)
@@ -44,7 +50,13 @@ def _span(rows: Sequence[Row], observations: Curve | None) -> list[float]:
 def _plot(row: Row, observations: Curve | None, span: list[float]) -> Plot:
     curve = row.curves("predictive_band")[0]
     columns = {key: [number(v) for v in curve.columns.get(key, ())] for key in ("x", "mean", "low", "high")}
-    edge = {"type": "scatter", "mode": "lines", "x": columns["x"], "hoverinfo": "skip", "line": {"color": colour(row, 0.5), "width": 1}}
+    edge = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": columns["x"],
+        "hoverinfo": "skip",
+        "line": {"color": colour(row, 0.5), "width": 1},
+    }
     traces: list[dict[str, Any]] = [
         edge | {"y": columns["low"]},
         edge | {"y": columns["high"], "fill": "tonexty", "fillcolor": colour(row, 0.22)},
@@ -56,7 +68,16 @@ def _plot(row: Row, observations: Curve | None, span: list[float]) -> Plot:
         traces.append({"type": "scatter", "mode": "markers", "marker": dots, "hoverinfo": "skip"} | points)
     mean = {"color": colour(row), "width": 2.5}
     hover = "x %{x:.3g}: mean %{y:.3g}<extra></extra>"
-    traces.append({"type": "scatter", "mode": "lines", "x": columns["x"], "y": columns["mean"], "line": mean, "hovertemplate": hover})
+    traces.append(
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": columns["x"],
+            "y": columns["mean"],
+            "line": mean,
+            "hovertemplate": hover,
+        }
+    )
     frame = layout(axis("x"), axis("y", range=span, nticks=6), 280, 8)
     narrow = {"height": 240, "margin": {"l": 40, "r": 6, "t": 6, "b": 44}}
     return Plot(traces, frame, f"Predictive mean and band of {row.label} over x.", narrow, row.label, row.index)
@@ -65,7 +86,9 @@ def _plot(row: Row, observations: Curve | None, span: list[float]) -> Plot:
 def _table(rows: Sequence[Row]) -> Table:
     def cells(row: Row) -> tuple[str, ...]:
         plainly = [row.measure("rmse"), row.measure("nll")]
-        covered = ", ".join(f"{share(m.value)} % of {100 * m.condition['level']:g} %" for m in row.measures("coverage", "level"))
+        covered = ", ".join(
+            f"{share(m.value)} % of {100 * m.condition['level']:g} %" for m in row.measures("coverage", "level")
+        )
         return (row.label, *("–" if m is None else plain(m.name, m.unit, m.value) for m in plainly), covered or "–")
 
     return Table(("Form", "RMSE", "NLL", "Coverage"), tuple(cells(row) for row in rows))

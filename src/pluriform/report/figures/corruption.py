@@ -25,7 +25,8 @@ def corruption(rows: Sequence[Row]) -> Section | None:
         "corruption",
         "Corruptions",
         "How does it cope with corrupted inputs?",
-        "Accuracy on test samples that were corrupted more and more; severity 0 is the clean test set. Flat lines are good.",
+        "Accuracy on test samples that were corrupted more and more; severity 0 is the clean test set. "
+        "Flat lines are good.",
         (View(tuple(_plot(panel, shown, found, floor) for panel in panels)),),
         _table(shown, found, names),
         legend=tuple(shown),

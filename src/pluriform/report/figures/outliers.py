@@ -1,6 +1,7 @@
 """Distributions of an outlier score inside the data and on each outlier set, one small plot a form."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from pluriform.report.digits import format_of, plain
@@ -13,7 +14,9 @@ __all__ = ["outliers"]
 
 def outliers(rows: Sequence[Row]) -> Section | None:
     """The section, or `None` where no row has a score histogram."""
-    curves = [(row, c) for row in rows for c in row.curves("score_histogram") if {"outliers", "score"} <= set(c.condition)]
+    curves = [
+        (row, c) for row in rows for c in row.curves("score_histogram") if {"outliers", "score"} <= set(c.condition)
+    ]
     if not curves:
         return None
     sets = tuple(dict.fromkeys(str(c.condition["outliers"]) for _, c in curves))
@@ -21,15 +24,19 @@ def outliers(rows: Sequence[Row]) -> Section | None:
     views = []
     for name in sets:
         for score in scores:
-            chosen = [(row, c) for row, c in curves if (str(c.condition["outliers"]), str(c.condition["score"])) == (name, score)]
+            chosen = [
+                (row, c)
+                for row, c in curves
+                if (str(c.condition["outliers"]), str(c.condition["score"])) == (name, score)
+            ]
             if chosen:
                 views.append(View(_plots(chosen, name, score), (name, score.replace("_", " "))))
     return Section(
         "outliers",
         "Outliers",
         "Does it notice what it has not seen?",
-        "How the score is distributed over the test set (filled) and over images from elsewhere (dashed). The less the two "
-        "overlap, the better the form tells them apart; an AUROC of 0.5 is a coin toss, 1 is perfect.",
+        "How the score is distributed over the test set (filled) and over images from elsewhere (dashed). The less "
+        "the two overlap, the better the form tells them apart; an AUROC of 0.5 is a coin toss, 1 is perfect.",
         tuple(views),
         _table(rows),
         (Choice("Outliers", sets), Choice("Score", tuple(s.replace("_", " ") for s in scores), 1)),
@@ -45,14 +52,16 @@ def _plots(chosen: Sequence[tuple[Row, Curve]], name: str, score: str) -> tuple[
 def _plot(row: Row, curve: Curve, name: str, score: str) -> Plot:
     centres = [number(v) for v in curve.columns.get("center", ())]
     measured = next(
-        (m for m in row.measures("auroc") if (str(m.condition.get("outliers")), str(m.condition.get("score"))) == (name, score)),
+        (
+            m
+            for m in row.measures("auroc")
+            if (str(m.condition.get("outliers")), str(m.condition.get("score"))) == (name, score)
+        ),
         None,
     )
     figures = "" if measured is None else f"AUROC {plain('auroc', '', measured.value)}"
-    inside = _outline(centres, curve.columns.get("inside", ()), "test set", colour(row)) | {
-        "fill": "tozeroy",
-        "fillcolor": colour(row, 0.3),
-    }
+    inside = _outline(centres, curve.columns.get("inside", ()), "test set", colour(row))
+    inside.update(fill="tozeroy", fillcolor=colour(row, 0.3))
     outside = _outline(centres, curve.columns.get("outside", ()), "outliers", "@ink", "dash")
     top = max([0.0, *inside["y"], *outside["y"]])
     frame = layout(
@@ -66,11 +75,13 @@ def _plot(row: Row, curve: Curve, name: str, score: str) -> Plot:
     return Plot([inside, outside], frame, description, narrow, row.label, row.index, figures)
 
 
-def _outline(centres: Sequence[Any], counts: Sequence[Any], name: str, shade: str, dash: str = "solid") -> dict[str, Any]:
+def _outline(
+    centres: Sequence[Any], counts: Sequence[Any], name: str, shade: str, dash: str = "solid"
+) -> dict[str, Any]:
     pairs = [(c, number(v) or 0.0) for c, v in zip(centres, counts, strict=False) if c is not None]
     total = sum(height for _, height in pairs) or 1.0
     places = [c for c, _ in pairs]
-    edges = [(a + b) / 2 for a, b in zip(places, places[1:], strict=False)]
+    edges = [(a + b) / 2 for a, b in pairwise(places)]
     if edges:
         edges = [2 * places[0] - edges[0], *edges, 2 * places[-1] - edges[-1]]
     heights = [100 * height / total for _, height in pairs]
@@ -90,7 +101,7 @@ def _span(edges: Sequence[float]) -> list[float]:
     if not edges:
         return [0.0, 1.0]
     low, high = edges[0], edges[-1]
-    if -0.01 <= low and 0.9 <= high <= 1.01:
+    if low >= -0.01 and 0.9 <= high <= 1.01:
         return [-0.02 if low < 0.1 else low, 1.02]
     return [low - 0.02 * (high - low), high + 0.02 * (high - low)]
 

@@ -46,8 +46,8 @@ def pareto(rows: Sequence[Row]) -> Section | None:
         "cost",
         "Cost",
         "What does it cost?",
-        f"Each form by what it costs (on a log scale) and how good it is. A form is worth its cost if nothing lies {better} "
-        "of it; the dotted Pareto front joins those. Bars are 95 % intervals.",
+        f"Each form by what it costs (on a log scale) and how good it is. A form is worth its cost if nothing lies "
+        f"{better} of it; the dotted Pareto front joins those. Bars are 95 % intervals.",
         tuple(View((_plot(points, name, quality),), (name,)) for name, points in views.items()),
         _table(rows, quality, views),
         (Choice("Cost", names),),
@@ -107,21 +107,23 @@ def _plot(points: Sequence[Point], title: str, quality: str) -> Plot:
     y = axis("accuracy, %" if quality == "accuracy" else "RMSE", range=y_range, nticks=6)
     wide = _labels(points, places, x_range, y_range, (_WIDE - 80, _HEIGHT - 60))
     narrow = _labels(points, places, x_range, y_range, (_NARROW - 60, 300))
-    described = "; ".join(
-        f"{p.row.label} {plain(quality, p.quality.unit, p.quality.value)} at {plain(p.cost.name, p.cost.unit, p.cost.value)}"
-        for p in points
-    )
+    described = "; ".join(f"{p.row.label} {_said(p.quality)} at {_said(p.cost)}" for p in points)
     return Plot(
         [line, *(_point(p, place, factor) for p, place in zip(points, places, strict=True))],
         layout(x, y, _HEIGHT, annotations=wide),
         f"Scatter plot of quality against {title}: {described}.",
-        {"height": 360, "margin": {"l": 48, "r": 10, "t": 10, "b": 48}, "annotations": narrow, "xaxis": x | _ticks(x_range, 1.3)},
+        {
+            "height": 360,
+            "margin": {"l": 48, "r": 10, "t": 10, "b": 48},
+            "annotations": narrow,
+            "xaxis": x | _ticks(x_range, 1.3),
+        },
     )
 
 
 def _ticks(span: Sequence[float], few: float) -> dict[str, Any]:
-    """Ticks at 1, 2 and 5 of each decade, at 1 only over more than `few` decades."""
-    steps = (1, 2, 5) if span[1] - span[0] <= few else (1,)
+    """Ticks at 1, 2 and 5 of each decade, at 1 only over more than `few` decades, at more over less than one."""
+    steps = (1,) if span[1] - span[0] > few else (1, 2, 5) if span[1] - span[0] > 0.9 else (1, 1.5, 2, 3, 4, 5, 7)
     decades = range(math.floor(span[0]), math.ceil(span[1]) + 1)
     values = [step * 10.0**decade for decade in decades for step in steps]
     inside = [value for value in values if span[0] <= math.log10(value) <= span[1]]
@@ -129,8 +131,8 @@ def _ticks(span: Sequence[float], few: float) -> dict[str, Any]:
 
 
 def _point(point: Point, place: tuple[float, float], factor: int) -> dict[str, Any]:
-    quality, cost = point.quality, point.cost
-    shown = f"{plain(quality.name, quality.unit, quality.value)}<br>{plain(cost.name, cost.unit, cost.value)}"
+    quality = point.quality
+    shown = f"{_said(quality)}<br>{_said(point.cost)}"
     trace = {
         "type": "scatter",
         "mode": "markers",
@@ -147,7 +149,13 @@ def _point(point: Point, place: tuple[float, float], factor: int) -> dict[str, A
     return trace
 
 
-def _ranges(points: Sequence[Point], places: Sequence[tuple[float, float]], factor: int) -> tuple[list[float], list[float]]:
+def _said(measure: Measure) -> str:
+    return plain(measure.name, measure.unit, measure.value)
+
+
+def _ranges(
+    points: Sequence[Point], places: Sequence[tuple[float, float]], factor: int
+) -> tuple[list[float], list[float]]:
     logs = [math.log10(x) for x, _ in places]
     ends = [factor * v for p in points for v in (number(p.quality.low), number(p.quality.high)) if v is not None]
     heights = [y for _, y in places] + ends

@@ -24,8 +24,8 @@ def reliability(rows: Sequence[Row]) -> Section | None:
         "reliability",
         "Calibration",
         "Can its confidence be believed?",
-        "Accuracy against stated confidence on the test set. On the dotted diagonal, 80 % confidence is right 80 % of the "
-        "time; below it the form is overconfident, above it underconfident. Larger marks stand for more samples.",
+        "Accuracy against stated confidence on the test set. On the dotted diagonal, 80 % confidence is right 80 % of "
+        "the time; below it the form is overconfident, above it underconfident. Larger marks stand for more samples.",
         (View(tuple(_plot(row, form) for row in shown)),),
         _table(shown),
         strokes=strokes,
@@ -54,13 +54,19 @@ def _plot(row: Row, form: Format) -> Plot:
     )
     narrow = {"height": 200, "margin": {"l": 40, "r": 6, "t": 6, "b": 44}}
     description = f"Reliability diagram of {row.label}. {figures}."
-    return Plot([diagonal, *(_line(row, curve) for curve in curves)], frame, description, narrow, row.label, row.index, figures)
+    return Plot(
+        [diagonal, *(_line(row, curve) for curve in curves)], frame, description, narrow, row.label, row.index, figures
+    )
 
 
 def _line(row: Row, curve: Curve) -> dict[str, Any]:
     columns = curve.columns
     triples = zip(columns.get("confidence", ()), columns.get("accuracy", ()), columns.get("count", ()), strict=False)
-    points = [(c, a, n) for c, a, n in ([number(v) for v in triple] for triple in triples) if c is not None and a is not None and n]
+    points = [
+        (c, a, n)
+        for c, a, n in ([number(v) for v in triple] for triple in triples)
+        if c is not None and a is not None and n
+    ]
     total = sum(n for _, _, n in points if n) or 1
     sizes = [max(4.0, 22 * math.sqrt((n or 0) / total)) for _, _, n in points]
     trace = line(

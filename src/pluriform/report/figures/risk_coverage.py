@@ -27,7 +27,7 @@ def risk_coverage(rows: Sequence[Row]) -> Section | None:
         axis("risk: errors among them, %", range=[0, top], nticks=6),
         _HEIGHT,
         170,
-        annotations=end_labels(ends, 0, top, _HEIGHT),
+        annotations=end_labels(ends, 0.0, top, _HEIGHT),
     )
     narrow = {
         "height": 320,
@@ -41,8 +41,8 @@ def risk_coverage(rows: Sequence[Row]) -> Section | None:
         "risk-coverage",
         "Abstaining",
         "Does it know when to abstain?",
-        "The error that remains when only the most certain samples are answered. Low for longer is better; the right end is "
-        "the plain error. AURC is the area under the line.",
+        "The error that remains when only the most certain samples are answered. Low for longer is better; the right "
+        "end is the plain error. AURC is the area under the line.",
         (View((Plot([_line(row, curves[row.index]) for row in shown], frame, description, narrow),)),),
         _table(shown, curves),
         legend=tuple(shown),

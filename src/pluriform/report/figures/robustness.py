@@ -15,7 +15,9 @@ _HEIGHT = 420
 
 def robustness(rows: Sequence[Row]) -> Section | None:
     """The section, or `None` where no row was attacked."""
-    ladders = {(row.index, threat, attack): points for row in rows for (threat, attack), points in _ladders(row).items()}
+    ladders = {
+        (row.index, threat, attack): points for row in rows for (threat, attack), points in _ladders(row).items()
+    }
     if not ladders:
         return None
     shown = [row for row in rows if any(index == row.index for index, _, _ in ladders)]
@@ -40,7 +42,9 @@ def _ladders(row: Row) -> dict[tuple[str, str], dict[float, tuple[float, Any, An
     """For each threat and attack: eps to accuracy with its interval, from the curves and, where given, the measures."""
     ladders: dict[tuple[str, str], dict[float, tuple[float, Any, Any]]] = {}
     for curve in row.curves("robustness"):
-        points = ladders.setdefault((str(curve.condition.get("threat", "")), str(curve.condition.get("attack", ""))), {})
+        points = ladders.setdefault(
+            (str(curve.condition.get("threat", "")), str(curve.condition.get("attack", ""))), {}
+        )
         for eps, accuracy in zip(curve.columns.get("eps", ()), curve.columns.get("accuracy", ()), strict=False):
             if number(accuracy) is not None:
                 points[float(eps)] = (float(accuracy), None, None)
@@ -66,8 +70,8 @@ def _plot(rows: Sequence[Row], ladders: dict[Any, dict[float, tuple[float, Any, 
     names = ", ".join(row.label for row in rows)
     return Plot(
         traces,
-        layout(x, y, _HEIGHT, 170, annotations=end_labels(ends, -2, 102, _HEIGHT)),
-        f"Line plot of accuracy against eps of the attack, threat {threat}, for {names}. The table below has the numbers.",
+        layout(x, y, _HEIGHT, 170, annotations=end_labels(ends, -2.0, 102.0, _HEIGHT)),
+        f"Line plot of accuracy against eps, threat {threat}, for {names}. The table below has the numbers.",
         {"height": 340, "margin": {"l": 48, "r": 10, "t": 10, "b": 46}, "annotations": []},
     )
 

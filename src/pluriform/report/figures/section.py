@@ -1,8 +1,9 @@
-"""What a figure hands to the page: plots for plotly.js, the choices between them, a caption and a table of the numbers."""
+"""What a figure hands to the page: plots for plotly.js, the choices, a caption and a table of the numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 from pluriform.report.row import Row, number
@@ -37,7 +38,11 @@ class Plot:
 
     def to_json(self) -> dict[str, Any]:
         """As the script reads it."""
-        mark = None if self.index is None else {"marker": MARKERS[self.index % len(MARKERS)], "colour": self.index % COLOURS}
+        mark = (
+            None
+            if self.index is None
+            else {"marker": MARKERS[self.index % len(MARKERS)], "colour": self.index % COLOURS}
+        )
         return {
             "data": list(self.data),
             "layout": self.layout,
@@ -136,7 +141,9 @@ def text(value: Any, length: int = 32) -> str:
     return escape(plain if len(plain) <= length else plain[: length - 1] + "…")
 
 
-def line(row: Row, x: Sequence[Any], y: Sequence[Any], *, dash: str = "solid", hover: str = "", **more: Any) -> dict[str, Any]:
+def line(
+    row: Row, x: Sequence[Any], y: Sequence[Any], *, dash: str = "solid", hover: str = "", **more: Any
+) -> dict[str, Any]:
     """A line with the row's colour and marker; dashed lines have open markers."""
     marker = MARKERS[row.index % len(MARKERS)] + ("" if dash == "solid" else "-open")
     return {
@@ -195,8 +202,10 @@ def end_labels(ends: Sequence[tuple[Row, float]], low: float, high: float, heigh
         height: Of the plot in pixels, margins included.
     """
     pixels = max(height - 60, 1)
-    places: list[list[Any]] = sorted(([row, pixels * (y - low) / ((high - low) or 1)] for row, y in ends), key=lambda p: p[1])
-    for before, after in zip(places, places[1:], strict=False):
+    places: list[list[Any]] = sorted(
+        ([row, pixels * (y - low) / ((high - low) or 1)] for row, y in ends), key=lambda p: p[1]
+    )
+    for before, after in pairwise(places):
         after[1] = max(after[1], before[1] + 17)
     ceiling = float(pixels)
     for place in reversed(places):
