@@ -22,7 +22,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         CorruptFileError: Not such a file, damaged, or holding Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: on a damaged archive NumPy leaves its own file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise CorruptFileError(

@@ -72,7 +72,10 @@ def _read(path: Path) -> Any:
     except (ValueError, EOFError, zlib.error, OSError) as error:  # The errors of pandas and Arrow are ValueErrors.
         raise CorruptFileError(
             explain(
-                "a CSV or Parquet table", f"{type(error).__name__}: {error}", str(path), "check or replace the file"
+                "a CSV or Parquet table",
+                f"{type(error).__name__}: {error}".strip(),
+                str(path),
+                "check or replace the file",
             )
         ) from error
 
@@ -104,7 +107,7 @@ def _feature(column: Any, name: str, path: Path) -> np.ndarray:
         raise ShapeError(
             explain(
                 f"numbers, or at most {MANY} categories",
-                f"{column.dtype} with {len(kinds)} values such as {kinds[0]!r}",
+                f"{column.dtype} with {len(kinds)} values such as {str(kinds[0])!r}",
                 f"column {name} of {path}",
                 "drop the column or encode it as numbers",
             )
