@@ -1,10 +1,11 @@
 """`attack`: perturbed inputs by any attack, checked against the threat."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pluriform.attacks.fgsm import fgsm
 from pluriform.attacks.gradient import attack_mode
@@ -19,7 +20,7 @@ ATTACKS: Mapping[str, Callable[..., Inputs]] = {"fgsm": fgsm, "pgd": pgd}
 
 
 def attack(
-    form: nn.Module, x: Inputs, y: Labels, threat: Threat, method: str = "pgd", seed: int = 0, **options: Any
+    form: nn.Module, x: Inputs, y: Tensor, threat: Threat, method: str = "pgd", seed: int = 0, **options: Any
 ) -> Inputs:
     """Inputs inside the threat that the form gets wrong, as far as the attack finds them.
 
@@ -50,11 +51,8 @@ def attack(
         True
     """
     if len(x) != len(y) or len(x) == 0:
-        raise ShapeError(
-            explain(
-                "as many labels as inputs, at least one", f"{len(x)} inputs, {len(y)} labels", "attack", "pair them"
-            )
-        )
+        got = f"{len(x)} inputs, {len(y)} labels"
+        raise ShapeError(explain("a label for each input, at least one", got, "attack", "pass both of the same batch"))
     threat = resolve_threat(form, threat, x)
     check_scale(threat, x[0].numel())
     return perturb(form, x, y, threat, method, seed, **options)
@@ -68,6 +66,10 @@ def perturb(
         raise ConfigError(
             explain(f"one of {', '.join(sorted(ATTACKS))}", repr(method), "attack", "name one of these attacks")
         )
+    known = list(inspect.signature(ATTACKS[method]).parameters)[4:]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ConfigError(explain(f"options of {method} ({', '.join(known)})", unknown[0], "attack", "rename it"))
     if threat.eps == 0:
         return x.clone()
     tensor = next(form.parameters(), next(form.buffers(), x))

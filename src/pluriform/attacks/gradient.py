@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pluriform.axes import Inputs, Labels, Scores
+from pluriform.errors import UnsupportedOpError, explain
 
 __all__ = ["Ascent", "Verdict", "ascend", "attack_mode", "judge"]
 
@@ -51,12 +52,24 @@ def ascend(module: nn.Module, inputs: Inputs, labels: Labels) -> Ascent:
     """Verdict and gradient of the summed loss in `inputs` alone; no `.grad` is written.
 
     The loss is summed, never averaged, so that a sample's gradient does not depend on the size of its batch.
+
+    Raises:
+        UnsupportedOpError: The outputs do not depend differentiably on the inputs.
     """
     with torch.enable_grad():
         point = inputs.detach().requires_grad_()
         outputs = module(point)
         loss = F.cross_entropy(outputs, labels, reduction="none")
-        (gradient,) = torch.autograd.grad(loss.sum(), point)
+        gradient = torch.autograd.grad(loss.sum(), point, allow_unused=True)[0] if loss.requires_grad else None
+    if gradient is None:
+        raise UnsupportedOpError(
+            explain(
+                "outputs differentiable in the inputs",
+                f"no gradient from the forward of {type(module).__name__}",
+                "attack",
+                "remove detach, no_grad and rounding from its forward",
+            )
+        )
     return Ascent(Verdict(loss.detach(), outputs.detach().argmax(-1) != labels), gradient)
 
 

@@ -37,7 +37,7 @@ def pgd(
     *,
     seed: int = 0,
     steps: int = 20,
-    step_size: float | None = None,
+    step_size: float | int | None = None,
     restarts: int = 1,
     random_start: bool = True,
     stop_when_broken: bool = True,

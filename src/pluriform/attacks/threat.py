@@ -62,7 +62,7 @@ class Threat:
             )
         return float(self.bounds[0]), float(self.bounds[1])
 
-    def scaled(self, fraction: float) -> "Threat":
+    def scaled(self, fraction: float | int) -> "Threat":
         """The same threat with `fraction` of its radius."""
         return replace(self, eps=self.eps * fraction)
 

@@ -1,17 +1,17 @@
 """Accuracy on test inputs corrupted at several severities."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 
+from pluriform.data.corruption import CORRUPTIONS, TABLE_CORRUPTIONS, corrupt
 from pluriform.errors import ConfigError, explain
 from pluriform.evaluation.findings import Findings, measure
 from pluriform.evaluation.subject import Subject, stratified_index
 
 __all__ = ["SEVERITIES", "measure_corruption"]
 
-PREFERRED = ("gaussian_noise", "gaussian_blur", "contrast", "brightness")
+PREFERRED = ("gaussian_noise", "gaussian_blur", "contrast", "rotate", *TABLE_CORRUPTIONS)
 SEVERITIES = (1, 3, 5)
 SAMPLES = 1000
 
@@ -23,26 +23,25 @@ def measure_corruption(
 
     Args:
         subject: The form and its data.
-        names: Corruptions; a noise, a blur, contrast and brightness by default, none for an empty sequence.
+        names: Corruptions; a noise, a blur, contrast and rotation by default, all of tables, none for an empty sequence.
         severities: From 1 (mild) to 5.
         samples: At most so many test samples, stratified and seeded.
 
     Raises:
         ConfigError: An unknown corruption.
     """
-    if find_spec("pluriform.data.corruption") is None:
-        return Findings(protocol={"corruptions": {"skipped": "no corruptions in this installation"}})
-    from pluriform.data.corruption import CORRUPTIONS, corrupt
-
-    chosen = [name for name in PREFERRED if name in CORRUPTIONS] if names is None else list(names)
-    unknown = [name for name in chosen if name not in CORRUPTIONS]
+    legal = CORRUPTIONS if len(subject.data.input_shape) == 3 else TABLE_CORRUPTIONS
+    chosen = [name for name in PREFERRED if name in legal] if names is None else list(names)
+    unknown = [name for name in chosen if name not in legal]
     if unknown:
         raise ConfigError(
-            explain(f"corruptions among {', '.join(sorted(CORRUPTIONS))}", unknown[0], "evaluate", "name one of these")
+            explain(f"corruptions among {', '.join(sorted(legal))}", unknown[0], "evaluate", "name one of these")
         )
     data, bootstrap = subject.data, subject.bootstrap
-    if data.bounds is None or len(data.input_shape) != 3:
-        return Findings(protocol={"corruptions": {"skipped": f"{data.name} is not image data with bounds"}})
+    if len(data.input_shape) not in (1, 3) or (data.bounds is None and len(data.input_shape) == 3):
+        return Findings(
+            protocol={"corruptions": {"skipped": f"{data.name} is neither a table nor pictures with bounds"}}
+        )
     index = stratified_index(subject.test.targets, samples, subject.seed)
     inputs, labels = data.test.batch(index)
     conditions = [{"corruption": name, "severity": severity} for name in chosen for severity in severities]

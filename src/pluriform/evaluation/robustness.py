@@ -42,7 +42,7 @@ class _Rungs:
 
 
 def measure_robustness(
-    subject: Subject, threats: Sequence[Threat], fractions: Sequence[float] = FRACTIONS, samples: int = SAMPLES
+    subject: Subject, threats: Sequence[Threat], fractions: Sequence[float | int] = FRACTIONS, samples: int = SAMPLES
 ) -> Findings:
     """`robust_accuracy` and the curve `robustness` for every threat under FGSM and PGD.
 
@@ -89,7 +89,7 @@ def measure_robustness(
 
 
 def _climb(
-    subject: Subject, inputs: Tensor, labels: Tensor, threat: Threat, attack: str, fractions: Sequence[float]
+    subject: Subject, inputs: Tensor, labels: Tensor, threat: Threat, attack: str, fractions: Sequence[float | int]
 ) -> _Rungs:
     columns = []
     for fraction in fractions:

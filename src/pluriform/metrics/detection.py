@@ -7,11 +7,13 @@ Equal scores are thereby one threshold, as they must be, and a bootstrap only ha
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from pluriform.axes import Scores
-
 __all__ = ["ScoreCounts", "aupr", "auroc", "fpr95", "score_counts"]
+
+Positives = Float[Tensor, "positive"]
+Negatives = Float[Tensor, "negative"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,7 @@ class ScoreCounts:
         return ScoreCounts(merged[0][kept], merged[1][kept])
 
 
-def score_counts(positives: Scores, negatives: Scores) -> ScoreCounts:
+def score_counts(positives: Positives, negatives: Negatives) -> ScoreCounts:
     """Count positives and negatives at every distinct score; higher scores are read as positive."""
     pooled = torch.cat([positives, negatives]).double()
     values, group = torch.unique(-pooled, return_inverse=True)
@@ -65,17 +67,17 @@ def score_counts(positives: Scores, negatives: Scores) -> ScoreCounts:
     )
 
 
-def auroc(positives: Scores, negatives: Scores) -> float:
+def auroc(positives: Positives, negatives: Negatives) -> float:
     """Area under the ROC curve: the probability that a positive outscores a negative, ties counting one half."""
     return float(score_counts(positives, negatives).auroc())
 
 
-def aupr(positives: Scores, negatives: Scores) -> float:
+def aupr(positives: Positives, negatives: Negatives) -> float:
     """Area under the precision-recall curve as average precision; it depends on the numbers of both kinds."""
     return float(score_counts(positives, negatives).aupr())
 
 
-def fpr95(positives: Scores, negatives: Scores) -> float:
+def fpr95(positives: Positives, negatives: Negatives) -> float:
     """Share of negatives raised as alarms when 95 % of the positives are caught.
 
     With outliers as positives this is the convention of OpenOOD v1.5 (Zhang et al., 2023, arXiv 2306.09301); with

@@ -1,0 +1,97 @@
+"""Every attack: legal results, no side effects, independence of batch mates, and what is said about bad calls."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pluriform.attacks.attack import ATTACKS, attack
+from pluriform.attacks.threat import Threat
+from pluriform.errors import BoundsError, ConfigError, ShapeError, UnsupportedOpError
+
+THREATS = [Threat("linf", 0.1, (0, 1)), Threat("l2", 0.5, (0, 1))]
+every_attack = pytest.mark.parametrize("method", sorted(ATTACKS))
+every_threat = pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
+
+
+@every_attack
+@every_threat
+def test_results_are_legal_and_lower_accuracy(net, samples, method, threat):
+    x, y = samples
+    moved = attack(net, x, y, threat, method)
+    change = (moved - x).flatten(1)
+    assert (change.abs().amax(1) if threat.norm == "linf" else change.norm(dim=1)).max() <= threat.eps + 1e-6
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    assert (net(moved).argmax(-1) == y).float().mean() < 0.8
+
+
+@every_attack
+@every_threat
+def test_nothing_changes_but_the_result(net, samples, method, threat):
+    x, y = samples
+    net.train()
+    net[2].eval()
+    net[1].weight.requires_grad_(False)
+    state, modes = copy.deepcopy(net.state_dict()), [part.training for part in net.modules()]
+    flags, kept, random = [w.requires_grad for w in net.parameters()], x.clone(), torch.get_rng_state()
+    attack(net, x, y, threat, method)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert [part.training for part in net.modules()] == modes
+    assert [w.requires_grad for w in net.parameters()] == flags
+    assert all(w.grad is None for w in net.parameters())
+    assert torch.equal(x, kept)
+    assert not x.requires_grad
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@every_attack
+@every_threat
+def test_a_sample_does_not_depend_on_its_batch_mates(net, samples, method, threat):
+    x, y = samples
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    whole = attack(net.double(), x.double(), y, threat, method)
+    halves = [attack(net, x[rows].double(), y[rows], threat, method) for rows in order.split(13)]
+    torch.testing.assert_close(torch.cat(halves), whole[order])
+
+
+@every_attack
+@every_threat
+def test_eps_0_returns_the_inputs_bit_for_bit(net, samples, method, threat):
+    x, y = samples
+    moved = attack(net, x, y, threat.scaled(0), method)
+    assert torch.equal(moved, x)
+    assert moved.data_ptr() != x.data_ptr()
+
+
+def test_modes_come_back_after_a_failure(net, samples):
+    x, y = samples
+    net.train()
+    with pytest.raises(RuntimeError):
+        attack(net, x[:, :, :3], y, THREATS[0])
+    assert all(part.training for part in net.modules())
+    assert all(weight.requires_grad for weight in net.parameters())
+
+
+def test_bad_calls_say_what_to_do(net, samples):
+    x, y = samples
+    with pytest.raises(ConfigError, match="expected one of fgsm, pgd; got 'deepfool'"):
+        attack(net, x, y, THREATS[0], "deepfool")
+    with pytest.raises(ShapeError, match="expected a label for each input, at least one; got 40 inputs, 39 labels"):
+        attack(net, x, y[1:], THREATS[0])
+    with pytest.raises(BoundsError, match="got bounds None"):
+        attack(net, x, y, Threat("linf", 0.1))
+    with pytest.raises(ConfigError, match="8/255 = 0.03137 may be meant"):
+        attack(net, x, y, Threat("linf", 8, (0, 1)))
+    with pytest.raises(ConfigError, match=r"expected options of pgd \(.*steps.*\); got stepz"):
+        attack(net, x, y, THREATS[0], stepz=3)
+
+
+def test_a_forward_without_gradient_is_named(samples):
+    class Detached(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1).detach())
+
+    with pytest.raises(UnsupportedOpError, match="expected outputs differentiable in the inputs; got .* of Detached"):
+        attack(Detached(16, 3), *samples, THREATS[0])

@@ -1,0 +1,117 @@
+"""PGD and FGSM against closed forms on linear networks, and the promises of PGD."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pluriform.attacks.attack import attack
+from pluriform.attacks.threat import Threat
+from pluriform.errors import ConfigError
+
+
+@pytest.fixture
+def linear():
+    torch.manual_seed(0)
+    return nn.Linear(20, 2)
+
+
+@pytest.fixture
+def points(linear):
+    x = 0.5 + 0.1 * torch.randn(60, 20, generator=torch.Generator().manual_seed(2)).clamp(-3, 3)
+    with torch.no_grad():
+        return x, linear(x).argmax(-1)
+
+
+def margins(linear, x, y):
+    """Distance of the logits of label and other class, and the weight vector of that difference."""
+    weight = (linear.weight[1] - linear.weight[0]).detach() * (2 * y[:, None] - 1)
+    return (linear(x).gather(1, y[:, None]) - linear(x).gather(1, 1 - y[:, None])).detach().squeeze(1), weight
+
+
+@pytest.mark.parametrize("method", ["fgsm", "pgd"])
+def test_linf_optimum_of_a_linear_network_is_minus_eps_sign_w(linear, points, method):
+    x, y = points
+    threat = Threat("linf", 0.02, (-10, 10))
+    options = {"stop_when_broken": False} if method == "pgd" else {}
+    moved = attack(linear, x, y, threat, method, **options)
+    _, weight = margins(linear, x, y)
+    torch.testing.assert_close(moved, x - 0.02 * weight.sign(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["fgsm", "pgd"])
+def test_l2_optimum_of_a_linear_network_is_along_w(linear, points, method):
+    x, y = points
+    threat = Threat("l2", 0.1, (-10, 10))
+    options = {"stop_when_broken": False, "steps": 60, "step_size": 0.05} if method == "pgd" else {}
+    moved = attack(linear, x, y, threat, method, **options)
+    _, weight = margins(linear, x, y)
+    torch.testing.assert_close(moved, x - 0.1 * F.normalize(weight), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
+def test_exactly_the_samples_within_their_minimal_distance_flip(linear, points, norm, dual):
+    x, y = points
+    margin, weight = margins(linear, x, y)
+    distance = margin / weight.norm(dual, dim=1)
+    eps = float(distance.median()) + 1e-4
+    moved = attack(linear, x, y, Threat(norm, eps, (-10, 10)), steps=50)
+    clear = (distance - eps).abs() > 1e-3 * eps
+    assert torch.equal((linear(moved).argmax(-1) != y)[clear], (distance < eps)[clear])
+
+
+def test_more_steps_and_restarts_never_leave_more_accuracy(net, samples):
+    x, y = samples
+    threat = Threat("linf", 0.06, (0, 1))
+
+    def accuracy(**options):
+        return float((net(attack(net, x, y, threat, **options)).argmax(-1) == y).float().mean())
+
+    assert accuracy(restarts=1) >= accuracy(restarts=3) >= accuracy(restarts=6)
+    assert accuracy(steps=1, random_start=False) >= accuracy(steps=20)
+
+
+def test_a_broken_sample_keeps_its_first_broken_point_and_others_their_highest_loss(net, samples):
+    x, y = samples
+    threat = Threat("linf", 0.04, (0, 1))
+    moved = attack(net, x, y, threat)
+    last = attack(net, x, y, threat, stop_when_broken=False)
+    standing = net(moved).argmax(-1) == y
+    before, after = (F.cross_entropy(net(points), y, reduction="none") for points in (x, moved))
+    assert (after >= before)[standing].all()
+    best = F.cross_entropy(net(last), y, reduction="none")
+    assert (best >= after - 1e-6).all()
+    assert (best > after + 1e-3)[~standing].any()
+
+
+def test_already_misclassified_samples_stay_as_they_are(net, samples):
+    x, y = samples
+    assert torch.equal(attack(net, x, (y + 1) % 3, Threat("l2", 0.5, (0, 1))), x)
+
+
+def test_no_steps_return_the_inputs(net, samples):
+    x, y = samples
+    assert torch.equal(attack(net, x, y, Threat("linf", 0.1, (0, 1)), steps=0), x)
+
+
+def test_a_flat_network_gives_legal_finite_points(samples):
+    class Flat(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :3] * 0 + torch.tensor([1.0, 0.0, 0.0])
+
+    x, _ = samples
+    moved = attack(Flat(), x, torch.zeros(40, dtype=torch.long), Threat("l2", 0.5, (0, 1)))
+    assert moved.isfinite().all()
+
+
+def test_same_seed_same_points_other_seed_others(net, samples):
+    x, y = samples
+    threat = Threat("linf", 0.03, (0, 1))
+    assert torch.equal(attack(net, x, y, threat, seed=1), attack(net, x, y, threat, seed=1))
+    assert not torch.equal(attack(net, x, y, threat, seed=1, steps=1), attack(net, x, y, threat, seed=2, steps=1))
+
+
+@pytest.mark.parametrize("options", [{"steps": -1}, {"restarts": 0}])
+def test_impossible_options(net, samples, options):
+    with pytest.raises(ConfigError, match="expected steps >= 0 and restarts >= 1; got steps"):
+        attack(net, *samples, Threat("linf", 0.1, (0, 1)), **options)

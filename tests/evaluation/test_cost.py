@@ -1,0 +1,58 @@
+"""Costs against hand counts."""
+
+import torch
+from torch import nn
+
+from pluriform.evaluation.cost import count_macs, count_parameters, measure_cost
+from pluriform.evaluation.evaluate import _Plain
+from pluriform.evaluation.subject import Subject
+
+
+def test_parameters_and_macs_of_the_fixture_by_hand(form, data):
+    found = {(entry.name, *entry.condition.values()): entry for entry in measure_cost(Subject(form, data)).measures}
+    assert found["parameters",].value == 36 * 24 + 24 + 24 * 3 + 3
+    assert found["macs",].value == 36 * 24 + 24 * 3
+    assert found["parameters",].unit == "parameters"
+    assert found["macs",].unit == "MAC"
+
+
+def test_macs_of_convolutions_by_hand(data):
+    module = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, groups=4), nn.Flatten(), nn.Linear(128, 3))
+    expected = 36 * 8 * 9 + 16 * 8 * 2 * 9 + 128 * 3
+    assert count_macs(_Plain(module, data.signature), data.test.inputs[:1]) == expected
+
+
+def test_macs_of_stacked_members_by_hand(data):
+    class Stacked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 3, 36))
+
+        def forward(self, x):
+            return torch.vmap(lambda w: nn.functional.linear(x.flatten(1), w))(self.weight).mean(0)
+
+    form = _Plain(Stacked(), data.signature)
+    assert count_macs(form, data.test.inputs[:1]) == 5 * 3 * 36
+    assert count_parameters(form) == 5 * 3 * 36
+
+
+def test_latency_and_memory(form, data):
+    found = {(entry.name, *entry.condition.values()): entry for entry in measure_cost(Subject(form, data)).measures}
+    for batch in (1, 128):
+        entry = found["latency", batch]
+        assert 0 < entry.low <= entry.value <= entry.high
+        assert entry.unit == "ms"
+        assert entry.count >= 5
+    assert found["peak_memory", 128].unit == "MiB"
+
+
+def test_a_form_may_state_its_costs_and_one_without_a_network_states_none(form, data):
+    class Kernel(_Plain):
+        cost = {"training_seconds": 12.5}  # noqa: RUF012
+
+        def forward(self, x):
+            return x.flatten(1)[:, :3]
+
+    names = {e.name: e.value for e in measure_cost(Subject(Kernel(nn.Identity(), data.signature), data)).measures}
+    assert names["training_seconds"] == 12.5
+    assert not {"parameters", "macs"} & names.keys()

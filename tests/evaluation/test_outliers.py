@@ -1,0 +1,103 @@
+"""Outliers: shapes and ranges are adapted, figures equal the metrics, synthetic sets are always there."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pluriform.data.data import Data, Split
+from pluriform.errors import ShapeError
+from pluriform.evaluation.outliers import adapt, measure_outliers, scores_of
+from pluriform.evaluation.subject import Subject
+from pluriform.metrics.detection import aupr, auroc, fpr95
+
+NOTHING = Split(torch.zeros(0, 3, 12, 12), torch.zeros(0, dtype=torch.long))
+
+
+@pytest.fixture
+def photos() -> Data:
+    generator = torch.Generator().manual_seed(0)
+    split = Split(255 * torch.rand(90, 3, 12, 12, generator=generator), torch.arange(90) % 2)
+    return Data("photos", "classification", NOTHING, NOTHING, split, ("a", "b"), (0.0, 255.0))
+
+
+def test_colour_size_and_range_are_adapted_and_named(photos):
+    found = adapt(photos.test.inputs, (1, 6, 6), (0.0, 255.0), (0.0, 1.0), "photos")
+    assert found.inputs.shape == (90, 1, 6, 6)
+    assert found.inputs.max() <= 1
+    assert found.steps == (
+        "RGB to grey",
+        "resized from 12x12 to 6x6, bilinear",
+        "values rescaled from 0..255 to 0..1",
+    )
+    assert float(found.inputs.mean()) == pytest.approx(float(photos.test.inputs.mean()) / 255, rel=0.02)
+
+
+def test_grey_becomes_rgb_and_equal_data_stay_untouched():
+    grey = torch.rand(4, 1, 6, 6)
+    assert torch.equal(adapt(grey, (3, 6, 6), (0.0, 1.0), (0.0, 1.0), "x").inputs, grey.expand(4, 3, 6, 6))
+    same = adapt(grey, (1, 6, 6), (0.0, 1.0), (0.0, 1.0), "x")
+    assert torch.equal(same.inputs, grey)
+    assert same.steps == ()
+
+
+def test_other_kinds_of_data_are_refused_by_words():
+    with pytest.raises(ShapeError, match=r"expected outliers of shape \(5,\), or images; got \(1, 6, 6\) \(x\)"):
+        adapt(torch.rand(2, 1, 6, 6), (5,), None, None, "x")
+
+
+def test_figures_equal_the_metrics_with_outliers_as_positives(pair, data, photos):
+    subject = Subject(pair, data)
+    findings = measure_outliers(subject, [photos])
+    table = {(entry.name, *entry.condition.values()): entry for entry in findings.measures}
+    outside = adapt(photos.test.inputs, (1, 6, 6), (0.0, 255.0), (0.0, 1.0), "photos").inputs
+    inside, other = scores_of(subject.test.prediction), scores_of(pair.predict(outside))
+    assert list(inside) == ["max_probability", "entropy", "mutual_information", "score"]
+    for kind in inside:
+        a, b = -other[kind], -inside[kind]
+        assert table["auroc", "photos", kind].value == pytest.approx(auroc(a, b))
+        assert table["aupr", "photos", kind].value == pytest.approx(aupr(a, b))
+        assert table["fpr95", "photos", kind].value == pytest.approx(fpr95(a, b))
+        assert table["aupr", "photos", kind, "inside"].value == pytest.approx(aupr(-b, -a))
+        assert table["auroc", "photos", kind].low <= auroc(a, b) <= table["auroc", "photos", kind].high
+    assert table["auroc", "photos", "score"].count == 240 + 90
+
+
+def test_noise_and_inverted_images_are_always_there(form, data):
+    findings = measure_outliers(Subject(form, data), [])
+    assert set(findings.protocol["outliers"]["sets"]) == {"noise", "inverted"}
+    assert {entry.condition["score"] for entry in findings.measures} == {"max_probability", "entropy"}
+
+
+def test_histograms_hold_shares(pair, data):
+    for curve in measure_outliers(Subject(pair, data), []).curves:
+        assert set(curve.columns) == {"centers", "inside", "outside"}
+        assert sum(curve.columns["inside"]) == pytest.approx(1)
+        assert sum(curve.columns["outside"]) == pytest.approx(1)
+
+
+def test_a_set_that_does_not_fit_is_skipped_with_its_reason(form, data, photos):
+    table = Data("table", "classification", Split(torch.rand(9, 4), torch.arange(9) % 2), NOTHING, NOTHING, ("a", "b"))
+    empty = replace(photos, name="empty", test=NOTHING)
+    protocol = measure_outliers(Subject(form, data), [table, empty]).protocol["outliers"]
+    assert "expected outliers of shape (1, 6, 6), or images; got (4,) (table)" in protocol["skipped"]["table"]
+    assert "expected outliers; got 0 samples (empty)" in protocol["skipped"]["empty"]
+
+
+def test_a_form_tells_what_it_knows_from_what_it_does_not(data):
+    """A form that is sure on stripes and unsure elsewhere reaches AUROC 1."""
+    from pluriform.evaluation.evaluate import _Plain
+
+    class Sharp(torch.nn.Module):
+        def forward(self, x):
+            columns = x.mean((1, 2)).view(-1, 3, 2).mean(2)
+            return 200 * (columns - columns.mean(1, keepdim=True)) * (columns.amax(1, keepdim=True) > 0.55)
+
+    flat = Data("flat", "classification", NOTHING, NOTHING, Split(torch.full((50, 1, 6, 6), 0.4), torch.arange(50) % 2))
+    images = 0.3 + 0.4 * F.one_hot(data.test.targets, 3).float().repeat_interleave(2, 1)[:, None, None].expand(
+        -1, 1, 6, 6
+    )
+    easy = replace(data, test=Split(images, data.test.targets))
+    findings = measure_outliers(Subject(_Plain(Sharp(), data.signature), easy), [replace(flat, bounds=(0.0, 1.0))])
+    assert findings.measures[0].value == 1.0

@@ -1,0 +1,35 @@
+"""Scores of a prediction against SciPy and closed forms."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import entropy as scipy_entropy
+
+from pluriform.metrics.uncertainty import entropy, max_probability, mutual_information
+
+
+def test_entropy_equals_scipy():
+    p = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)).double().softmax(-1)
+    torch.testing.assert_close(entropy(p), torch.from_numpy(scipy_entropy(p.numpy(), axis=1)))
+
+
+def test_entropy_of_a_certain_prediction_is_0():
+    assert float(entropy(torch.tensor([[1.0, 0.0]]))[0]) == pytest.approx(0, abs=1e-30)
+
+
+def test_identical_members_share_no_information():
+    p = torch.rand(1, 20, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    assert mutual_information(p.expand(5, -1, -1)).max() < 1e-7
+
+
+@pytest.mark.parametrize(("members", "outputs"), [(2, 5), (5, 2)])
+def test_contradicting_members_reach_the_bound(members, outputs):
+    certain = torch.eye(outputs)[torch.arange(members) % outputs]
+    certain = certain[:members] if members <= outputs else torch.eye(outputs)
+    found = mutual_information(certain[:, None])
+    assert float(found[0]) == pytest.approx(math.log(min(members, outputs)))
+
+
+def test_max_probability():
+    assert max_probability(torch.tensor([[0.2, 0.8], [0.5, 0.5]])).tolist() == pytest.approx([0.8, 0.5])
