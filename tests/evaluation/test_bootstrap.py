@@ -57,9 +57,9 @@ def test_auroc_intervals_agree_with_scipy(samples):
     pair = (outside.numpy(), inside.numpy())
     oracle = stats.bootstrap(pair, statistic, n_resamples=300, vectorized=False, method="percentile", rng=0)
     low, high = oracle.confidence_interval
-    width = high - low
-    assert found.low == pytest.approx(low, abs=0.2 * width)
-    assert found.high == pytest.approx(high, abs=0.2 * width)
+    width = float(high - low)
+    assert found.low == pytest.approx(float(low), abs=0.2 * width)
+    assert found.high == pytest.approx(float(high), abs=0.2 * width)
     assert found.low < auroc(outside, inside) < found.high
 
 

@@ -47,7 +47,7 @@ def test_without_validation_only_the_plain_figures_remain(form, data):
     assert {tuple(entry.condition) for entry in measure_calibration(subject).measures} == {(), ("bins",)}
 
 
-def test_the_ece_interval_covers_the_truth_of_a_calibrated_form(form, data):
+def test_the_gap_interval_covers_0_for_a_calibrated_form(form, data):
     generator = torch.Generator().manual_seed(0)
     missed = 0
     for seed in range(40):

@@ -23,7 +23,7 @@ def measure_corruption(
 
     Args:
         subject: The form and its data.
-        names: Corruptions; a noise, a blur, contrast and rotation by default, all of tables, none for an empty sequence.
+        names: Corruptions; a noise, a blur, contrast and rotation by default (all for tables); none for `()`.
         severities: From 1 (mild) to 5.
         samples: At most so many test samples, stratified and seeded.
 
