@@ -24,11 +24,12 @@ def test_every_protocol_left_its_figures(result):
     names = {found.name for found in result.measures}
     assert names == {
         *("accuracy", "nll", "brier", "aurc", "ece", "calibration_gap", "auroc", "aupr", "fpr95"),
+        *("member_accuracy", "member_nll", "disagreement"),
         *("robust_accuracy", "corrupted_accuracy", "parameters", "macs", "latency", "peak_memory"),
     }
     assert {curve.name for curve in result.curves} == {"reliability", "risk_coverage", "score_histogram", "robustness"}
     assert set(result.protocol) == {
-        *("seed", "accuracy", "calibration", "outliers", "robustness", "corruptions", "cost"),
+        *("seed", "accuracy", "calibration", "outliers", "robustness", "corruptions", "cost", "diversity"),
     }
     assert (result.form, result.network, result.seed, result.status) == ("Pair", "stripe net", 3, "ok")
     assert result.data["test"] == 240

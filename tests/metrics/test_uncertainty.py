@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy.stats import entropy as scipy_entropy
 
-from pluriform.metrics.uncertainty import entropy, max_probability, mutual_information
+from pluriform.errors import ShapeError
+from pluriform.metrics.uncertainty import disagreement, entropy, max_probability, mutual_information
 
 
 def test_entropy_equals_scipy():
@@ -33,3 +34,18 @@ def test_contradicting_members_reach_the_bound(members, outputs):
 
 def test_max_probability():
     assert max_probability(torch.tensor([[0.2, 0.8], [0.5, 0.5]])).tolist() == pytest.approx([0.8, 0.5])
+
+
+def test_disagreement_of_hand_made_votes():
+    votes = torch.tensor([[0, 1], [0, 1], [1, 1]])
+    members = torch.nn.functional.one_hot(votes, 3).float()
+    assert disagreement(members).tolist() == pytest.approx([2 / 3, 0])
+
+
+def test_disagreement_equals_a_loop_over_pairs():
+    members = torch.rand(6, 50, 4, generator=torch.Generator().manual_seed(0))
+    votes = members.argmax(-1)
+    pairs = [(votes[a] != votes[b]).double() for a in range(6) for b in range(a)]
+    torch.testing.assert_close(disagreement(members), torch.stack(pairs).mean(0))
+    with pytest.raises(ShapeError, match="expected at least 2 members; got 1"):
+        disagreement(members[:1])

@@ -37,8 +37,7 @@ def measure_calibration(subject: Subject, bins: int = 15) -> Findings:
     """
     p, labels, bootstrap = subject.test.prediction.mean, subject.test.targets, subject.bootstrap
     measures = _figures(p, labels, bins, bootstrap, {})
-    adaptive = ece(p, labels, bins, adaptive=True)
-    measures.append(measure("ece", adaptive, count=len(labels), condition={"bins": "equal mass"}))
+    measures.append(_ece(p, labels, bins, bootstrap, {"bins": "equal mass"}, adaptive=True))
     curves = [_diagram(p, labels, bins, {})]
     protocol: dict[str, Any] = {"bins": bins, "spacing": "equal width", "confidence": "largest probability"}
     protocol["ece_interval"] = "bootstrap, moved by the bias of resampling"
@@ -63,15 +62,27 @@ def measure_calibration(subject: Subject, bins: int = 15) -> Findings:
 
 def _figures(p: Tensor, labels: Tensor, bins: int, bootstrap: Bootstrap, condition: Mapping[str, Any]) -> list[Measure]:
     gap = max_probability(p) - correct(p, labels)
+    interval = bootstrap.means(gap[:, None])[0]
     facts: dict[str, Any] = {"count": len(labels), "condition": condition}
-    value = ece(p, labels, bins)
-    interval = _ece_interval(gap, confidence_bins(max_probability(p), bins), bins, value, bootstrap)
     return [
-        measure("ece", value, interval, bootstrap.words, **facts),
-        measure(
-            "calibration_gap", calibration_gap(p, labels), bootstrap.means(gap[:, None])[0], bootstrap.words, **facts
-        ),
+        _ece(p, labels, bins, bootstrap, condition),
+        measure("calibration_gap", calibration_gap(p, labels), interval, bootstrap.words, **facts),
     ]
+
+
+def _ece(
+    p: Tensor,
+    labels: Tensor,
+    bins: int,
+    bootstrap: Bootstrap,
+    condition: Mapping[str, Any],
+    adaptive: bool = False,
+) -> Measure:
+    confidence = max_probability(p)
+    value = ece(p, labels, bins, adaptive)
+    index = confidence_bins(confidence, bins, adaptive)
+    interval = _ece_interval(confidence - correct(p, labels), index, bins, value, bootstrap)
+    return measure("ece", value, interval, bootstrap.words, count=len(labels), condition=condition)
 
 
 def _ece_interval(gap: Tensor, index: Tensor, bins: int, value: float, bootstrap: Bootstrap) -> Interval:

@@ -20,6 +20,7 @@ __all__ = ["count_macs", "count_parameters", "measure_cost"]
 BATCHES = (1, 128)
 REPEATS = 50
 LEAST_REPEATS = 5
+SLOW_REPEATS = 3
 SECONDS = 0.5
 
 
@@ -44,7 +45,7 @@ def measure_cost(subject: Subject) -> Findings:
     if "training_seconds" in known:
         measures.append(measure("training_seconds", float(known["training_seconds"]), unit="s"))
     protocol = {
-        "latency": f"median of up to {REPEATS} calls of predict, at least {LEAST_REPEATS}, after 2 calls of warm-up",
+        "latency": f"median of up to {REPEATS} calls of predict, for {SECONDS} s, after warm-up",
         "macs": "matrix products and convolutions of one prediction, counted as they run",
         "peak_memory": peak.how,
         "threads": torch.get_num_threads(),
@@ -90,9 +91,12 @@ def _repeat(call: Callable[[], Any], device: torch.device) -> list[float]:
             torch.cuda.synchronize(device)
         return (time.perf_counter() - begin) * 1e3
 
-    timed()
-    timed()
+    # A call that takes long needs neither a second warm-up nor many repeats.
+    slow = timed() > SECONDS * 1e3
+    if not slow:
+        timed()
+    least = LEAST_REPEATS if not slow else SLOW_REPEATS
     spent: list[float] = []
-    while len(spent) < LEAST_REPEATS or (len(spent) < REPEATS and sum(spent) < SECONDS * 1e3):
+    while len(spent) < least or (len(spent) < REPEATS and sum(spent) < SECONDS * 1e3):
         spent.append(timed())
     return spent

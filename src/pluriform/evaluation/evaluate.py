@@ -13,6 +13,7 @@ from pluriform.evaluation.accuracy import measure_accuracy
 from pluriform.evaluation.calibration import measure_calibration
 from pluriform.evaluation.corruption import measure_corruption
 from pluriform.evaluation.cost import measure_cost
+from pluriform.evaluation.diversity import measure_diversity
 from pluriform.evaluation.environment import environment
 from pluriform.evaluation.findings import Findings, merged
 from pluriform.evaluation.outliers import measure_outliers
@@ -68,6 +69,7 @@ def evaluate(
         parts = [
             measure_accuracy(subject),
             measure_calibration(subject),
+            measure_diversity(subject),
             measure_outliers(subject, outliers),
             measure_robustness(subject, threats) if threats else Findings(),
             Findings() if corruptions == () else measure_corruption(subject, corruptions),

@@ -1,9 +1,12 @@
 """Scores of how far inside the known distribution a prediction is; higher always means more in-distribution."""
 
+import torch
+
 from pluriform.axes import Members, Probabilities, Scores
+from pluriform.errors import ShapeError, explain
 from pluriform.metrics.classification import log_probabilities
 
-__all__ = ["entropy", "max_probability", "mutual_information"]
+__all__ = ["disagreement", "entropy", "max_probability", "mutual_information"]
 
 
 def max_probability(probabilities: Probabilities) -> Scores:
@@ -30,3 +33,16 @@ def mutual_information(members: Members) -> Scores:
     p = members.double()
     each = -(p * log_probabilities(p)).sum(-1)
     return (entropy(p.mean(0)) - each.mean(0)).clamp_min(0)
+
+
+def disagreement(members: Members) -> Scores:
+    """Share of the pairs of members whose most probable classes differ: `1 - sum_c n_c (n_c - 1) / (M (M - 1))`.
+
+    Raises:
+        ShapeError: Fewer than two members.
+    """
+    size = len(members)
+    if size < 2:
+        raise ShapeError(explain("at least 2 members", f"{size}", "disagreement", "draw more members"))
+    votes = torch.nn.functional.one_hot(members.argmax(-1), members.shape[-1]).sum(0).double()
+    return 1 - (votes * (votes - 1)).sum(-1) / (size * (size - 1))
