@@ -12,7 +12,7 @@ from torch import Tensor
 from pluriform.infinite.kernel import Kernel
 from pluriform.infinite.linear import LayerVariances, linear
 
-__all__ = ["Window", "convolution", "flatten", "pad", "pooling", "pooling_matrix"]
+__all__ = ["Window", "adaptive_matrix", "convolution", "flatten", "pad", "pooling", "pooling_matrix", "respatial"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def pad(kernel: Kernel, padding: tuple[tuple[int, int], ...], mode: str) -> Kern
     return _mapped(kernel, padded, spatial)
 
 
-def pooling(kernel: Kernel, matrices: tuple[Tensor, ...], *, keep: bool = True) -> Kernel:
+def pooling(kernel: Kernel, matrices: tuple[Tensor, ...]) -> Kernel:
     """A linear map of positions, one matrix `(out, in)` an axis: average and sum pooling, slicing, resizing.
 
         K'(o, o') = sum over p, p' of D(o, p) K(p, p') D(o', p')
@@ -122,7 +122,6 @@ def pooling(kernel: Kernel, matrices: tuple[Tensor, ...], *, keep: bool = True) 
     Args:
         kernel: In the full layout.
         matrices: One for each spatial axis.
-        keep: Keep axes of one position; `False` drops all spatial axes.
     """
     axes = len(kernel.spatial)
 
@@ -132,10 +131,9 @@ def pooling(kernel: Kernel, matrices: tuple[Tensor, ...], *, keep: bool = True) 
         for axis, matrix in enumerate(matrices):
             for at in (samples + axis, samples + axes + axis):
                 part = torch.movedim(torch.movedim(part, at, -1) @ matrix.to(part).T, -1, at)
-        return part if keep else part.reshape(part.shape[:samples])
+        return part
 
-    spatial = tuple(len(matrix) for matrix in matrices) if keep else ()
-    return _mapped(kernel, mapped, spatial)
+    return _mapped(kernel, mapped, tuple(len(matrix) for matrix in matrices))
 
 
 def pooling_matrix(size: int, window: Window, *, ceil: bool = False, count_padding: bool = True) -> Tensor:
@@ -171,6 +169,16 @@ def flatten(kernel: Kernel) -> Kernel:
         return None if part is None else part.flatten(samples).mean(-1) if kernel.spatial else part
 
     return _mapped(kernel, mean, ()).replace(gaussian=kernel.gaussian and not kernel.spatial, channel_axis=1)
+
+
+def respatial(kernel: Kernel, spatial: tuple[int, ...]) -> Kernel:
+    """The same positions on other axes: drops or adds axes of length one."""
+    twice = spatial if kernel.layout == "full" else ()
+
+    def reshaped(part: Tensor | None, samples: int) -> Tensor | None:
+        return None if part is None else part.reshape(*part.shape[:samples], *spatial, *twice)
+
+    return _mapped(kernel, reshaped, spatial)
 
 
 def _mapped(kernel: Kernel, change, spatial: tuple[int, ...]) -> Kernel:  # noqa: ANN001

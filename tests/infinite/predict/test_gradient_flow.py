@@ -101,3 +101,13 @@ def test_negative_times_are_refused(kernels):
     k, theta, y = kernels
     with pytest.raises(ConfigError, match="time of 0 or more; got -1"):
         gradient_flow(split(k)[0], split(theta)[0], y, time=-1.0)
+
+
+def test_leave_one_out_equals_leaving_each_out_at_the_end(kernels):
+    k, theta, y = kernels
+    k, theta = k[:N, :N], theta[:N, :N]
+    held_out = gradient_flow(k, theta, y, ridge=0.2).leave_one_out(y)
+    for i in range(N):
+        rest = torch.arange(N) != i
+        alone = gradient_flow(k[rest][:, rest], theta[rest][:, rest], y[rest], ridge=0.2)
+        assert torch.allclose(held_out[i], alone.mean(theta[i, rest][None])[0])

@@ -21,7 +21,7 @@ from torch import Tensor
 from pluriform.errors import ConfigError, explain
 from pluriform.gaussian_process import Cross, Outputs, Square, condition, spectrum
 
-__all__ = ["GradientFlow", "gradient_flow", "max_learning_rate"]
+__all__ = ["GradientFlow", "flow_variance", "gradient_flow", "max_learning_rate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +29,17 @@ class GradientFlow:
     """What is needed to predict at new points.
 
     Attributes:
-        weights: `M_t Y`; `mean = Theta_*X weights`, `(n, outputs)`.
-        quadratic: `B` of `variance = K_** + rowsum(T B * T) - 2 rowsum(T C * K_*X)`, `(n, n)`, where `T = Theta_*X`.
-        linear: `C` above, `(n, n)`; `None` where the kernel itself flows and `quadratic` says all.
+        weights: `M_t Y`, `(n, outputs)`.
+        gain: `M_t`, `(n, n)`.
+        spread: `B` of `covariance = K_** + T B T' - ...`, `(n, n)`: `M_t K M_t` where all layers train, `-M_2t` where
+            only the last one does.
+        all_layers: Whether the NTK flows; then `T M_t K_X*` and its transpose are subtracted.
     """
 
     weights: Outputs
-    quadratic: Square
-    linear: Square | None
+    gain: Square
+    spread: Square
+    all_layers: bool
 
     def mean(self, cross: Cross) -> Float[Tensor, "m outputs"]:
         """Ensemble mean; `cross` is `Theta_*X` (or `K_*X` where that flows), `(m, n)`."""
@@ -44,18 +47,27 @@ class GradientFlow:
 
     def variance(self, cross: Cross, nngp: Cross, own: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
         """Ensemble variance of each output; `nngp` is `K_*X`, `(m, n)`, and `own` the diagonal of `K_**`, `(m,)`."""
-        spread = own + ((cross @ self.quadratic) * cross).sum(1)
-        if self.linear is not None:
-            spread = spread - 2 * ((cross @ self.linear) * nngp).sum(1)
-        return spread.clamp_min(0.0)
+        return flow_variance(cross, nngp, own, self.spread, self.gain if self.all_layers else None)
 
     def covariance(self, cross: Cross, nngp: Cross, own: Float[Tensor, "m m"]) -> Float[Tensor, "m m"]:
         """Ensemble covariance between new points; `own` is `K_**`, `(m, m)`."""
-        spread = own + cross @ self.quadratic @ cross.T
-        if self.linear is not None:
-            mixed = cross @ self.linear @ nngp.T
-            spread = spread - mixed - mixed.T
-        return spread
+        covariance = own + cross @ self.spread @ cross.T
+        if not self.all_layers:
+            return covariance
+        mixed = cross @ self.gain @ nngp.T
+        return covariance - mixed - mixed.T
+
+    def leave_one_out(self, targets: Outputs) -> Outputs:
+        """Predictions of every training sample without itself, at the end of training."""
+        return targets - self.weights / self.gain.diagonal()[:, None]
+
+
+def flow_variance(cross: Tensor, nngp: Tensor, own: Tensor, spread: Tensor, gain: Tensor | None) -> Tensor:
+    """`diag(K_** + T B T' - 2 T M_t K_X*)`, not below 0; without `gain` the last term is absent."""
+    variance = own + ((cross @ spread) * cross).sum(1)
+    if gain is not None:
+        variance = variance - 2 * ((cross @ gain) * nngp).sum(1)
+    return variance.clamp_min(0.0)
 
 
 def gradient_flow(
@@ -100,8 +112,8 @@ def gradient_flow(
     covariance = nngp.double()
     targets = targets.double()
     if kernel == "nngp":
-        return GradientFlow(inverse @ targets, -twice, None)
-    return GradientFlow(inverse @ targets, inverse @ covariance @ inverse, inverse)
+        return GradientFlow(inverse @ targets, inverse, -twice, False)
+    return GradientFlow(inverse @ targets, inverse, inverse @ covariance @ inverse, True)
 
 
 def _solved(gram: Tensor, targets: Tensor, ridge: float, rate: float | None) -> tuple[Tensor, Tensor]:

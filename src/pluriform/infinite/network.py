@@ -1,0 +1,117 @@
+"""`InfiniteNetwork`: the form that `InfiniteWidth` gives."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from pluriform.axes import Inputs, Logits
+from pluriform.data.signature import Signature
+from pluriform.infinite.kernel_function import KernelFunction, kernel_of
+from pluriform.infinite.predict.gradient_flow import GradientFlow, flow_variance
+from pluriform.prediction import Prediction, Predictor
+
+if TYPE_CHECKING:
+    from pluriform.infinite.fit import InfiniteWidth
+
+__all__ = ["InfiniteNetwork", "Latent"]
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """Ensemble mean `(batch, outputs)` and variance `(batch,)` (empty unless asked for), in units of coded targets."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+class InfiniteNetwork(Predictor):
+    """Ensemble of infinitely wide networks, conditioned on training samples that it carries.
+
+    `forward` gives log class probabilities or regression means, differentiable in the inputs; `predict` adds the
+    variance of the latent outputs (classification) or of the targets, noise included (regression), and as score minus
+    the variance: what lies far from all training samples in the kernel's eyes scores low.
+
+    Args:
+        signature: Facts of the data.
+        network: Gives the layers; its weights are not used.
+        method: The hyper-parameters of the kernel.
+        inputs: Training inputs, `(n, *input_shape)`.
+        flow: The solved training dynamics.
+        offset: Added to the latent means, `(outputs,)`.
+        spread: Unit of the latent means, `(outputs,)`.
+    """
+
+    train_inputs: Tensor
+    weights: Tensor
+    variance_spread: Tensor
+    variance_gain: Tensor | None
+    offset: Tensor
+    unit: Tensor
+
+    def __init__(
+        self,
+        signature: Signature,
+        network: nn.Module,
+        method: "InfiniteWidth",
+        inputs: Tensor,
+        flow: GradientFlow,
+        offset: Tensor,
+        spread: Tensor,
+    ) -> None:
+        super().__init__(signature)
+        self.network = network
+        self.method = method
+        self.noise, self.scale, self.ridge = 0.0, 1.0, 0.0
+        self.cost: dict[str, float] = {}
+        self.register_buffer("train_inputs", inputs.detach().clone())
+        self.register_buffer("weights", flow.weights)
+        self.register_buffer("variance_spread", flow.spread)
+        self.register_buffer("variance_gain", flow.gain if flow.all_layers else None)
+        self.register_buffer("offset", offset)
+        self.register_buffer("unit", spread)
+
+    @cached_property
+    def kernel(self) -> KernelFunction:
+        """Kernels of the network in evaluation mode; traced when first asked for."""
+        modes = {module: module.training for module in self.network.modules()}
+        try:
+            return kernel_of(
+                self.network.eval(),
+                self.train_inputs[:2],
+                weight_var=self.method.weight_var,
+                bias_var=self.method.bias_var,
+                parameterization=self.method.parameterization,
+            )
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def latent(self, inputs: Inputs, *, variance: bool = False) -> Latent:
+        """Mean, and variance where asked for, of the regression outputs."""
+        kernel = self.kernel(inputs, self.train_inputs, ntk=self.method.kernel == "ntk")
+        cross = kernel.nngp if kernel.ntk is None else kernel.ntk
+        mean = cross @ self.weights
+        if not variance:
+            return Latent(mean, mean.new_empty(0))
+        spread = flow_variance(cross, kernel.nngp, kernel.variance1, self.variance_spread, self.variance_gain)
+        return Latent(mean, spread)
+
+    def forward(self, inputs: Inputs) -> Logits:
+        """Log class probabilities, or regression means."""
+        return self._outputs(self.latent(inputs).mean).to(inputs.dtype)
+
+    def predict_batch(self, inputs: Inputs) -> Prediction:
+        """Mean, variance and score of one batch."""
+        latent = self.latent(inputs, variance=True)
+        outputs = self._outputs(latent.mean).to(inputs.dtype)
+        spread = latent.variance
+        total = spread if self.signature.task == "classification" else self.scale * (spread + self.noise)
+        variance = total[:, None] * self.unit**2
+        return Prediction(self.probabilities(outputs), variance.to(inputs.dtype), score=-spread.to(inputs.dtype))
+
+    def _outputs(self, mean: Tensor) -> Tensor:
+        if self.signature.task == "classification":
+            return (self.scale * mean).log_softmax(-1)
+        return self.offset + self.unit * mean

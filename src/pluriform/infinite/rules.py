@@ -1,0 +1,170 @@
+"""The nodes of a traced network as steps of a plan: which rule serves which operation."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, fx, nn
+
+from pluriform.errors import ConfigError, UnsupportedOpError, explain
+from pluriform.graph.graph import Graph, Node
+from pluriform.graph.ops import Op
+from pluriform.graph.trace import trace
+from pluriform.infinite.plan import Plan, Step
+from pluriform.infinite.translate import RULES, WEIGHTED, Place
+
+__all__ = ["Variances", "plan_of"]
+
+
+@dataclass(frozen=True)
+class Variances:
+    """Variances of all layers.
+
+    Attributes:
+        weight: Variance of a weight times the fan-in.
+        bias: Variance of a bias.
+        overrides: `(weight, bias)` by dotted path of the layer.
+        parameterization: `"ntk"` or `"standard"`.
+    """
+
+    weight: float
+    bias: float
+    overrides: Mapping[str, tuple[float, float]]
+    parameterization: str
+
+    def check(self, graph: Graph) -> None:
+        """Refuse negative variances and overrides of what is not a layer with weights."""
+        for weight, bias in ((self.weight, self.bias), *self.overrides.values()):
+            if not (weight >= 0 and bias >= 0 and math.isfinite(weight + bias)):
+                raise ConfigError(
+                    explain("finite variances of 0 or more", f"({weight}, {bias})", "kernel_of", "give other variances")
+                )
+        layers = [node.module for node in graph.nodes if node.op in WEIGHTED and node.module]
+        if unknown := sorted(set(self.overrides) - set(layers)):
+            raise ConfigError(
+                explain(
+                    f"overrides of the layers {', '.join(layers)}",
+                    ", ".join(map(repr, unknown)),
+                    "overrides of kernel_of",
+                    "name a linear or convolutional layer by its dotted path",
+                )
+            )
+
+
+def plan_of(module: nn.Module, example: Tensor, variances: Variances) -> Plan:
+    """Trace a module and give every node its rule.
+
+    Raises:
+        UnsupportedOpError: A node has none; or parameters are shared between nodes.
+    """
+    graph = trace(module, example)
+    variances.check(graph)
+    fixed = _deterministic(graph)
+    _refuse_tied(graph)
+    steps = []
+    for node in graph.nodes:
+        if node.name in fixed or node.op is Op.OUTPUT:
+            continue
+        place = Place(graph, node, tuple(n for n in node.inputs if graph[n].op is not Op.PARAMETER), fixed)
+        rule = RULES.get(node.op)
+        if rule is None:
+            raise unsupported(node)
+        steps.append(rule(place, variances))
+    if not steps or graph.output.inputs[0] in fixed:
+        raise UnsupportedOpError(
+            explain("a network with weights", "none before the output", "kernel_of", "pass a network with layers")
+        )
+    needed = tuple(dict.fromkeys(name for step in steps for name in step.inputs if name in fixed))
+    return Plan(tuple(_reachable(steps, graph.output.inputs[0])), _features(graph, needed))
+
+
+def _deterministic(graph: Graph) -> frozenset[str]:
+    """Nodes that are fixed functions of the input: everything before the first random weights."""
+    fixed: set[str] = set()
+    for node in graph.nodes:
+        known = all(name in fixed for name in node.inputs)
+        if node.op in (Op.INPUT, Op.PARAMETER) or (known and node.op not in WEIGHTED and not _random(graph, node)):
+            fixed.add(node.name)
+    return frozenset(fixed)
+
+
+def _random(graph: Graph, node: Node) -> bool:
+    """Whether a node without weights depends on chance or on the rest of the batch, or hides weights of its own."""
+    training = node.module is not None and graph.submodule(node).training
+    if node.op is Op.OPAQUE:
+        return node.module is None or any(True for _ in graph.submodule(node).parameters())
+    return node.op in (Op.DROPOUT, Op.BATCH_NORM) and (training or bool(node.attributes.get("training", False)))
+
+
+def _refuse_tied(graph: Graph) -> None:
+    """The recursions assume fresh weights at each place."""
+    seen: dict[int, Node] = {}
+    for node in graph.nodes:
+        if node.op not in WEIGHTED:
+            continue
+        owner = graph.submodule(node).parameters() if node.module else _read(graph, node)
+        for parameter in owner:
+            if (first := seen.setdefault(id(parameter), node)) is not node:
+                raise UnsupportedOpError(
+                    explain(
+                        "weights that are used at one place",
+                        f"a parameter shared by {first.name} and {node.name}",
+                        str(node),
+                        "give each place a layer of its own",
+                    )
+                )
+
+
+def _read(graph: Graph, node: Node) -> list[Tensor]:
+    return [Place.tensor(graph, graph[name]) for name in node.inputs if graph[name].op is Op.PARAMETER]
+
+
+def _reachable(steps: list[Step], output: str) -> list[Step]:
+    """The steps that the output depends on, in order; the output's own last."""
+    wanted, kept = {output}, []
+    for step in reversed(steps):
+        if step.name in wanted:
+            wanted.update(step.inputs)
+            kept.append(step)
+    return kept[::-1]
+
+
+def _features(graph: Graph, names: tuple[str, ...]) -> Callable[[Tensor], dict[str, Tensor]]:
+    """A function that computes deterministic nodes by running that part of the network in float64."""
+    if all(graph[name].op is Op.INPUT for name in names):
+        return lambda x: dict.fromkeys(names, x)
+    part, made = fx.Graph(), {}
+    wanted = [graph.fx_node(name) for name in names]
+    needed = set(wanted)
+    for node in reversed(list(graph.module.graph.nodes)):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    for node in graph.module.graph.nodes:
+        if node in needed or node.op == "placeholder":
+            made[node] = part.node_copy(node, lambda item: made[item])
+    part.output(tuple(made[node] for node in wanted))
+    runner = copy.deepcopy(fx.GraphModule(graph.module, part)).double()
+
+    def features(x: Tensor) -> dict[str, Tensor]:
+        values = runner(x.double())
+        return {name: value.to(x.dtype) for name, value in zip(names, values, strict=True)}
+
+    return features
+
+
+def unsupported(node: Node) -> UnsupportedOpError:
+    """The error for a node without a rule: names it, its line, what is supported and what would do instead."""
+    instead = INSTEAD.get(node.op, "write this part with supported operations")
+    known = ", ".join(sorted({op.value for op in RULES}))
+    return UnsupportedOpError(explain(f"an operation with an infinite-width limit here ({known})", node.op.value, str(node), instead))
+
+
+INSTEAD: dict[Op, str] = {
+    Op.MAX_POOL: "use average pooling: the maximum has no closed form",
+    Op.ADAPTIVE_MAX_POOL: "use adaptive average pooling: the maximum has no closed form",
+    Op.MAX: "use a mean: the maximum has no closed form",
+    Op.SOFTMAX: "take the outputs before the softmax",
+    Op.INSTANCE_NORM: "use GroupNorm or LayerNorm: statistics of one channel do not settle at infinite width",
+    Op.OPAQUE: "write this part with operations that the tracer can follow",
+}

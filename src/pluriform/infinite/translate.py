@@ -1,0 +1,370 @@
+"""One node of the graph as one step: reads the facts of an operation and picks its rule."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pluriform.errors import UnsupportedOpError, explain
+from pluriform.graph.graph import Graph, Node
+from pluriform.graph.ops import Op
+from pluriform.infinite.activation import Abrelu, Dual, Erf, Gelu, Sine, activation
+from pluriform.infinite.branch import concatenate, product, residual_sum, scale
+from pluriform.infinite.dropout import dropout
+from pluriform.infinite.kernel import Kernel
+from pluriform.infinite.linear import LayerVariances, linear
+from pluriform.infinite.norm import affine, layer_norm
+from pluriform.infinite.plan import Step
+from pluriform.infinite.spatial import (
+    Window,
+    adaptive_matrix,
+    convolution,
+    flatten,
+    pad,
+    pooling,
+    pooling_matrix,
+    respatial,
+)
+
+__all__ = ["RULES", "WEIGHTED", "Place"]
+
+WEIGHTED = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.BILINEAR, Op.EMBEDDING, Op.ATTENTION})
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A node where it stands.
+
+    Attributes:
+        graph: The traced network.
+        node: The node.
+        inputs: Names of the nodes that it reads, parameters left out.
+        fixed: Names of all deterministic nodes.
+    """
+
+    graph: Graph
+    node: Node
+    inputs: tuple[str, ...]
+    fixed: frozenset[str]
+
+    def fact(self, name: str, default: Any = None) -> Any:
+        """An attribute of the node."""
+        return self.node.attributes.get(name, default)
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return str(self.node)
+
+    @property
+    def training(self) -> bool:
+        """The training flag of the submodule, or that of the function call."""
+        if self.node.module is not None:
+            return self.graph.submodule(self.node).training
+        return bool(self.fact("training", False))
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Weight, and bias where there is one."""
+        if self.node.module is not None:
+            layer = self.graph.submodule(self.node)
+            found = [getattr(layer, "weight", None), getattr(layer, "bias", None)]
+            return [tensor for tensor in found if isinstance(tensor, Tensor)]
+        names = [name for name in self.node.inputs if self.graph[name].op is Op.PARAMETER]
+        return sorted((Place.tensor(self.graph, self.graph[name]) for name in names), key=lambda t: -t.ndim)
+
+    @staticmethod
+    def tensor(graph: Graph, node: Node) -> Tensor:
+        """The parameter, buffer or constant that a node reads."""
+        found: Any = graph.module
+        for part in str(node.attributes["path"]).split("."):
+            found = getattr(found, part)
+        return found
+
+    def shape(self, position: int = 0) -> tuple[int, ...]:
+        """Shape of an input on the traced example."""
+        return tuple(self.graph[self.inputs[position]].shape)
+
+    def step(self, rule: Callable[[Sequence[Kernel]], Kernel], **facts: Any) -> Step:
+        """The step of this node."""
+        return Step(self.node.name, self.inputs, rule, self.where, **facts)
+
+    def refuse(self, expected: str, got: str, remedy: str) -> UnsupportedOpError:
+        """The error for a variant of an operation without a rule."""
+        return UnsupportedOpError(explain(expected, got, self.where, remedy))
+
+
+def _layer(place: Place, variances: Any) -> LayerVariances:
+    weight, *bias = place.parameters
+    weight_var, bias_var = variances.overrides.get(place.node.module, (variances.weight, variances.bias))
+    return LayerVariances.of(
+        weight_var,
+        bias_var,
+        fan_in=weight[0].numel(),
+        has_bias=bool(bias),
+        parameterization=variances.parameterization,
+        train_weight=weight.requires_grad,
+        train_bias=bool(bias) and bias[0].requires_grad,
+    )
+
+
+def _linear(place: Place, variances: Any) -> Step:
+    layer = _layer(place, variances)
+    return place.step(lambda records: linear(records[0], layer), weighted=True, channel_axis=-1)
+
+
+def _conv(place: Place, variances: Any) -> Step:
+    layer, weight = _layer(place, variances), place.parameters[0]
+    sizes = tuple(weight.shape[2:])
+    if (groups := place.fact("groups", 1)) > 1 and weight.shape[1] == 1:
+        raise place.refuse(
+            "several channels a group", f"a depthwise convolution with {groups} groups", "use fewer groups"
+        )
+    axes = len(sizes)
+    stride, dilation = _tuple(place.fact("stride", 1), axes), _tuple(place.fact("dilation", 1), axes)
+    padding = _padding(place.fact("padding", 0), sizes, dilation)
+    mode = place.fact("padding_mode", "zeros")
+    windows = tuple(Window(*facts, mode) for facts in zip(sizes, stride, dilation, padding, strict=True))
+    return place.step(lambda records: convolution(records[0], windows, layer), weighted=True, channel_axis=1)
+
+
+def _padding(padding: Any, sizes: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    if padding == "valid":
+        return ((0, 0),) * len(sizes)
+    if padding == "same":
+        totals = [step * (size - 1) for size, step in zip(sizes, dilation, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((extra, extra) for extra in _tuple(padding, len(sizes)))
+
+
+def _tuple(value: Any, axes: int) -> tuple[int, ...]:
+    return (int(value),) * axes if isinstance(value, int) else tuple(int(item) for item in value) * (axes // len(value))
+
+
+def dual_of(place: Place) -> Dual:
+    """The closed form of an activation node.
+
+    Raises:
+        UnsupportedOpError: There is none.
+    """
+    name = place.fact("function")
+    fixed: dict[str, Dual] = {
+        "relu": Abrelu(),
+        "abs": Abrelu(-1.0, 1.0),
+        "erf": Erf(),
+        "sin": Sine(),
+        "cos": Sine(math.pi / 2),
+    }
+    if name in fixed:
+        return fixed[name]
+    if name == "leaky_relu":
+        return Abrelu(float(place.fact("negative_slope", 0.01)), 1.0)
+    if name == "gelu" and place.fact("approximate", "none") == "none":
+        return Gelu()
+    known = ", ".join([*fixed, "leaky_relu", "gelu (not approximate)"])
+    raise place.refuse(f"one of {known}", f"{name}", "use one of these: others have no closed form here")
+
+
+def _activation(place: Place, _: Any) -> Step:
+    dual = dual_of(place)
+    return place.step(lambda records: activation(records[0], dual), bends=True)
+
+
+def _identity(place: Place, _: Any) -> Step:
+    return place.step(lambda records: records[0])
+
+
+def _dropout(place: Place, _: Any) -> Step:
+    probability = float(place.fact("p", 0.5))
+    if not place.training or probability == 0:
+        return _identity(place, _)
+    whole = str(place.fact("variant", "")) in ("dropout1d", "dropout2d", "dropout3d", "feature")
+    return place.step(lambda records: dropout(records[0], 1 - probability, whole_channels=whole))
+
+
+def _batch_norm(place: Place, variances: Any) -> Step:
+    layer = place.graph.submodule(place.node) if place.node.module else None
+    if layer is None or place.training or layer.running_mean is None:
+        raise place.refuse(
+            "batch norm in evaluation mode, a fixed affine map",
+            "batch norm in training mode",
+            "call module.eval(), or use LayerNorm or no normalisation: batch statistics have no limit here",
+        )
+    ratio = (layer.running_var.double() + layer.eps).rsqrt()
+    weight = ratio if layer.weight is None else ratio * layer.weight.detach().double()
+    shift = -layer.running_mean.double() * weight
+    shift = shift if layer.bias is None else shift + layer.bias.detach().double()
+    del variances
+    return place.step(lambda records: affine(records[0], weight, shift), centres=True)
+
+
+def _layer_norm(place: Place, variances: Any) -> Step:
+    normalised, shape = tuple(place.fact("normalized_shape")), place.shape()
+    over_positions = len(normalised) > 1
+    if len(shape) > 2 and over_positions and len(normalised) != len(shape) - 1:
+        raise place.refuse(
+            "normalisation over channels, with all positions or none",
+            f"normalisation over {normalised} of {shape[1:]}",
+            "normalise channels alone, or all of it",
+        )
+    return _norm(place, over_positions, None if over_positions else -1, place.node.op is Op.LAYER_NORM, variances)
+
+
+def _group_norm(place: Place, variances: Any) -> Step:
+    groups, channels = int(place.fact("num_groups")), place.shape()[1]
+    if groups == channels and channels > 1:
+        raise place.refuse("several channels a group", "one channel a group", "use fewer groups")
+    return _norm(place, True, 1, True, variances)
+
+
+def _norm(place: Place, over_positions: bool, channel_axis: int | None, centres: bool, variances: Any) -> Step:
+    eps = place.fact("eps")
+    eps = float(torch.finfo(torch.float32).eps if eps is None else eps)
+    standard = variances.parameterization == "standard"
+    rates = [float(standard and tensor.requires_grad) for tensor in (*place.parameters, torch.zeros(()), torch.zeros(()))]
+
+    def rule(records: Sequence[Kernel]) -> Kernel:
+        record = layer_norm(records[0], eps, over_positions=over_positions)
+        if record.ntk is None or not any(rates[:2]):
+            return record
+        return record.replace(ntk=record.ntk + rates[0] * record.nngp + rates[1])
+
+    return place.step(rule, centres=centres, channel_axis=channel_axis)
+
+
+def _avg_pool(place: Place, _: Any) -> Step:
+    shape = place.shape()[2:]
+    sizes = _tuple(place.fact("kernel_size"), len(shape))
+    stride = _tuple(sizes if place.fact("stride") in (None, (), []) else place.fact("stride"), len(shape))
+    padding = _tuple(place.fact("padding", 0), len(shape))
+    ceil, counted = bool(place.fact("ceil_mode", False)), bool(place.fact("count_include_pad", True))
+    divisor = place.fact("divisor_override")
+    matrices = [
+        pooling_matrix(length, Window(size, step, 1, (extra, extra)), ceil=ceil, count_padding=counted)
+        for length, size, step, extra in zip(shape, sizes, stride, padding, strict=True)
+    ]
+    if divisor:
+        matrices = [(matrix > 0).double() for matrix in matrices]
+        matrices[0] = matrices[0] / float(divisor)
+    return _pooled(place, matrices)
+
+
+def _adaptive(place: Place, _: Any) -> Step:
+    shape, out = place.shape()[2:], tuple(place.node.shape)[2:]
+    return _pooled(place, [adaptive_matrix(length, size) for length, size in zip(shape, out, strict=True)])
+
+
+def _pooled(place: Place, matrices: list[Tensor], spatial: tuple[int, ...] | None = None) -> Step:
+    def rule(records: Sequence[Kernel]) -> Kernel:
+        record = pooling(records[0], tuple(matrices))
+        return record if spatial is None else respatial(record, spatial)
+
+    return place.step(rule, demand="full", channel_axis=1)
+
+
+def _reduction(place: Place, _: Any) -> Step:
+    """Mean or sum over positions of channels-first images."""
+    shape, given = place.shape(), place.fact("dim")
+    given = tuple(range(len(shape))) if given is None else (given,) if isinstance(given, int) else tuple(given)
+    dims = {axis % len(shape) for axis in given}
+    if not dims or 0 in dims or 1 in dims:
+        raise place.refuse("a mean or sum over positions", f"one over axes {sorted(dims)}", "reduce axes 2 and beyond")
+    matrices = []
+    for axis, length in enumerate(shape[2:], 2):
+        ones = torch.ones(1, length, dtype=torch.float64) / (length if place.node.op is Op.MEAN else 1)
+        matrices.append(ones if axis in dims else torch.eye(length, dtype=torch.float64))
+    left = tuple(length for axis, length in enumerate(shape[2:], 2) if axis not in dims)
+    return _pooled(place, matrices, None if place.fact("keepdim", False) else left)
+
+
+def _reshape(place: Place, _: Any) -> Step:
+    """Flatten to vectors, or add and drop axes of length one."""
+    before, after = place.shape(), tuple(place.node.shape)
+    if len(after) == 2:
+        return place.step(lambda records: flatten(records[0]), demand="diagonal")
+    if before[:2] == after[:2] and [n for n in before[2:] if n > 1] == [n for n in after[2:] if n > 1]:
+        return place.step(lambda records: respatial(records[0], after[2:]), channel_axis=1)
+    raise place.refuse(
+        "a reshape to vectors, or one that adds or drops axes of length one", f"{before} to {after}", "flatten instead"
+    )
+
+
+def _pad(place: Place, _: Any) -> Step:
+    values, axes = tuple(place.fact("padding")), len(place.shape()) - 2
+    mode = {"constant": "zeros", "zeros": "zeros"}.get(place.fact("mode", "constant"), place.fact("mode"))
+    sides = [(int(values[2 * i]), int(values[2 * i + 1])) for i in range(len(values) // 2)][::-1]
+    if mode == "zeros" and place.fact("value", 0) not in (0, 0.0, None):
+        raise place.refuse("padding with zeros", f"padding with {place.fact('value')}", "pad with zeros")
+    if len(sides) > axes or any(extra < 0 for pair in sides for extra in pair):
+        raise place.refuse("padding of positions by 0 or more", f"{values}", "pad the last axes only, and crop by slicing")
+    padding = ((0, 0),) * (axes - len(sides)) + tuple(sides)
+    return place.step(lambda records: pad(records[0], padding, mode), channel_axis=1)
+
+
+def _join(place: Place, _: Any) -> Step:
+    """Sum, difference or product of branches, or of one branch with a number."""
+    constant = _constant(place)
+    multiplies = place.node.op in (Op.MULTIPLY, Op.DIVIDE)
+    if len(place.inputs) == 1 and constant is not None:
+        if place.node.op is Op.DIVIDE:
+            constant = 1 / constant
+        if multiplies:
+            return place.step(lambda records: scale(records[0], constant))
+        return place.step(lambda records: affine(records[0], torch.ones(1), torch.tensor([constant])), centres=True)
+    if len(place.inputs) < 2 or place.node.op is Op.DIVIDE:
+        raise place.refuse("branches of the network, or a branch and a number", place.node.op.value, "rewrite this line")
+    alpha = float(place.fact("alpha", 1) or 1)
+    if alpha != 1.0:
+        raise place.refuse("alpha=1", f"alpha={alpha}", "multiply the branch before adding it")
+    if multiplies:
+        return place.step(product, joins="product")
+    return place.step(residual_sum, joins="sum")
+
+
+def _constant(place: Place) -> float | None:
+    """The number that a branch is combined with."""
+    for name in ("other", "value", "scalar"):
+        if isinstance(place.fact(name), int | float):
+            return float(place.fact(name))
+    tensors = [Place.tensor(place.graph, place.graph[n]) for n in place.node.inputs if place.graph[n].op is Op.PARAMETER]
+    if len(tensors) == 1 and tensors[0].numel() == 1 and not tensors[0].requires_grad:
+        return float(tensors[0])
+    return None
+
+
+def _concat(place: Place, _: Any) -> Step:
+    shapes = [place.shape(i) for i in range(len(place.inputs))]
+    dim = int(place.fact("dim", 0)) % len(shapes[0])
+    if dim not in (1, len(shapes[0]) - 1):
+        raise place.refuse("a concatenation of channels", f"one of axis {dim}", "concatenate channels")
+    widths = [shape[dim] for shape in shapes]
+    axis = None if len(shapes[0]) == 2 else 1 if dim == 1 else -1
+    return place.step(lambda records: concatenate(records, widths), channel_axis=axis)
+
+
+RULES: dict[Op, Callable[[Place, Any], Step]] = {
+    Op.LINEAR: _linear,
+    Op.CONV: _conv,
+    Op.ACTIVATION: _activation,
+    Op.IDENTITY: _identity,
+    Op.DROPOUT: _dropout,
+    Op.BATCH_NORM: _batch_norm,
+    Op.LAYER_NORM: _layer_norm,
+    Op.RMS_NORM: _layer_norm,
+    Op.GROUP_NORM: _group_norm,
+    Op.AVG_POOL: _avg_pool,
+    Op.ADAPTIVE_AVG_POOL: _adaptive,
+    Op.MEAN: _reduction,
+    Op.SUM: _reduction,
+    Op.FLATTEN: _reshape,
+    Op.RESHAPE: _reshape,
+    Op.PAD: _pad,
+    Op.ADD: _join,
+    Op.SUBTRACT: _join,
+    Op.MULTIPLY: _join,
+    Op.DIVIDE: _join,
+    Op.CONCAT: _concat,
+}
