@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor, dtype, fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from pluriform.errors import GraphError, explain
 from pluriform.graph.ops import Op
@@ -38,7 +39,7 @@ class Node:
     op: Op
     inputs: tuple[str, ...]
     shape: Shape
-    dtype: dtype | None = None
+    dtype: torch.dtype | None = None
     module: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None

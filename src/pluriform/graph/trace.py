@@ -1,0 +1,179 @@
+"""`trace`: an ordinary module as a `Graph`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pluriform.errors import ShapeError, explain
+from pluriform.graph.attributes import Meaning, module_facts, normalise
+from pluriform.graph.graph import Graph, Node, Shape
+from pluriform.graph.ops import Op
+from pluriform.graph.proxy import value_of
+from pluriform.graph.spelling import function_spelling, method_spelling, module_spelling
+from pluriform.graph.tracer import ShapeTracer, TraceFailure
+
+__all__ = ["trace"]
+
+
+def trace(module: nn.Module, example: Any) -> Graph:
+    """Read a module as a graph, without running its numbers and without changing it.
+
+    Python that asks for shapes is answered from the example; the batch size stays free. A submodule that cannot be
+    followed (control flow on values, foreign calls) becomes one opaque node, the smallest such submodule; if that is the
+    module itself, the graph is a single opaque node.
+
+    Args:
+        module: Any module, in the mode (training or evaluation) that the graph shall describe.
+        example: One input batch, shape `(batch, ...)`, or a tuple of the positional inputs. Only shapes, types and
+            devices are read.
+
+    Returns:
+        The graph; `graph.module` runs and shares the parameters of `module`.
+
+    Raises:
+        ShapeError: The module does not take these inputs.
+
+    Example:
+        >>> graph = trace(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), torch.zeros(2, 4))
+        >>> [node.op.value for node in graph.nodes]
+        ['input', 'linear', 'activation', 'output']
+    """
+    examples = tuple(example) if isinstance(example, tuple | list) else (example,)
+    opaque: frozenset[str] = frozenset()
+    numbers = False
+    while True:
+        tracer = ShapeTracer(module, examples, opaque, numbers)
+        try:
+            return _read(module, tracer.follow(module), examples, "")
+        except TraceFailure as failure:
+            if failure.path not in opaque and failure.path:
+                opaque |= {failure.path}
+            elif not numbers:
+                numbers = True
+            else:
+                return _opaque_root(module, examples)
+
+
+def _opaque_root(module: nn.Module, examples: tuple[Any, ...]) -> Graph:
+    """One opaque node, run once with numbers for its shape."""
+    holder = nn.Module()
+    holder.add_module("network", module)
+    graph = fx.Graph()
+    inputs = [graph.placeholder(f"input_{place}") for place in range(len(examples))]
+    node = graph.call_module("network", tuple(inputs))
+    graph.output(node)
+    modes = [part.training for part in module.modules()]
+    state = {name: tensor.detach().clone() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            value = torch.func.functional_call(module, state, examples)
+    except Exception as error:
+        raise ShapeError(
+            explain(
+                "inputs that the network takes",
+                f"{', '.join(str(tuple(item.shape)) for item in examples if isinstance(item, Tensor))}, which raised "
+                f"{type(error).__name__}: {error}",
+                f"trace of {type(module).__name__}",
+                "pass an example batch like the real inputs",
+            )
+        ) from error
+    finally:
+        for part, mode in zip(module.modules(), modes, strict=True):
+            part.training = mode
+    for place, item in zip(inputs, examples, strict=True):
+        place.meta.update(value=item, source=None)
+    node.meta.update(value=value, source=None)
+    return _read(holder, graph, examples, "network")
+
+
+def _read(root: nn.Module, graph: fx.Graph, examples: tuple[Any, ...], inside: str) -> Graph:
+    """The records of a traced fx graph."""
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or _is_tensor(node.meta["value"]))
+    traced = fx.GraphModule(root, graph, type(root).__name__)
+    traced.training = root.training
+    kept = [node for node in traced.graph.nodes if node.op == "output" or _is_tensor(node.meta["value"])]
+    names = _names(kept)
+    calls: dict[str, int] = {}
+    for node in kept:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    nodes = tuple(_record(node, names, traced, calls) for node in kept)
+    for node in traced.graph.nodes:
+        node.meta.clear()
+    original = root.get_submodule(inside) if inside else root
+    blank = tuple(item.new_zeros(()).expand(item.shape) if isinstance(item, Tensor) else item for item in examples)
+    return Graph(nodes, original, traced, blank, {names[node]: node.name for node in kept})
+
+
+def _is_tensor(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return any(_is_tensor(item) for item in value)
+    return isinstance(value, Tensor)
+
+
+def _names(nodes: list[fx.Node]) -> dict[fx.Node, str]:
+    """Dotted paths for module calls, else the names of the code; each once."""
+    names: dict[fx.Node, str] = {}
+    for node in nodes:
+        base = str(node.target) if node.op in ("call_module", "get_attr") else node.name
+        count = sum(name.partition("@")[0] == base for name in names.values())
+        names[node] = f"{base}@{count}" if count else base
+    return names
+
+
+def _record(node: fx.Node, names: Mapping[fx.Node, str], traced: fx.GraphModule, calls: Mapping[str, int]) -> Node:
+    value = (
+        node.args[0].meta["value"] if node.op == "output" and isinstance(node.args[0], fx.Node) else node.meta["value"]
+    )
+    if node.op == "output" and not isinstance(node.args[0], fx.Node):
+        value = value_of(node.args[0])
+    op, attributes = _meaning(node, traced)
+    return Node(
+        name=names[node],
+        op=op,
+        inputs=tuple(names[item] for item in _arguments(node) if item in names),
+        shape=_shape(value),
+        dtype=value.dtype if isinstance(value, Tensor) else None,
+        module=str(node.target) if node.op == "call_module" else None,
+        attributes=attributes,
+        source=node.meta.get("source"),
+        calls=calls.get(str(node.target), 1) if node.op == "call_module" else 1,
+    )
+
+
+def _arguments(node: fx.Node) -> list[fx.Node]:
+    """Nodes among the arguments, in order, repeats kept."""
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args, node.kwargs), lambda item: found.append(item) or item)
+    return found
+
+
+def _shape(value: Any) -> Shape:
+    if isinstance(value, Tensor):
+        return tuple(int(length) for length in value.shape)
+    if isinstance(value, tuple | list):
+        return tuple(_shape(item) for item in value)
+    return ()
+
+
+def _meaning(node: fx.Node, traced: fx.GraphModule) -> Meaning:
+    if node.op in ("placeholder", "output"):
+        return (Op.INPUT if node.op == "placeholder" else Op.OUTPUT), {}
+    if node.op == "get_attr":
+        return Op.PARAMETER, {"path": str(node.target)}
+    value = node.meta["value"]
+    args, kwargs = value_of(node.args), value_of(node.kwargs)
+    first = next((item.meta["value"] for item in _arguments(node)), None)
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        spelling = module_spelling(module)
+        raw = None if spelling is None else module_facts(module, spelling)
+    else:
+        spelling = function_spelling(node.target) if node.op == "call_function" else method_spelling(str(node.target))  # type: ignore[arg-type]
+        raw = None if spelling is None else spelling.bind(args, kwargs)
+    if spelling is None or raw is None:
+        called = type(traced.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+        return Op.OPAQUE, {"function": getattr(called, "__name__", str(called))}
+    return normalise(spelling, raw, value, first)

@@ -1,0 +1,189 @@
+"""The tracer: torch.fx with example values, and opaque leaves where Python cannot be followed."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pluriform.graph.proxy import ShapedProxy, SizesAsNodes, traced_len, value_of
+from pluriform.graph.spelling import is_known_module
+
+__all__ = ["ShapeTracer", "TraceFailure", "examples_without_data"]
+
+
+class TraceFailure(Exception):
+    """The forward function of one submodule could not be followed.
+
+    Args:
+        path: Dotted path of the innermost such submodule; empty for the root.
+        cause: What it raised.
+    """
+
+    def __init__(self, path: str, cause: BaseException) -> None:
+        super().__init__(path)
+        self.path = path
+        self.cause = cause
+
+
+def examples_without_data(mode: FakeTensorMode, examples: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same shapes, types and devices, without numbers."""
+    return tuple(mode.from_tensor(item) if isinstance(item, Tensor) else item for item in examples)
+
+
+class ShapeTracer(fx.Tracer):
+    """Traces a module while every node's example value is computed without numbers.
+
+    Args:
+        root: Module to trace; left unchanged.
+        examples: Positional inputs.
+        opaque: Dotted paths of submodules that stay leaves.
+        numbers: Compute with numbers (on copies), for modules whose shapes depend on them.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, root: nn.Module, examples: tuple[Any, ...], opaque: frozenset[str], numbers: bool) -> None:
+        super().__init__()
+        self._mode = None if numbers else FakeTensorMode(allow_non_fake_inputs=True)
+        self._examples = examples if self._mode is None else examples_without_data(self._mode, examples)
+        self._opaque = opaque
+        self._states: dict[str, dict[str, Tensor]] = {}
+        self._inside: list[str] = []
+        self._lines: list[str | None] = []
+        self.failure: TraceFailure | None = None
+        self._given = iter(self._examples)
+        self._classes = [type(module) for module in root.modules()]
+        self.examples = self._examples
+
+    def follow(self, root: nn.Module) -> fx.Graph:
+        """Trace.
+
+        Raises:
+            TraceFailure: Names the innermost submodule that could not be followed.
+        """
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(_len_traced(self._classes))
+                stack.enter_context(SizesAsNodes(self))
+                graph = self.trace(root)
+        except Exception as error:
+            raise self.failure or TraceFailure("", error) from error
+        return graph
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Known torch.nn modules and opaque ones are leaves; everything else is followed."""
+        return module_qualified_name in self._opaque or is_known_module(m)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list]:
+        """One input node an example; further arguments of `forward` stay at their defaults."""
+        names = list(inspect.signature(root_fn).parameters)[1:]
+        names = [name for name in names if name != "args"] + [f"input_{n}" for n in range(len(self._examples))]
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in names[: len(self._examples)]]
+        return root_fn, [self.root, *proxies]
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Follow or emit one call, remembering the innermost module that fails."""
+        path = self.path_of_module(m)
+        self._inside.append(path)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception as error:
+            self.failure = self.failure or TraceFailure(path, error)
+            raise
+        finally:
+            self._inside.pop()
+
+    def proxy(self, node: fx.Node) -> ShapedProxy:
+        """A proxy that knows the example value of its node."""
+        return ShapedProxy(node, self)
+
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:  # type: ignore[override]
+        """Create a node and its example value at once."""
+        node = super().create_node(kind, target, args, kwargs, *rest, **more)
+        node.meta["source"] = _user_line()
+        node.meta["value"] = self._value(node)
+        return node
+
+    def _value(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            return next(self._given, node.args[0] if node.args else None)
+        if node.op == "output":
+            return None
+        args, kwargs = value_of(node.args), value_of(node.kwargs)
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch._C.DisableTorchFunction())
+            stack.enter_context(self._mode or torch.random.fork_rng(devices=[]))
+            if node.op == "get_attr":
+                return self._without_data(_attribute(self.root, str(node.target)))
+            if node.op == "call_module":
+                return self._call(str(node.target), args, kwargs)
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _call(self, path: str, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        module = self.root.get_submodule(path)
+        if path not in self._states:
+            state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+            self._states[path] = {name: self._without_data(tensor) for name, tensor in state.items()}
+        with _original_call():
+            return torch.func.functional_call(module, self._states[path], args, dict(kwargs))
+
+    def _without_data(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.detach().clone() if self._mode is None else self._mode.from_tensor(value)
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    found: Any = root
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@contextmanager
+def _original_call() -> Iterator[None]:
+    """Run real modules inside a trace: fx has patched `Module.__call__` and `__getattr__`."""
+    patched = nn.Module.__call__, nn.Module.__getattr__
+    nn.Module.__call__ = fx._symbolic_trace._orig_module_call  # type: ignore[method-assign]
+    nn.Module.__getattr__ = fx._symbolic_trace._orig_module_getattr  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__, nn.Module.__getattr__ = patched  # type: ignore[method-assign]
+
+
+@contextmanager
+def _len_traced(classes: list[type]) -> Iterator[None]:
+    """Let `len(x)` in the user's files keep the length as an expression."""
+    spaces = {}
+    for cls in classes:
+        names = getattr(cls.forward, "__globals__", {})
+        if "len" not in names and not cls.__module__.startswith("torch."):
+            spaces[id(names)] = names
+    for names in spaces.values():
+        names["len"] = traced_len
+    try:
+        yield
+    finally:
+        for names in spaces.values():
+            del names["len"]
+
+
+def _user_line() -> str | None:
+    """`file.py:12` of the innermost frame outside torch and this package."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.partition(".")[0] not in ("torch", "contextlib") and not name.startswith("pluriform.graph"):
+            if "self" in frame.f_locals and isinstance(frame.f_locals["self"], nn.Module):
+                return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
+        frame = frame.f_back
+    return None
