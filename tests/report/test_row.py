@@ -14,9 +14,10 @@ def result(form="A()", network="mlp", seed=0, status="ok", **more):
 def test_labels_are_the_shortest_that_differ():
     rows = rows_of([result("A(x=1)"), result("A(x=2)"), result("B(y=3)")])
     assert [row.label for row in rows] == ["A(x=1)", "A(x=2)", "B"]
-    assert [row.arguments for row in rows] == ["", "", "(y=3)"]
+    assert [row.arguments for row in rows] == ["(x=1)", "(x=2)", "(y=3)"]
     rows = rows_of([result("A()", seed=1), result("A()", seed=2)])
     assert [row.label for row in rows] == ["A(), mlp, seed 1", "A(), mlp, seed 2"]
+    assert [(row.name, row.arguments) for row in rows] == [("A", "(), mlp, seed 1"), ("A", "(), mlp, seed 2")]
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,14 +1,14 @@
 """How many digits a figure is shown with."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
 from pluriform.report.row import number
 
-__all__ = ["Format", "format_of", "plain", "share", "tick"]
+__all__ = ["Format", "column_format", "format_of", "plain", "share", "tick"]
 
 _SHARES = frozenset({"accuracy", "robust_accuracy", "corrupted_accuracy", "coverage"})
 _COUNTS = frozenset({"parameters", "macs"})
@@ -23,10 +23,12 @@ class Format:
         kind: Shares become per cent with one decimal, counts get a prefix (k, M, G), quantities three significant
             digits, scores a fixed number of decimals.
         decimals: For scores.
+        factor: Scores are shown times this; 1000 for very small ones, said in the heading.
     """
 
     kind: Literal["share", "count", "quantity", "score"]
     decimals: int = 3
+    factor: int = 1
 
     def __call__(self, value: Any) -> str:
         """The number as text; a dash where there is none."""
@@ -36,7 +38,7 @@ class Format:
         return _sign({"share": share, "count": prefixed, "quantity": significant}.get(self.kind, self._score)(finite))
 
     def _score(self, value: float) -> str:
-        return f"{value:.{self.decimals}f}"
+        return f"{self.factor * value:.{self.decimals}f}"
 
     def interval(self, low: Any, high: Any) -> str:
         """Both ends, or nothing where one is missing."""
@@ -56,6 +58,12 @@ def format_of(name: str, unit: str = "", values: Iterable[Any] = ()) -> Format:
         return Format("quantity")
     typical = median([abs(v) for v in map(number, values) if v] or [1.0])
     return Format("score", min(5, max(3, 1 - math.floor(math.log10(typical)))))
+
+
+def column_format(name: str, unit: str, values: Sequence[Any]) -> Format:
+    """As `format_of`, but a column of very small scores is shown in thousandths."""
+    form = format_of(name, unit, values)
+    return Format("score", 2, 1000) if form.kind == "score" and form.decimals > 4 else form
 
 
 def plain(name: str, unit: str, value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from pluriform.report.digits import plain
 from pluriform.report.ranking import Column
 from pluriform.report.row import Row
 from pluriform.result import Measure
@@ -40,11 +39,12 @@ def summary(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
         if not winners:
             continue
         figure = column.cells[winners[0]]
-        value = plain(column.name, figure.unit, figure.value) if figure else ""
+        value = f"{column.format(figure.value)}\u202f{column.unit}".strip() if figure else ""
         said = " ".join(filter(None, (_NAMES.get(column.name, ""), value, _circumstance(figure))))
         praise.setdefault(joined([rows[i].label for i in winners]), []).append(f"{_PRAISE[column.name]} ({said})")
-        if column.level() and not column.cost:
-            level.append(f"{_TOPICS[column.name]}, with {joined([rows[i].label for i in column.level()])}")
+        if column.level():
+            names = [rows[i].label for i in column.level()]
+            level.append(f"{_TOPICS[column.name]}, with {joined(names) if len(names) <= 3 else f'{len(names)} others'}")
     sentences = []
     if praise:
         clauses = [f"{who} {'' if i else 'is '}{joined(what)}" for i, (who, what) in enumerate(praise.items())]
@@ -64,6 +64,7 @@ _TOPICS = {
     "ece": "calibration",
     "auroc": "outliers",
     "robust_accuracy": "robustness",
+    "latency": "speed",
 }
 
 

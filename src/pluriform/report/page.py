@@ -22,13 +22,14 @@ from pluriform.report.figures.risk_coverage import risk_coverage
 from pluriform.report.figures.robustness import robustness
 from pluriform.report.figures.section import COLOURS, MARKERS, Section
 from pluriform.report.headline import headline, summary
-from pluriform.report.ranking import Column, columns_of
+from pluriform.report.ranking import Column, columns_of, leading
 from pluriform.report.reading import Source, read_results
 from pluriform.report.row import Row, number, rows_of
 from pluriform.result import Result
 
 __all__ = ["Chapter", "render", "write_report"]
 
+_COLUMNS = 10
 _FIGURES = (bands, reliability, outliers, robustness, corruption, pareto, risk_coverage)
 
 
@@ -131,7 +132,8 @@ def _chapters(results: Sequence[Result]) -> tuple[Chapter, ...]:
 
 
 def _chapter(name: str, rows: list[Row]) -> Chapter:
-    columns = columns_of(rows)
+    every = columns_of(rows)
+    columns = leading([c for c in every if not c.cost], _COLUMNS) + leading([c for c in every if c.cost], _COLUMNS)
     measured = [row for row in rows if row.ok]
     sections = tuple(section for figure in _FIGURES if (section := figure(measured)) is not None)
     made = tuple(dict.fromkeys(cell.interval for column in columns for cell in column.cells if cell and cell.interval))
@@ -142,7 +144,7 @@ def _breakable(name: str) -> Any:
     """A form's name that may break between its words: `Deep|Ensemble`."""
     from markupsafe import Markup, escape
 
-    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[a-z0-9])(?=[A-Z])", name))
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[a-z0-9])(?=[A-Z(])", name))
 
 
 def _finite(value: Any) -> Any:
@@ -176,20 +178,37 @@ def _policy(*scripts: str) -> str:
     )
 
 
-def _how(rows: Sequence[Row], attribute: str) -> list[tuple[str, str]]:
-    """`protocol`, `environment` or `data` as pairs of name and text; what differs between forms is said for each."""
-    flat = [
-        (row.label, dict(_flattened(getattr(row.result, attribute)))) for row in rows if getattr(row.result, attribute)
-    ]
+def _how(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Blocks of name and text: data, protocols, environment; what differs between forms is said for each."""
+    blocks = {"Data": _pairs({row.label: row.result.data for row in rows})}
+    protocols = {row.label: row.result.protocol for row in rows}
+    nested = dict.fromkeys(
+        k for value in protocols.values() for k, inner in value.items() if isinstance(inner, Mapping)
+    )
+    blocks["Protocol"] = _pairs(
+        {name: {k: v for k, v in value.items() if k not in nested} for name, value in protocols.items()}
+    )
+    for key in nested:
+        found = {name: value.get(key) for name, value in protocols.items()}
+        inner = {name: value for name, value in found.items() if isinstance(value, Mapping)}
+        blocks[_words(key)[:1].upper() + _words(key)[1:]] = _pairs(inner)
+    blocks["Environment"] = _pairs({row.label: row.result.environment for row in rows})
+    return [(title, pairs) for title, pairs in blocks.items() if pairs]
+
+
+def _pairs(values: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    flat = {label: dict(_flattened(value)) for label, value in values.items() if value}
     pairs = []
-    for key in dict.fromkeys(key for _, values in flat for key in values):
-        said = {label: values[key] for label, values in flat if key in values}
-        different = len(set(said.values())) > 1
-        text = (
-            "; ".join(f"{label}: {value}" for label, value in said.items()) if different else next(iter(said.values()))
-        )
-        pairs.append((key.replace("_", " "), text))
+    for key in dict.fromkeys(key for found in flat.values() for key in found):
+        said = {label: found[key] for label, found in flat.items() if key in found}
+        alike = len(set(said.values())) == 1
+        text = next(iter(said.values())) if alike else "; ".join(f"{label}: {value}" for label, value in said.items())
+        pairs.append((_words(key), text))
     return pairs
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
 
 
 def _flattened(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -199,11 +218,13 @@ def _flattened(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, st
         if isinstance(inner, Mapping):
             pairs += _flattened(inner, f"{name}: ")
         else:
-            pairs.append((name, ", ".join(map(_said, inner)) if isinstance(inner, list | tuple) else _said(inner)))
+            pairs.append((name, _said(inner)))
     return pairs
 
 
 def _said(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_said, value)) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pluriform.report.digits import Format, format_of
+from pluriform.report.digits import Format, column_format
 from pluriform.report.row import Row, number
 from pluriform.result import Measure
 
-__all__ = ["Column", "Mark", "columns_of", "direction", "marks_of", "robust_eps"]
+__all__ = ["Column", "Mark", "columns_of", "direction", "leading", "marks_of", "robust_eps"]
 
 Mark = Literal["best", "level", ""]
 
@@ -75,12 +75,18 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
     cost = [
         _plain(rows, "parameters", "Parameters", 7),
         _plain(rows, "macs", "MACs", 11),
-        *_latency(rows),
-        _plain(rows, "peak_memory", "Peak memory", 13),
+        *_by_batch(rows, "latency", "Latency", 6),
+        *_by_batch(rows, "peak_memory", "Peak memory", 12),
         _plain(rows, "training_seconds", "Training", 6),
     ]
     costly = [replace(column, cost=True) for column in cost]
     return [column for column in (*task, *costly) if any(column.cells)]
+
+
+def leading(columns: Sequence[Column], most: int) -> list[Column]:
+    """At most `most` of the columns, the least important left out."""
+    kept = sorted(columns, key=lambda column: column.priority)[:most]
+    return [column for column in columns if column in kept]
 
 
 def direction(name: str, measures: Sequence[Measure | None] = ()) -> Literal["higher", "lower"] | None:
@@ -137,8 +143,8 @@ def _column(
 ) -> Column:
     present = [m for m in cells if m is not None]
     unit = next((m.unit for m in present), "")
-    form = format_of(name, unit, [m.value for m in present])
-    shown = "%" if form.kind == "share" else "" if form.kind == "count" else unit
+    form = column_format(name, unit, [m.value for m in present])
+    shown = "%" if form.kind == "share" else "" if form.kind == "count" else "10⁻³" if form.factor > 1 else unit
     better = direction(name, present) if ranked else None
     return Column(name, title, note, shown, better, tuple(cells), marks_of(cells, better), form, priority)
 
@@ -192,23 +198,22 @@ def _corrupted(rows: Sequence[Row]) -> Column:
     cells = []
     for row in rows:
         found = row.measures("corrupted_accuracy", "corruption", "severity") if row.ok else []
-        mean = sum(m.value for m in found) / len(found) if found else None
+        values = {(str(m.condition["corruption"]), m.condition["severity"]): m.value for m in found}
+        mean = sum(values.values()) / len(values) if values else None
         cells.append(None if mean is None else Measure("corrupted_accuracy", mean, better="higher"))
     return _column("corrupted_accuracy", "Corrupted", cells, 7, "mean of all")
 
 
-def _latency(rows: Sequence[Row]) -> list[Column]:
-    batches = sorted({m.condition["batch"] for row in rows if row.ok for m in row.measures("latency", "batch")})
-    return [
-        _column(
-            "latency",
-            "Latency",
-            [row.measure("latency", batch=batch) if row.ok else None for row in rows],
-            6 if batch == batches[0] else 12,
-            f"batch {batch}",
-        )
-        for batch in batches
-    ]
+def _by_batch(rows: Sequence[Row], name: str, title: str, priority: int) -> list[Column]:
+    """One column a batch size; the first matters most."""
+    found = [dict(m.condition) for row in rows if row.ok for m in row.measures(name)]
+    conditions = [condition for i, condition in enumerate(found) if condition not in found[:i]]
+    columns = []
+    for condition in sorted(conditions, key=lambda c: number(c.get("batch")) or 0.0):
+        cells = [row.measure(name, **condition) if row.ok else None for row in rows]
+        note = ", ".join(f"{key} {value}" for key, value in condition.items())
+        columns.append(_column(name, title, cells, 12 if columns else priority, note))
+    return columns
 
 
 def _position(order: Sequence[str]) -> Any:

@@ -30,10 +30,15 @@ class Row:
         return self.result.status == "ok"
 
     @property
+    def name(self) -> str:
+        """The label without arguments."""
+        return self.label.split("(")[0].strip() or self.label
+
+    @property
     def arguments(self) -> str:
-        """What the label leaves out of the form's name."""
-        form = self.result.form
-        left = form.removeprefix(self.label) if form != self.label else ""
+        """What the name leaves out of the label and of the form."""
+        longer = max(self.label, self.result.form, key=len)
+        left = longer.removeprefix(self.name).strip() if longer.startswith(self.name) else ""
         return "" if left == "()" else left
 
     def measure(self, name: str, **condition: Any) -> Measure | None:

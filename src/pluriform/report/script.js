@@ -44,7 +44,7 @@
       const caption = document.createElement("figcaption");
       if (plot.mark) caption.append(mark(plot.mark));
       const title = document.createElement("span");
-      title.textContent = plot.title;
+      plot.title.split(/(?<=[a-z0-9])(?=[A-Z(])/).forEach((part, i) => title.append(...(i ? [document.createElement("wbr"), part] : [part])));
       caption.append(title);
       figure.append(caption);
       if (plot.note) {

@@ -80,7 +80,8 @@ def test_histograms_are_shares(results):
     for view in outliers(rows(results)).views:
         for plot in view.plots:
             for trace in plot.data:
-                assert sum(trace["y"][:-1]) == pytest.approx(100)
+                assert sum(y**2 for y in trace["y"][:-1]) == pytest.approx(100)
+                assert sum(trace["customdata"][:-1]) == pytest.approx(100)
                 assert len(trace["x"]) == len(trace["y"])
 
 

@@ -23,4 +23,4 @@ def test_end_labels_keep_apart_and_inside(ends):
 
 def test_text_is_escaped_and_cut():
     assert text("<b>x</b>") == "&lt;b&gt;x&lt;/b&gt;"
-    assert text("a" * 50, 10) == "a" * 9 + "…"
+    assert text("a" * 50 + "xyz", 10) == "aaaaaa…xyz"

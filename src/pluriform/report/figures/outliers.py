@@ -1,5 +1,6 @@
 """Distributions of an outlier score inside the data and on each outlier set, one small plot a form."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -50,7 +51,7 @@ def _plots(chosen: Sequence[tuple[Row, Curve]], name: str, score: str) -> tuple[
 
 
 def _plot(row: Row, curve: Curve, name: str, score: str) -> Plot:
-    centres = [number(v) for v in curve.columns.get("center", ())]
+    centres = [number(v) for v in curve.columns.get("centers") or curve.columns.get("center", ())]
     measured = next(
         (
             m
@@ -66,7 +67,7 @@ def _plot(row: Row, curve: Curve, name: str, score: str) -> Plot:
     top = max([0.0, *inside["y"], *outside["y"]])
     frame = layout(
         axis(score.replace("_", " "), nticks=5, range=_span(inside["x"])),
-        axis("share, %", rangemode="tozero", nticks=4, range=[0, 1.08 * top or 1]),
+        axis("share, % (root scale)", range=[0, 1.06 * top or 1], **_root_ticks(top)),
         230,
         10,
     )
@@ -84,7 +85,8 @@ def _outline(
     edges = [(a + b) / 2 for a, b in pairwise(places)]
     if edges:
         edges = [2 * places[0] - edges[0], *edges, 2 * places[-1] - edges[-1]]
-    heights = [100 * height / total for _, height in pairs]
+    shares = [100 * height / total for _, height in pairs]
+    heights = [math.sqrt(share) for share in shares]  # A rootogram: the tail stays visible beside a tall peak.
     return {
         "type": "scatter",
         "mode": "lines",
@@ -92,8 +94,17 @@ def _outline(
         "x": edges,
         "y": [*heights, *heights[-1:]],
         "line": {"color": shade, "width": 1.5, "dash": dash, "shape": "hv"},
-        "hovertemplate": f"{name}: %{{y:.1f}} % at %{{x:.3g}}<extra></extra>",
+        "customdata": [*shares, *shares[-1:]],
+        "hovertemplate": f"{name}: %{{customdata:.1f}} % at %{{x:.3g}}<extra></extra>",
     }
+
+
+def _root_ticks(top: float) -> dict[str, Any]:
+    """A few round shares at the place of their root."""
+    spread = next(
+        (ticks for ticks in ((0, 10, 50, 100), (0, 5, 20, 50), (0, 1, 5, 20)) if ticks[2] <= top**2), (0, 1, 5)
+    )
+    return {"tickvals": [math.sqrt(tick) for tick in spread], "ticktext": [str(tick) for tick in spread]}
 
 
 def _span(edges: Sequence[float]) -> list[float]:

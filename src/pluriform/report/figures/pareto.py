@@ -127,6 +127,11 @@ def _ticks(span: Sequence[float], few: float) -> dict[str, Any]:
     decades = range(math.floor(span[0]), math.ceil(span[1]) + 1)
     values = [step * 10.0**decade for decade in decades for step in steps]
     inside = [value for value in values if span[0] <= math.log10(value) <= span[1]]
+    if len(inside) < 3:
+        low, high = 10.0 ** span[0], 10.0 ** span[1]
+        unit = 10.0 ** math.floor(math.log10(high - low))
+        step = next(unit * part for part in (0.2, 0.5, 1, 2) if (high - low) / (unit * part) < 7)
+        inside = [round(i * step, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return {"tickvals": inside, "ticktext": [tick(value) for value in inside]}
 
 
@@ -184,10 +189,16 @@ def _labels(
         for x, y in places
     ]
     taken = [(cx - 8, cy - 8, cx + 8, cy + 8) for cx, cy in centres]
+    scale = size[1] / (y_range[1] - y_range[0])
+    for point, (cx, cy), (_, y) in zip(points, centres, places, strict=True):
+        low, high = number(point.quality.low), number(point.quality.high)
+        if low is not None and high is not None:
+            factor = y / point.quality.value if point.quality.value else 1.0
+            taken.append((cx - 1, cy + scale * (factor * low - y), cx + 1, cy + scale * (factor * high - y)))
     labels = []
     for point, (cx, cy), place in zip(points, centres, places, strict=True):
-        name = text(point.row.label, 22)
-        length = 7.0 * len(point.row.label[:22])
+        name = text(point.row.label, 28)
+        length = 7.0 * len(point.row.label[:28])
         options = [
             (anchor, dx, dy, (min(cx + dx, end), cy + dy - 8, max(cx + dx, end), cy + dy + 8))
             for dy in (12, -12, 26, -26)
@@ -201,6 +212,7 @@ def _labels(
                 "x": math.log10(place[0]),
                 "y": place[1],
                 "xanchor": anchor,
+                "yanchor": "middle",
                 "xshift": dx,
                 "yshift": dy,
                 "text": name,

@@ -11,6 +11,8 @@ from pluriform.result import Curve
 
 __all__ = ["reliability"]
 
+_Z = 1.96
+
 
 def reliability(rows: Sequence[Row]) -> Section | None:
     """The section, or `None` where no row has a reliability curve."""
@@ -25,7 +27,8 @@ def reliability(rows: Sequence[Row]) -> Section | None:
         "Calibration",
         "Can its confidence be believed?",
         "Accuracy against stated confidence on the test set. On the dotted diagonal, 80 % confidence is right 80 % of "
-        "the time; below it the form is overconfident, above it underconfident. Larger marks stand for more samples.",
+        "the time; below it the form is overconfident, above it underconfident. Larger marks stand for more "
+        "samples, bars are 95 % intervals of each bin.",
         (View(tuple(_plot(row, form) for row in shown)),),
         _table(shown),
         strokes=strokes,
@@ -49,10 +52,10 @@ def _plot(row: Row, form: Format) -> Plot:
     frame = layout(
         axis("confidence, %", range=[-3, 104], tickvals=[0, 50, 100]),
         axis("accuracy, %", range=[-3, 104], tickvals=[0, 50, 100]),
-        250,
-        8,
+        270,
+        14,
     )
-    narrow = {"height": 200, "margin": {"l": 40, "r": 6, "t": 6, "b": 44}}
+    narrow = {"height": 200, "margin": {"l": 40, "r": 10, "t": 12, "b": 44}}
     description = f"Reliability diagram of {row.label}. {figures}."
     return Plot(
         [diagonal, *(_line(row, curve) for curve in curves)], frame, description, narrow, row.label, row.index, figures
@@ -63,12 +66,12 @@ def _line(row: Row, curve: Curve) -> dict[str, Any]:
     columns = curve.columns
     triples = zip(columns.get("confidence", ()), columns.get("accuracy", ()), columns.get("count", ()), strict=False)
     points = [
-        (c, a, n)
+        (c, min(1.0, max(0.0, a)), n)
         for c, a, n in ([number(v) for v in triple] for triple in triples)
-        if c is not None and a is not None and n
+        if c is not None and a is not None and n and n > 0
     ]
-    total = sum(n for _, _, n in points if n) or 1
-    sizes = [max(4.0, 22 * math.sqrt((n or 0) / total)) for _, _, n in points]
+    total = sum(n for _, _, n in points)
+    sizes = [max(4.0, 22 * math.sqrt(n / total)) for _, _, n in points]
     trace = line(
         row,
         [100 * c for c, _, _ in points],
@@ -78,7 +81,23 @@ def _line(row: Row, curve: Curve) -> dict[str, Any]:
         customdata=[n for _, _, n in points],
     )
     fill = colour(row, 0.55) if not curve.condition else "@clear"
-    return trace | {"marker": trace["marker"] | {"size": sizes, "color": fill, "symbol": "circle"}}
+    looks = {"size": sizes, "color": fill, "symbol": "circle"}
+    trace |= {"marker": trace["marker"] | looks, "line": trace["line"] | {"width": 1.25}, "cliponaxis": False}
+    if not curve.condition:
+        trace["error_y"] = _bars(row, points)
+    return trace
+
+
+def _bars(row: Row, points: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
+    """95 % Wilson intervals, so that bins of few samples are seen to say little."""
+    above, below = [], []
+    for _, accuracy, count in points:
+        centre = (accuracy + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+        half = _Z * math.sqrt(accuracy * (1 - accuracy) / count + _Z**2 / (4 * count**2)) / (1 + _Z**2 / count)
+        above.append(max(0.0, 100 * (centre + half - accuracy)))
+        below.append(max(0.0, 100 * (accuracy - centre + half)))
+    style = {"type": "data", "symmetric": False, "thickness": 1, "width": 0, "color": colour(row, 0.4)}
+    return style | {"array": above, "arrayminus": below}
 
 
 def _table(rows: Sequence[Row]) -> Table:

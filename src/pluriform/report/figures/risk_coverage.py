@@ -1,10 +1,11 @@
 """Risk against coverage: the error that remains when the least certain samples are left to somebody else."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from pluriform.report.digits import plain
-from pluriform.report.figures.section import Plot, Section, Table, View, axis, end_labels, layout, line
+from pluriform.report.figures.section import Plot, Section, Table, View, axis, end_labels, label_room, layout, line
 from pluriform.report.row import Row, number
 from pluriform.result import Curve
 
@@ -15,18 +16,20 @@ _HEIGHT, _POINTS = 380, 150
 
 def risk_coverage(rows: Sequence[Row]) -> Section | None:
     """The section, or `None` where no row has a risk-coverage curve."""
-    curves = {row.index: points for row in rows for c in row.curves("risk_coverage")[:1] if (points := _points(c))}
-    shown = [row for row in rows if row.index in curves]
+    whole = {row.index: points for row in rows for c in row.curves("risk_coverage")[:1] if (points := _points(c))}
+    shown = [row for row in rows if row.index in whole]
     if not shown:
         return None
+    start = _start(list(whole.values()))
+    curves = {index: [point for point in points if point[0] >= start] for index, points in whole.items()}
     top = max(1.08 * 100 * max(risk for points in curves.values() for _, risk in points), 1e-3)
     ends = [(row, 100 * curves[row.index][-1][1]) for row in shown]
     names = ", ".join(row.label for row in shown)
     frame = layout(
-        axis("coverage: samples kept, most certain first, %", range=[0, 101]),
+        axis("coverage: samples kept, most certain first, %", range=[100 * start - 1, 101]),
         axis("risk: errors among them, %", range=[0, top], nticks=6),
         _HEIGHT,
-        170,
+        label_room(shown),
         annotations=end_labels(ends, 0.0, top, _HEIGHT),
     )
     narrow = {
@@ -44,10 +47,18 @@ def risk_coverage(rows: Sequence[Row]) -> Section | None:
         "The error that remains when only the most certain samples are answered. Low for longer is better; the right "
         "end is the plain error. AURC is the area under the line.",
         (View((Plot([_line(row, curves[row.index]) for row in shown], frame, description, narrow),)),),
-        _table(shown, curves),
+        _table(shown, whole),
         legend=tuple(shown),
         direct=True,
     )
+
+
+def _start(curves: Sequence[Sequence[tuple[float, float]]]) -> float:
+    """The coverage at which the axis begins: a round one before any risk to speak of, zero unless that is far."""
+    top = max(risk for points in curves for _, risk in points)
+    first = min((c for points in curves for c, risk in points if risk > 0.02 * top), default=0.0)
+    round_down = math.floor(10 * first) / 10 - 0.1
+    return round_down if round_down >= 0.4 else 0.0
 
 
 def _points(curve: Curve) -> list[tuple[float, float]]:

@@ -4,12 +4,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from pluriform.report.digits import share
-from pluriform.report.figures.section import Choice, Plot, Section, Table, View, axis, end_labels, layout, line
+from pluriform.report.figures.section import (
+    Choice,
+    Plot,
+    Section,
+    Table,
+    View,
+    axis,
+    end_labels,
+    label_room,
+    layout,
+    line,
+)
 from pluriform.report.row import Row, number
 
 __all__ = ["robustness"]
 
-_DASHES = {"pgd": "solid", "autoattack": "solid", "fgsm": "dash"}
+_DASHES = {"autoattack": "solid", "pgd": "solid", "fgsm": "dash"}
 _HEIGHT = 420
 
 
@@ -22,7 +33,8 @@ def robustness(rows: Sequence[Row]) -> Section | None:
         return None
     shown = [row for row in rows if any(index == row.index for index, _, _ in ladders)]
     threats = tuple(dict.fromkeys(threat for _, threat, _ in ladders))
-    attacks = tuple(dict.fromkeys(attack for _, _, attack in ladders))
+    found = dict.fromkeys(attack for _, _, attack in ladders)
+    attacks = tuple(sorted(found, key=lambda attack: [*_DASHES, attack].index(attack)))
     return Section(
         "robustness",
         "Robustness",
@@ -70,7 +82,7 @@ def _plot(rows: Sequence[Row], ladders: dict[Any, dict[float, tuple[float, Any, 
     names = ", ".join(row.label for row in rows)
     return Plot(
         traces,
-        layout(x, y, _HEIGHT, 170, annotations=end_labels(ends, -2.0, 102.0, _HEIGHT)),
+        layout(x, y, _HEIGHT, label_room(rows), annotations=end_labels(ends, -2.0, 102.0, _HEIGHT)),
         f"Line plot of accuracy against eps, threat {threat}, for {names}. The table below has the numbers.",
         {"height": 340, "margin": {"l": 48, "r": 10, "t": 10, "b": 46}, "annotations": []},
     )

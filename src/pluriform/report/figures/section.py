@@ -8,7 +8,20 @@ from typing import Any
 
 from pluriform.report.row import Row, number
 
-__all__ = ["Choice", "Plot", "Section", "Table", "View", "axis", "colour", "end_labels", "layout", "line", "text"]
+__all__ = [
+    "Choice",
+    "Plot",
+    "Section",
+    "Table",
+    "View",
+    "axis",
+    "colour",
+    "end_labels",
+    "label_room",
+    "layout",
+    "line",
+    "text",
+]
 
 MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "star", "hexagon", "x")
 COLOURS = 8
@@ -138,7 +151,9 @@ def colour(row: Row, alpha: float = 1.0) -> str:
 def text(value: Any, length: int = 32) -> str:
     """Text for plotly.js, which reads a subset of HTML: cut to `length` and escaped."""
     plain = " ".join(str(value).split())
-    return escape(plain if len(plain) <= length else plain[: length - 1] + "…")
+    if len(plain) > length:  # The end often tells two forms apart.
+        plain = plain[: length - length // 3 - 1] + "…" + plain[-(length // 3) :]
+    return escape(plain)
 
 
 def line(
@@ -192,6 +207,11 @@ def layout(x: Mapping[str, Any], y: Mapping[str, Any], height: int, right: int =
     } | more
 
 
+def label_room(rows: Sequence[Row]) -> int:
+    """Pixels to the right of a plot for the names of its lines."""
+    return 24 + round(7.4 * min(28, max((len(row.label) for row in rows), default=0)))
+
+
 def end_labels(ends: Sequence[tuple[Row, float]], low: float, high: float, height: int) -> list[dict[str, Any]]:
     """Names at the right end of the lines, moved apart so that none covers another.
 
@@ -218,8 +238,9 @@ def end_labels(ends: Sequence[tuple[Row, float]], low: float, high: float, heigh
             "y": place / pixels,
             "yref": "paper",
             "xanchor": "left",
+            "yanchor": "middle",
             "xshift": 10,
-            "text": text(row.label, 22),
+            "text": text(row.label, 28),
             "showarrow": False,
             "font": {"color": colour(row), "size": 13},
         }
