@@ -73,7 +73,8 @@ def test_a_plain_module_is_judged_too(net, data, form):
 
 
 def test_regression_has_its_own_protocols(curve_form, curve_data):
-    found = evaluate(curve_form, curve_data)
+    found = evaluate(curve_form, curve_data, threats=[Threat("linf", 0.1)])
+    assert found.protocol["robustness"] == {"skipped": "defined for classification"}
     assert {m.name for m in found.measures} >= {"rmse", "nll", "coverage", "parameters", "latency"}
     assert {curve.name for curve in found.curves} == {"predictive_band", "observations"}
 

@@ -13,9 +13,11 @@ from pluriform.attacks.pgd import pgd
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.axes import Inputs, Labels
 from pluriform.errors import ConfigError, ShapeError, explain
+from pluriform.prediction import Predictor
 
 __all__ = ["ATTACKS", "attack", "perturb"]
 
+BATCH = 256
 ATTACKS: Mapping[str, Callable[..., Inputs]] = {"fgsm": fgsm, "pgd": pgd}
 
 
@@ -73,7 +75,7 @@ def perturb(
     if threat.eps == 0:
         return x.clone()
     tensor = next(form.parameters(), next(form.buffers(), x))
-    size = getattr(form, "batch_size", None) or 256
+    size = form.batch_size if isinstance(form, Predictor) else BATCH
     with attack_mode(form):
         parts = [
             ATTACKS[method](form, inputs.to(tensor.device), labels.to(tensor.device), threat, seed=seed, **options)

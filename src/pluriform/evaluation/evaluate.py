@@ -11,6 +11,7 @@ from pluriform.data.data import Data
 from pluriform.data.signature import Signature
 from pluriform.evaluation.accuracy import measure_accuracy
 from pluriform.evaluation.calibration import measure_calibration
+from pluriform.evaluation.check import check_match
 from pluriform.evaluation.corruption import measure_corruption
 from pluriform.evaluation.cost import measure_cost
 from pluriform.evaluation.diversity import measure_diversity
@@ -19,7 +20,7 @@ from pluriform.evaluation.findings import Findings, merged
 from pluriform.evaluation.outliers import measure_outliers
 from pluriform.evaluation.regression import measure_regression
 from pluriform.evaluation.robustness import measure_robustness
-from pluriform.evaluation.subject import Subject, check_subject
+from pluriform.evaluation.subject import Subject
 from pluriform.prediction import Predictor
 from pluriform.result import Result
 from pluriform.runs import Run, replace_file
@@ -60,11 +61,14 @@ def evaluate(
     Raises:
         ShapeError: The form was fitted on data of another shape, number of outputs or task.
         EmptySplitError: No test samples.
-        ConfigError: An unknown corruption, or a radius in the wrong scale.
+        ConfigError: An unknown corruption, a radius in the wrong scale, or a task without figures.
+        DivergenceError: The form predicts NaN or infinity.
+        LabelError: A label outside the form's classes.
+        NonFiniteError: NaN or infinity in the data.
     """
     predictor = form if isinstance(form, Predictor) else _Plain(form, data.signature)
+    check_match(predictor, data)
     subject = Subject(predictor, data, seed)
-    check_subject(subject)
     if data.task == "classification":
         parts = [
             measure_accuracy(subject),
@@ -76,7 +80,10 @@ def evaluate(
             measure_cost(subject),
         ]
     else:
-        parts = [measure_regression(subject), measure_cost(subject)]
+        reason = {"skipped": "defined for classification"}
+        given = {"outliers": outliers, "robustness": threats, "corruptions": corruptions}
+        left = Findings(protocol={name: reason for name, value in given.items() if value})
+        parts = [measure_regression(subject), measure_cost(subject), left]
     whole = merged(parts, {name: value for part in parts for name, value in part.protocol.items()})
     result = Result(
         form=label or type(form).__name__,

@@ -70,6 +70,7 @@ def measure_robustness(
         "pgd": f"{PGD_STEPS} steps of 2.5 eps / {PGD_STEPS}, random start, 1 restart, worst iterate of each sample",
         "fractions": list(fractions),
         "checked": "norm and bounds of every perturbed batch; figures from a new prediction of the returned inputs",
+        "broken": "misclassified at the perturbed or at the clean input",
     }
     measures: list[Measure] = []
     curves: list[Curve] = []
@@ -91,10 +92,11 @@ def measure_robustness(
 def _climb(
     subject: Subject, inputs: Tensor, labels: Tensor, threat: Threat, attack: str, fractions: Sequence[float | int]
 ) -> _Rungs:
-    columns = []
+    columns: list[Tensor] = []
+    clean = (subject.form.predict(inputs).mean.argmax(-1).cpu() == labels).double()
     for fraction in fractions:
         moved = perturb(subject.form, inputs, labels, threat.scaled(fraction), attack, subject.seed, **ATTACKS[attack])
-        columns.append((subject.form.predict(moved).mean.argmax(-1).cpu() == labels).double())
+        columns.append(clean * (subject.form.predict(moved).mean.argmax(-1).cpu() == labels))
     return _Rungs([threat.eps * fraction for fraction in fractions], torch.stack(columns, 1))
 
 

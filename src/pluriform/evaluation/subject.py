@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from pluriform.data.data import Data, Split, StreamSplit
-from pluriform.errors import EmptySplitError, ShapeError, explain
 from pluriform.evaluation.bootstrap import Bootstrap
+from pluriform.evaluation.check import check_answers
 from pluriform.prediction import Prediction, Predictor
 
-__all__ = ["Answers", "Subject", "answer", "check_subject", "stratified_index"]
+__all__ = ["Answers", "Subject", "answer", "stratified_index"]
 
 READ_AT_ONCE = 2048
 
@@ -62,41 +62,21 @@ class Subject:
         return Bootstrap(self.seed)
 
 
-def check_subject(subject: Subject) -> None:
-    """Compare what the form was fitted on with the data it is judged on.
+def answer(form: Predictor, split: Split | StreamSplit, index: Tensor | None = None) -> Answers:
+    """Predict the samples at `index` (all of them by default), reading the split piece by piece.
 
     Raises:
-        ShapeError: Another input shape, number of outputs or task.
-        EmptySplitError: No test samples.
+        NonFiniteError: NaN or infinity in inputs or targets.
+        DivergenceError: NaN or infinity in the predictions.
+        LabelError: A label outside the form's classes.
     """
-    data, signature = subject.data, subject.form.signature
-    if len(data.test) == 0:
-        raise EmptySplitError(
-            explain(
-                "a test split with samples", "0 samples", f"{data.name}.test", "load the set with a test share above 0"
-            )
-        )
-    wanted = (signature.task, signature.input_shape, signature.outputs)
-    got = (data.task, data.input_shape, data.outputs)
-    if wanted != got:
-        raise ShapeError(
-            explain(
-                f"data for {wanted[0]} with inputs of shape {wanted[1]} and {wanted[2]} outputs",
-                f"{got[0]} with inputs of shape {got[1]} and {got[2]} outputs",
-                f"{type(subject.form).__name__} fitted on {signature.name}, evaluated on {data.name}",
-                "evaluate the form on data like those it was fitted on",
-            )
-        )
-
-
-def answer(form: Predictor, split: Split | StreamSplit, index: Tensor | None = None) -> Answers:
-    """Predict the samples at `index` (all of them by default), reading the split piece by piece."""
     index = torch.arange(len(split)) if index is None else index
     predictions, targets = [], []
     for part in index.split(READ_AT_ONCE):
         inputs, truth = split.batch(part)
         predictions.append(_on_cpu(form.predict(inputs)))
         targets.append(truth.cpu())
+        check_answers(form, inputs, predictions[-1], targets[-1])
     return Answers(Prediction.concatenate(predictions), torch.cat(targets))
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pluriform.axes import Labels, Probabilities, Scores
-from pluriform.metrics.classification import correct, log_probabilities, nll
+from pluriform.metrics.classification import correct, log_probabilities
 
 __all__ = [
     "TEMPERATURE_RANGE",
@@ -104,8 +105,10 @@ def fit_temperature(probabilities: Probabilities, labels: Labels) -> float:
     """
     from scipy.optimize import minimize_scalar
 
+    logs = log_probabilities(probabilities)
+
     def loss(log_temperature: float) -> float:
-        return nll(with_temperature(probabilities, math.exp(log_temperature)), labels)
+        return float(functional.cross_entropy(logs / math.exp(log_temperature), labels))
 
     low, high = map(math.log, TEMPERATURE_RANGE)
     found: Any = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
