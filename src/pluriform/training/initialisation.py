@@ -1,0 +1,57 @@
+"""Drawing all weights of a network anew."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from pluriform.errors import ConfigError, explain
+
+__all__ = ["reinitialise"]
+
+
+def reinitialise(network: nn.Module, seed: int) -> None:
+    """Call `reset_parameters` of every submodule, children first and each module last, with draws from `seed`.
+
+    So the initialisation is that of the layers' classes, unless a module of the user has a `reset_parameters` of its
+    own, which then has the last word over everything below it. Parameters that no such method covers (owned directly
+    by a module without one) keep their values, as do frozen layers.
+
+    Args:
+        network: Changed in place.
+        seed: Source of the draws; torch's own generators stay as they are.
+
+    Raises:
+        ConfigError: No submodule can draw its parameters anew.
+    """
+    resets = [reset for module in _children_first(network) if (reset := _reset_of(module)) is not None]
+    if not resets:
+        raise ConfigError(
+            explain(
+                "a network with at least one submodule that has reset_parameters()",
+                type(network).__name__,
+                "new initial weights",
+                "give its class a reset_parameters method",
+            )
+        )
+    devices = sorted({tensor.device.index or 0 for tensor in network.parameters() if tensor.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for reset in resets:
+            reset()
+
+
+def _children_first(module: nn.Module, seen: set[nn.Module] | None = None) -> list[nn.Module]:
+    seen = set() if seen is None else seen
+    if module in seen:
+        return []
+    seen.add(module)
+    return [*(deep for child in module.children() for deep in _children_first(child, seen)), module]
+
+
+def _reset_of(module: nn.Module) -> Callable[[], None] | None:
+    """The module's own method, also under the name that attention gives it; `None` where its weights are frozen."""
+    own = list(module.parameters())
+    if own and not any(parameter.requires_grad for parameter in own):
+        return None
+    return getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)

@@ -1,0 +1,107 @@
+"""What a training tells while it runs: a bar on a terminal, JSON lines and TensorBoard files in the run."""
+
+import json
+import sys
+import time
+from typing import Any
+
+from pluriform.errors import ConfigError, MissingExtraError, explain
+from pluriform.runs import Run, replace_file
+
+__all__ = ["Progress"]
+
+PATIENCE = 2.0  # A training shorter than this, in seconds, shows no bar.
+REFRESH = 0.1
+
+
+class Progress:
+    """Reports of one training.
+
+    Args:
+        label: Shown beside the bar and written into every line.
+        steps: Steps of the whole training.
+        run: Receives the lines; `None` keeps quiet.
+        tensorboard: Also write TensorBoard files.
+
+    Raises:
+        MissingExtraError: TensorBoard is asked for and not installed.
+        ConfigError: TensorBoard is asked for without a run.
+    """
+
+    def __init__(self, label: str, steps: int, run: Run | None, tensorboard: bool = False) -> None:
+        self.label, self.steps, self.run = label, steps, run
+        self._bar: Any = None
+        self._show = sys.stderr.isatty()
+        self._start = self._shown = time.perf_counter()
+        self._writer = _writer(label, run) if tensorboard else None
+
+    def rewind(self, epoch: int) -> None:
+        """Drop the lines of this training after `epoch` epochs, which a resumed training writes again."""
+        if self.run is None or not self.run.has("log.jsonl"):
+            return
+        lines = [line for line in self.run.read_lines() if line.get("training") != self.label or line["epoch"] <= epoch]
+        with replace_file(self.run.path / "log.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+
+    def step(self, done: int, loss: float) -> None:
+        """Advance the bar to `done` steps; called after every step."""
+        if not self._show:
+            return
+        now = time.perf_counter()
+        if now - self._shown < REFRESH or now - self._start < PATIENCE:
+            return
+        self._shown = now
+        if self._bar is None:
+            self._open_bar(done)
+        self._bar.update(self._bar.task_ids[0], completed=done, loss=f"{loss:.4f}")
+
+    def epoch(self, figures: dict[str, float | int]) -> None:
+        """Write the line of a finished epoch."""
+        if self.run is not None:
+            self.run.append({"training": self.label, **figures})
+        if self._writer is not None:
+            for name, value in figures.items():
+                if name != "epoch":
+                    self._writer.add_scalar(name, value, figures["epoch"])
+
+    def close(self) -> None:
+        """Remove the bar and flush the files."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _open_bar(self, done: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %  loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bar.add_task(self.label, total=self.steps, completed=done, loss="")
+        self._bar.start()
+
+
+def _writer(label: str, run: Run | None) -> Any:
+    if run is None:
+        raise ConfigError(
+            explain("a run folder for the TensorBoard files", "run=None", "Training", "pass run=, or tensorboard=False")
+        )
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError(
+            explain(
+                "the package tensorboard",
+                "it is not installed",
+                "tensorboard=True",
+                "pip install 'pluriform[tensorboard]'",
+            )
+        ) from error
+    return SummaryWriter(str(run.path / "tensorboard" / label))
