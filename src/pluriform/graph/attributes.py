@@ -40,7 +40,7 @@ def normalise(spelling: Spelling, raw: Mapping[str, Any], output: Any, first: An
     return op, {
         name: value
         for name, value in facts.items()
-        if _plain(value) and name not in NOT_FACTS or name == "batch_statistics"
+        if (_plain(value) and name not in NOT_FACTS) or name == "batch_statistics"
     }
 
 

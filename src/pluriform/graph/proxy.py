@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["ShapedProxy", "SizesAsNodes", "TracedInt", "traced_len", "value_of"]
@@ -18,16 +19,16 @@ __all__ = ["ShapedProxy", "SizesAsNodes", "TracedInt", "traced_len", "value_of"]
 
 def value_of(argument: Any) -> Any:
     """The example value of an argument of a node."""
-    return fx.node.map_arg(argument, lambda node: node.meta["value"])
+    return map_arg(argument, lambda node: node.meta["value"])
 
 
 class TracedInt(int):
     """A length that is an ordinary integer and also a node of the graph."""
 
-    proxy: "ShapedProxy"
+    proxy: fx.Proxy
 
     @staticmethod
-    def of(proxy: "ShapedProxy") -> "TracedInt":
+    def of(proxy: fx.Proxy) -> "TracedInt":
         """The traced length that a proxy stands for."""
         made = TracedInt(proxy.node.meta["value"])
         made.proxy = proxy
@@ -130,7 +131,7 @@ class ShapedProxy(fx.Proxy):
 
     def __iter__(self) -> Iterator[Any]:
         count = len(self.value) if isinstance(self.value, tuple | list) else self.value.shape[0]
-        return iter([self[position] for position in range(count)])
+        return iter([self.tracer.create_proxy("call_function", operator.getitem, (self, n), {}) for n in range(count)])
 
     def __len__(self) -> int:
         return len(self.value)

@@ -63,8 +63,7 @@ ACTIVATIONS: dict[str, tuple[str, type[nn.Module] | None]] = {
     "tanhshrink": ("", nn.Tanhshrink),
     "threshold": ("threshold value inplace", nn.Threshold),
     **dict.fromkeys(
-        "erf erfc sin cos tan sinh cosh asin acos atan asinh acosh atanh exp exp2 expm1 log log2 log10 log1p sqrt rsqrt "
-        "abs neg sign square reciprocal floor ceil round trunc frac sinc logit positive".split(),
+        ["erf", "erfc", "sin", "cos", "tan", "sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh", "atanh", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "abs", "neg", "sign", "square", "reciprocal", "floor", "ceil", "round", "trunc", "frac", "sinc", "logit", "positive"],
         ("", None),
     ),
     "clamp": ("min max", None),

@@ -1,10 +1,12 @@
 """`trace`: an ordinary module as a `Graph`."""
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 
 from pluriform.errors import ShapeError, explain
 from pluriform.graph.attributes import Meaning, module_facts, normalise
@@ -15,6 +17,8 @@ from pluriform.graph.spelling import function_spelling, method_spelling, module_
 from pluriform.graph.tracer import ShapeTracer, TraceFailure
 
 __all__ = ["trace"]
+
+IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
 
 
 def trace(module: nn.Module, example: Any) -> Graph:
@@ -90,7 +94,7 @@ def _opaque_root(module: nn.Module, examples: tuple[Any, ...]) -> Graph:
 
 def _read(root: nn.Module, graph: fx.Graph, examples: tuple[Any, ...], inside: str) -> Graph:
     """The records of a traced fx graph."""
-    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or _is_tensor(node.meta["value"]))
+    graph.eliminate_dead_code(lambda node: _has_effect(node, root))
     traced = fx.GraphModule(root, graph, type(root).__name__)
     traced.training = root.training
     kept = [node for node in traced.graph.nodes if node.op == "output" or _is_tensor(node.meta["value"])]
@@ -105,6 +109,17 @@ def _read(root: nn.Module, graph: fx.Graph, examples: tuple[Any, ...], inside: s
     original = root.get_submodule(inside) if inside else root
     blank = tuple(item.new_zeros(()).expand(item.shape) if isinstance(item, Tensor) else item for item in examples)
     return Graph(nodes, original, traced, blank, {names[node]: node.name for node in kept})
+
+
+def _has_effect(node: fx.Node, root: nn.Module) -> bool:
+    """Whether a node matters even where nobody reads it: inputs, the output, and operations in place."""
+    if node.op == "call_module":
+        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    name = getattr(node.target, "__name__", "")
+    in_place = name.endswith("_") or node.kwargs.get("inplace") is True or node.target in IN_PLACE
+    return node.op in ("placeholder", "output") or (node.op == "call_function" and in_place)
 
 
 def _is_tensor(value: Any) -> bool:
@@ -146,7 +161,7 @@ def _record(node: fx.Node, names: Mapping[fx.Node, str], traced: fx.GraphModule,
 def _arguments(node: fx.Node) -> list[fx.Node]:
     """Nodes among the arguments, in order, repeats kept."""
     found: list[fx.Node] = []
-    fx.node.map_arg((node.args, node.kwargs), lambda item: found.append(item) or item)
+    map_arg((node.args, node.kwargs), lambda item: found.append(item) or item)
     return found
 
 

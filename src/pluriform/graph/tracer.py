@@ -1,6 +1,7 @@
 """The tracer: torch.fx with example values, and opaque leaves where Python cannot be followed."""
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,8 +17,8 @@ from pluriform.graph.spelling import is_known_module
 __all__ = ["ShapeTracer", "TraceFailure", "examples_without_data"]
 
 
-class TraceFailure(Exception):
-    """The forward function of one submodule could not be followed.
+class TraceFailure(Exception):  # noqa: N818
+    """The forward function of one submodule could not be followed; not an error for the user.
 
     Args:
         path: Dotted path of the innermost such submodule; empty for the root.
@@ -68,6 +69,7 @@ class ShapeTracer(fx.Tracer):
         """
         try:
             with ExitStack() as stack:
+                stack.enter_context(_quiet())
                 stack.enter_context(_len_traced(self._classes))
                 stack.enter_context(SizesAsNodes(self))
                 graph = self.trace(root)
@@ -79,7 +81,7 @@ class ShapeTracer(fx.Tracer):
         """Known torch.nn modules and opaque ones are leaves; everything else is followed."""
         return module_qualified_name in self._opaque or is_known_module(m)
 
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list]:
+    def create_args_for_root(self, root_fn: Any, *_: Any) -> tuple[Any, list]:  # type: ignore[override]
         """One input node an example; further arguments of `forward` stay at their defaults."""
         names = list(inspect.signature(root_fn).parameters)[1:]
         names = [name for name in names if name != "args"] + [f"input_{n}" for n in range(len(self._examples))]
@@ -119,6 +121,7 @@ class ShapeTracer(fx.Tracer):
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch._C.DisableTorchFunction())
             stack.enter_context(self._mode or torch.random.fork_rng(devices=[]))
+            stack.enter_context(_unpatched())
             if node.op == "get_attr":
                 return self._without_data(_attribute(self.root, str(node.target)))
             if node.op == "call_module":
@@ -132,8 +135,7 @@ class ShapeTracer(fx.Tracer):
         if path not in self._states:
             state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
             self._states[path] = {name: self._without_data(tensor) for name, tensor in state.items()}
-        with _original_call():
-            return torch.func.functional_call(module, self._states[path], args, dict(kwargs))
+        return torch.func.functional_call(module, self._states[path], args, dict(kwargs))
 
     def _without_data(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -149,7 +151,7 @@ def _attribute(root: nn.Module, path: str) -> Any:
 
 
 @contextmanager
-def _original_call() -> Iterator[None]:
+def _unpatched() -> Iterator[None]:
     """Run real modules inside a trace: fx has patched `Module.__call__` and `__getattr__`."""
     patched = nn.Module.__call__, nn.Module.__getattr__
     nn.Module.__call__ = fx._symbolic_trace._orig_module_call  # type: ignore[method-assign]
@@ -158,6 +160,17 @@ def _original_call() -> Iterator[None]:
         yield
     finally:
         nn.Module.__call__, nn.Module.__getattr__ = patched  # type: ignore[method-assign]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging a shape error that we turn into an opaque node or an error of our own."""
+    logger, silent = logging.getLogger("torch._subclasses.fake_tensor"), lambda _: False
+    logger.addFilter(silent)
+    try:
+        yield
+    finally:
+        logger.removeFilter(silent)
 
 
 @contextmanager
@@ -181,9 +194,9 @@ def _user_line() -> str | None:
     """`file.py:12` of the innermost frame outside torch and this package."""
     frame = sys._getframe(2)
     while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name.partition(".")[0] not in ("torch", "contextlib") and not name.startswith("pluriform.graph"):
-            if "self" in frame.f_locals and isinstance(frame.f_locals["self"], nn.Module):
-                return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
+        names = frame.f_code.co_varnames
+        mine = frame.f_globals.get("__name__", "").startswith(("torch.", "pluriform.graph"))
+        if not mine and names and isinstance(frame.f_locals.get(names[0]), nn.Module):
+            return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
     return None
