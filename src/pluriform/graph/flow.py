@@ -1,0 +1,214 @@
+"""`ChannelFlow`: the channels on every axis of every node, and every weight that is indexed by them.
+
+The flow visits the nodes in order. A rule for each operation (`channel_rules`) says which layouts its output has, ties
+what must be equal, and registers the weights whose axes follow a layout.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pluriform.graph.graph import Graph, Node, Shape
+from pluriform.graph.layout import Layout, Ties, length_of
+from pluriform.graph.ops import Op
+
+__all__ = ["Axes", "ChannelFlow", "GroupedConv", "NormGroups", "Role", "Rule", "Setting", "Slot"]
+
+Axes = tuple[Layout, ...]
+"""The layout of each axis of a tensor, the batch axis first."""
+
+
+class Role(Enum):
+    """How a weight takes part in a channel group."""
+
+    PRODUCER = "producer"
+    """Its rows make the channels: copied."""
+    CARRIER = "carrier"
+    """It acts on each channel apart (norms, depthwise convolutions, slopes): copied."""
+    CONSUMER = "consumer"
+    """Its columns read the channels: copied and divided by the number of copies."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """An axis of a weight that follows a layout."""
+
+    node: Node
+    weight: Tensor
+    axis: int
+    layout: Layout
+    role: Role
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """An attribute of a module that holds the lengths of layouts: an integer, or a tuple where `many`."""
+
+    module: str
+    attribute: str
+    layouts: tuple[Layout, ...]
+    many: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedConv:
+    """A grouped convolution that is not depthwise: its weight is indexed by two layouts at once."""
+
+    node: Node
+    weight: Tensor
+    inputs: Layout
+    outputs: Layout
+    groups: int
+    transposed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class NormGroups:
+    """A normalisation over channels: its statistics last only where channels are copied equally often."""
+
+    node: Node
+    layout: Layout
+    groups: int
+
+
+class ChannelFlow:
+    """Layouts of all nodes of a graph, with the weights that follow them.
+
+    Args:
+        graph: The traced network.
+        rules: For each operation the function that gives the layouts of its output; what has none is fixed.
+    """
+
+    def __init__(self, graph: Graph, rules: Mapping[Op, "Rule"]) -> None:
+        self.graph = graph
+        self.ties = Ties()
+        self.axes: dict[str, Axes] = {}
+        self.parts: dict[str, tuple[Axes, ...]] = {}
+        self.slots: list[Slot] = []
+        self.settings: list[Setting] = []
+        self.grouped: list[GroupedConv] = []
+        self.norms: list[NormGroups] = []
+        self._locked = {
+            id(tensor)
+            for node in graph.nodes
+            if node.module is not None and node.op not in rules
+            for tensor in (*graph.submodule(node).parameters(), *graph.submodule(node).buffers())
+        }
+        self._own = {id(tensor) for tensor in (*graph.root.parameters(), *graph.root.buffers())}
+        for node in graph.nodes:
+            self._visit(node, rules.get(node.op))
+        self._tie_shared()
+        self._settle_norms()
+
+    def read(self, node: Node, position: int = 0) -> Axes:
+        """Layouts of an input of a node."""
+        return tuple(self.ties.resolve(layout) for layout in self.axes[node.inputs[position]])
+
+    def constant(self, shape: Shape, reason: str) -> Axes:
+        """Layouts of axes that never change."""
+        return tuple(self.ties.fresh(length, reason) for length in shape)
+
+    def module(self, node: Node) -> nn.Module | None:
+        """The module that a node calls, or None."""
+        return None if node.module is None else self.graph.submodule(node)
+
+    def follow(self, node: Node, name: str, axis: int, layout: Layout, role: Role) -> None:
+        """Register an axis of a parameter or buffer of a module; one that is computed from others fixes its layout."""
+        module = self.module(node)
+        weight = self._argument(node, name) if module is None else getattr(module, name, None)
+        if weight is None:
+            return
+        if id(weight) not in self._own or (module is not None and parametrize.is_parametrized(module)):
+            self.ties.freeze(layout, f"the {name} of {node} is computed from other weights")
+            return
+        self.slots.append(Slot(node, weight, axis, layout, role))
+
+    def follow_grouped(self, conv: GroupedConv) -> None:
+        """Register the weight of a grouped convolution."""
+        if id(conv.weight) in self._own:
+            self.grouped.append(conv)
+        else:
+            self.freeze((conv.inputs, conv.outputs), f"the weight of {conv.node} is computed from other weights")
+
+    def parameter(self, node: Node) -> Tensor | None:
+        """The tensor that a parameter node reads, or None where the root does not own it."""
+        found: object = self.graph.module
+        for part in node.attributes["path"].split("."):
+            found = getattr(found, part)
+        return found if isinstance(found, Tensor) and id(found) in self._own else None
+
+    def keep(self, node: Node, attribute: str, *layouts: Layout, many: bool = False) -> None:
+        """Register an attribute of the module of a node that holds lengths."""
+        if node.module is not None:
+            self.settings.append(Setting(node.module, attribute, layouts, many))
+
+    def freeze(self, axes: Axes, reason: str) -> None:
+        """Fix layouts."""
+        for layout in axes:
+            self.ties.freeze(layout, reason)
+
+    def _argument(self, node: Node, name: str) -> Tensor | None:
+        """The parameter that a function was given as its weight or bias."""
+        position = ("", "weight", "bias").index(name)
+        return self.parameter(self.graph[node.inputs[position]]) if len(node.inputs) > position else None
+
+    def _visit(self, node: Node, rule: "Rule | None") -> None:
+        before = len(self.slots), len(self.grouped)
+        tensors = all(name in self.axes for name in node.inputs) or node.op is Op.ITEM
+        axes = rule(self, node) if rule is not None and tensors else None
+        if axes is not None and [length_of(layout) for layout in axes] == list(node.shape):
+            self.axes[node.name] = axes
+            return
+        if node.name in self.parts:
+            return
+        reason = f"it passes {node}"
+        self.freeze(tuple(slot.layout for slot in self.slots[before[0] :]), reason)
+        self.freeze(tuple(layout for g in self.grouped[before[1] :] for layout in (g.inputs, g.outputs)), reason)
+        for name in node.inputs:
+            for each in (self.axes[name],) if name in self.axes else self.parts.get(name, ()):
+                self.freeze(each, reason)
+        if any(isinstance(length, tuple) for length in node.shape):
+            self.parts[node.name] = tuple(self.constant(shape, reason) for shape in node.shape)
+        else:
+            self.axes[node.name] = self.constant(node.shape, reason)
+
+    def _tie_shared(self) -> None:
+        """Weights of several calls or layers: one layout each, and one way to be gathered, or fixed."""
+        first: dict[tuple[int, int], Slot] = {}
+        for slot in self.slots:
+            other = first.setdefault((id(slot.weight), slot.axis), slot)
+            reason = f"{slot.node} shares its weight with {other.node} in another way"
+            self.ties.tie(slot.layout, other.layout, reason)
+            if (slot.role is Role.CONSUMER) != (other.role is Role.CONSUMER):
+                self.ties.freeze(slot.layout, reason)
+            if id(slot.weight) in self._locked:
+                self.ties.freeze(slot.layout, f"{slot.node} shares its weight with a node that cannot change")
+        settings: dict[tuple[str, str], Setting] = {}
+        for setting in self.settings:
+            other = settings.setdefault((setting.module, setting.attribute), setting)
+            for mine, theirs in zip(setting.layouts, other.layouts, strict=True):
+                self.ties.tie(mine, theirs, f"{setting.module} is called on different channels")
+        convs: dict[int, GroupedConv] = {}
+        for conv in self.grouped:
+            other = convs.setdefault(id(conv.weight), conv)
+            reason = f"{conv.node} shares its weight with another layer"
+            self.ties.tie(conv.inputs, other.inputs, reason)
+            self.ties.tie(conv.outputs, other.outputs, reason)
+            if (id(conv.weight), 1) in first or (id(conv.weight), 0) in first or id(conv.weight) in self._locked:
+                self.freeze((conv.inputs, conv.outputs), reason)
+
+    def _settle_norms(self) -> None:
+        """What a norm averages with fixed channels is fixed too."""
+        before = None
+        while before != (before := sum(self.ties.free(norm.layout) for norm in self.norms)):
+            for norm in self.norms:
+                spans = self.ties.resolve(norm.layout)
+                alone = norm.groups > 1 and norm.groups == length_of(spans)
+                if not alone and any(self.ties.reason(span.channels) for span in spans):
+                    self.ties.freeze(spans, f"{norm.node} averages it with channels that are fixed")
+
+
+Rule = Callable[[ChannelFlow, Node], Axes | None]
