@@ -1,4 +1,4 @@
-"""The normalised facts of an operation, the same for every spelling: per-axis tuples, positive axes, explicit padding."""
+"""The facts of an operation, the same for every spelling: per-axis tuples, positive axes, explicit padding."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ NOT_FACTS = ("inplace", "training", "num_batches_tracked")
 def module_facts(module: nn.Module, spelling: Spelling) -> dict[str, Any]:
     """Public plain attributes of a module, named as in `torch.nn`."""
     facts = {name: value for name, value in vars(module).items() if not name.startswith("_") and _plain(value)}
-    facts.update({name: value for name, value in module.named_parameters(recurse=False)})
+    facts.update(dict(module.named_parameters(recurse=False)))
     facts.update(spelling.fixed)
     facts["training"] = module.training
     if spelling.op is Op.PAD:

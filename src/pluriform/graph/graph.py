@@ -23,8 +23,8 @@ class Node:
     """One operation of the network.
 
     Attributes:
-        name: Dotted path of the submodule for module calls (`features.0`, the second call `features.0@1`), else the name
-            in the code of `Graph.module`.
+        name: Dotted path of the submodule for module calls (`features.0`, the second call `features.0@1`), else the
+            name in the code of `Graph.module`.
         op: What it does.
         inputs: Names of the nodes it reads, in argument order.
         shape: Of its output on the traced example, the batch axis included.

@@ -1,8 +1,8 @@
 """Stand-ins for tensors and sizes during tracing: they know their example value, and remember how it was made.
 
 A `ShapedProxy` answers `x.dim()`, `x.shape`, `x.size(0)`, `len(x)`, `x.dtype` from the example. Lengths come as
-`TracedInt`: Python decides with their value (`if`, `range`), while arithmetic and arguments keep the expression, so that
-a traced network still works for another batch size.
+`TracedInt`: Python decides with their value (`if`, `range`), while arithmetic and arguments keep the expression, so
+that a traced network still works for another batch size.
 """
 
 import operator

@@ -1,4 +1,4 @@
-"""The spellings of every operation: `torch.nn` modules, functions and tensor methods, with the names of their arguments."""
+"""The spellings of every operation: `torch.nn` modules, functions and tensor methods, with their arguments' names."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -37,6 +37,11 @@ class Spelling:
         return {**bound, **kwargs, **self.fixed}
 
 
+WITHOUT_MODULE = """
+erf erfc sin cos tan sinh cosh asin acos atan asinh acosh atanh exp exp2 expm1 log log2 log10 log1p sqrt rsqrt
+abs neg sign square reciprocal floor ceil round trunc frac sinc logit positive
+"""
+
 # Activations: name in torch.nn.functional (or torch), arguments behind the input, module class.
 ACTIVATIONS: dict[str, tuple[str, type[nn.Module] | None]] = {
     "relu": ("inplace", nn.ReLU),
@@ -62,10 +67,7 @@ ACTIVATIONS: dict[str, tuple[str, type[nn.Module] | None]] = {
     "tanh": ("", nn.Tanh),
     "tanhshrink": ("", nn.Tanhshrink),
     "threshold": ("threshold value inplace", nn.Threshold),
-    **dict.fromkeys(
-        ["erf", "erfc", "sin", "cos", "tan", "sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh", "atanh", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "abs", "neg", "sign", "square", "reciprocal", "floor", "ceil", "round", "trunc", "frac", "sinc", "logit", "positive"],
-        ("", None),
-    ),
+    **dict.fromkeys(WITHOUT_MODULE.split(), ("", None)),
     "clamp": ("min max", None),
     "pow": ("exponent", None),
 }

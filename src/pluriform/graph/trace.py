@@ -25,8 +25,8 @@ def trace(module: nn.Module, example: Any) -> Graph:
     """Read a module as a graph, without running its numbers and without changing it.
 
     Python that asks for shapes is answered from the example; the batch size stays free. A submodule that cannot be
-    followed (control flow on values, foreign calls) becomes one opaque node, the smallest such submodule; if that is the
-    module itself, the graph is a single opaque node.
+    followed (control flow on values, foreign calls) becomes one opaque node, the smallest such submodule; if that is
+    the module itself, the graph is a single opaque node.
 
     Args:
         module: Any module, in the mode (training or evaluation) that the graph shall describe.
