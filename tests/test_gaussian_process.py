@@ -88,5 +88,7 @@ def test_sizes_are_checked():
 def test_memory_is_refused_before_starting(monkeypatch):
     check_memory(10, 3, "ten samples")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**30})())
-    with pytest.raises(MemoryBudgetError, match=r"82,397 MiB for 3 float64 matrices of 60,000 x 60,000.*fit on at most"):
+    with pytest.raises(
+        MemoryBudgetError, match=r"82,397 MiB for 3 float64 matrices of 60,000 x 60,000.*fit on at most"
+    ):
         check_memory(60_000, 3, "sixty thousand")

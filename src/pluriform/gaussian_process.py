@@ -200,9 +200,7 @@ def _singular(gram: Tensor, ridge: float) -> SingularKernelError:
         remedy = "remove duplicates, or give a ridge, for instance ridge=1e-4"
     else:
         got, remedy = f"a singular matrix at ridge {ridge:.3g}", "give a larger ridge, for instance ridge=1e-4"
-    return SingularKernelError(
-        explain("a positive definite kernel", got, f"kernel of {len(gram)} samples", remedy)
-    )
+    return SingularKernelError(explain("a positive definite kernel", got, f"kernel of {len(gram)} samples", remedy))
 
 
 def _duplicates(gram: Tensor) -> tuple[int, int] | None:

@@ -77,7 +77,9 @@ class Builder:
         low, high = total // 2, total - total // 2
         symmetric = low == high
         self.variances[path if symmetric else f"{path}.1"] = (spec["weight_var"], spec["bias_var"])
-        conv = nn.Conv2d(before, spec["out"], kernel, stride, low if symmetric else 0, padding_mode=mode if symmetric else "zeros")
+        conv = nn.Conv2d(
+            before, spec["out"], kernel, stride, low if symmetric else 0, padding_mode=mode if symmetric else "zeros"
+        )
         if symmetric:
             return conv
         pad = nn.CircularPad2d if mode == "circular" else nn.ZeroPad2d

@@ -134,7 +134,7 @@ class Gelu(Dual):
 class Sine(Dual):
     """`sin(x + phase)`; a phase of pi/2 is the cosine.
 
-        K' = [E- - cos(2 c) E+] / 2,   kappa = [E- + cos(2 c) E+] / 2,   E+- = exp(-+q12 - (q11 + q22) / 2)
+    K' = [E- - cos(2 c) E+] / 2,   kappa = [E- + cos(2 c) E+] / 2,   E+- = exp(-+q12 - (q11 + q22) / 2)
     """
 
     phase: float = 0.0

@@ -1,11 +1,13 @@
 """`kernel_of`: an ordinary module as the kernel of its infinitely wide limit."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pluriform.axes import Inputs
@@ -16,8 +18,8 @@ from pluriform.infinite.rules import Variances, plan_of
 
 __all__ = ["KernelFunction", "kernel_of"]
 
-TILE_MIB = 256
-TENSORS = 8
+TILE_ENTRIES = 2**17
+MOST_ENTRIES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +38,8 @@ class KernelFunction:
 
     def __call__(
         self,
-        x1: Inputs,
-        x2: Inputs | None = None,
+        x1: Float[Tensor, "n1 *features1"],
+        x2: Float[Tensor, "n2 *features2"] | None = None,
         *,
         nngp: bool = True,
         ntk: bool = True,
@@ -71,38 +73,79 @@ class KernelFunction:
                         "pass inputs like the example that kernel_of was given",
                     )
                 )
-        side = max(1, int(math.sqrt(TILE_MIB * 2**20 / (8 * TENSORS * self.entries))))
-        first = [part.to(dtype) for part in x1.split(side)]
-        if x2 is None:
-            return self._symmetric(first, ntk)
-        second = [part.to(dtype) for part in x2.split(side)]
-        rows = [[propagate(self.plan, a, b, same=False, ntk=ntk) for b in second] for a in first]
-        return _assembled(rows, same=False)
+        tiles = self._tiles(x1.to(dtype), None if x2 is None else x2.to(dtype), ntk)
+        if torch.is_grad_enabled() and (x1.requires_grad or (x2 is not None and x2.requires_grad)):
+            return _joined(tiles)
+        return _filled(tiles, len(x1), len(x1 if x2 is None else x2))
 
-    def _symmetric(self, parts: list[Tensor], ntk: bool) -> Kernel:
-        rows: list[list[Kernel]] = []
-        for i, a in enumerate(parts):
-            mirrored = [_transposed(rows[j][i]) for j in range(i)]
-            own = propagate(self.plan, a, a, same=True, ntk=ntk)
-            later = [propagate(self.plan, a, b, same=False, ntk=ntk) for b in parts[i + 1 :]]
-            rows.append([*mirrored, own, *later])
-        return _assembled(rows, same=True)
+    @property
+    def side(self) -> int:
+        """Samples on a side of a tile: its tensors stay in cache, and variances of single inputs cost little beside."""
+        pairs = max(TILE_ENTRIES // self.entries, min(64, MOST_ENTRIES // self.entries), 1)
+        return math.isqrt(pairs)
+
+    def _tiles(self, x1: Tensor, x2: Tensor | None, ntk: bool) -> Iterator["_Tile"]:
+        """All tiles; of a matrix of `x1` with itself those on and above the diagonal."""
+        first = x1.split(self.side)
+        second = first if x2 is None else x2.split(self.side)
+        for i, a in enumerate(first):
+            for j, b in enumerate(second):
+                if x2 is not None or i < j:
+                    yield _Tile(i, j, i * self.side, j * self.side, propagate(self.plan, a, b, same=False, ntk=ntk))
+                elif i == j:
+                    yield _Tile(i, j, i * self.side, j * self.side, propagate(self.plan, a, a, same=True, ntk=ntk))
 
 
-def _transposed(kernel: Kernel) -> Kernel:
-    ntk = None if kernel.ntk is None else kernel.ntk.T
-    return kernel.replace(nngp=kernel.nngp.T, ntk=ntk, variance1=kernel.variance2, variance2=kernel.variance1)
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """A block of the matrix: its place in the grid, its first row and column, its record."""
+
+    i: int
+    j: int
+    row: int
+    column: int
+    kernel: Kernel
 
 
-def _assembled(rows: list[list[Kernel]], *, same: bool) -> Kernel:
-    if len(rows) == 1 and len(rows[0]) == 1:
-        return rows[0][0]
-    nngp = torch.cat([torch.cat([tile.nngp for tile in row], 1) for row in rows])
-    tiles = [[tile.ntk for tile in row if tile.ntk is not None] for row in rows]
-    ntk = torch.cat([torch.cat(row, 1) for row in tiles]) if tiles[0] else None
-    variance1 = torch.cat([row[0].variance1 for row in rows])
-    variance2 = variance1 if same else torch.cat([tile.variance2 for tile in rows[0]])
-    return rows[0][0].replace(nngp=nngp, ntk=ntk, variance1=variance1, variance2=variance2, same=same)
+def _filled(tiles: Iterator[_Tile], rows: int, columns: int) -> Kernel:
+    """One record from tiles, written in place; tiles below the diagonal are mirrored."""
+    tile = next(tiles)
+    nngp = tile.kernel.nngp.new_empty(rows, columns)
+    ntk = None if tile.kernel.ntk is None else torch.empty_like(nngp)
+    variance1, variance2 = nngp.new_empty(rows), nngp.new_empty(columns)
+    symmetric, record = tile.kernel.same, tile.kernel
+    for tile in itertools.chain([tile], tiles):
+        part = tile.kernel
+        down, across = slice(tile.row, tile.row + len(part.nngp)), slice(tile.column, tile.column + part.nngp.shape[1])
+        for whole, block in ((nngp, part.nngp), (ntk, part.ntk)):
+            if whole is None or block is None:
+                continue
+            whole[down, across] = block
+            if symmetric and tile.i != tile.j:
+                whole[across, down] = block.T
+        variance1[down], variance2[across] = part.variance1, part.variance2
+    variance2 = variance1 if symmetric else variance2
+    return record.replace(nngp=nngp, ntk=ntk, variance1=variance1, variance2=variance2)
+
+
+def _joined(tiles: Iterator[_Tile]) -> Kernel:
+    """The same by concatenation, through which gradients flow."""
+    grid = {(tile.i, tile.j): tile.kernel for tile in tiles}
+    first, symmetric = grid[0, 0], grid[0, 0].same
+    last = max(grid)
+
+    def block(i: int, j: int, name: str) -> Tensor:
+        part = getattr(grid[(j, i) if symmetric and i > j else (i, j)], name)
+        return part.T if symmetric and i > j else part
+
+    def whole(name: str) -> Tensor:
+        rows, columns = range(last[0] + 1), range(last[1] + 1)
+        return torch.cat([torch.cat([block(i, j, name) for j in columns], 1) for i in rows])
+
+    variance1 = torch.cat([grid[i, i if symmetric else 0].variance1 for i in range(last[0] + 1)])
+    variance2 = variance1 if symmetric else torch.cat([grid[0, j].variance2 for j in range(last[1] + 1)])
+    ntk = None if first.ntk is None else whole("ntk")
+    return first.replace(nngp=whole("nngp"), ntk=ntk, variance1=variance1, variance2=variance2)
 
 
 def kernel_of(

@@ -91,10 +91,9 @@ def _deterministic(graph: Graph) -> frozenset[str]:
 
 def _random(graph: Graph, node: Node) -> bool:
     """Whether a node without weights depends on chance or on the rest of the batch, or hides weights of its own."""
-    training = node.module is not None and graph.submodule(node).training
     if node.op is Op.OPAQUE:
         return node.module is None or any(True for _ in graph.submodule(node).parameters())
-    return node.op in (Op.DROPOUT, Op.BATCH_NORM) and (training or bool(node.attributes.get("training", False)))
+    return bool(node.attributes.get("active" if node.op is Op.DROPOUT else "batch_statistics", False))
 
 
 def _refuse_tied(graph: Graph) -> None:
@@ -157,7 +156,9 @@ def unsupported(node: Node) -> UnsupportedOpError:
     """The error for a node without a rule: names it, its line, what is supported and what would do instead."""
     instead = INSTEAD.get(node.op, "write this part with supported operations")
     known = ", ".join(sorted({op.value for op in RULES}))
-    return UnsupportedOpError(explain(f"an operation with an infinite-width limit here ({known})", node.op.value, str(node), instead))
+    return UnsupportedOpError(
+        explain(f"an operation with an infinite-width limit here ({known})", node.op.value, str(node), instead)
+    )
 
 
 INSTEAD: dict[Op, str] = {

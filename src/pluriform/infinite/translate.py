@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pluriform.errors import UnsupportedOpError, explain
 from pluriform.graph.graph import Graph, Node
@@ -58,13 +58,6 @@ class Place:
     def where(self) -> str:
         """For messages."""
         return str(self.node)
-
-    @property
-    def training(self) -> bool:
-        """The training flag of the submodule, or that of the function call."""
-        if self.node.module is not None:
-            return self.graph.submodule(self.node).training
-        return bool(self.fact("training", False))
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -123,25 +116,10 @@ def _conv(place: Place, variances: Any) -> Step:
         raise place.refuse(
             "several channels a group", f"a depthwise convolution with {groups} groups", "use fewer groups"
         )
-    axes = len(sizes)
-    stride, dilation = _tuple(place.fact("stride", 1), axes), _tuple(place.fact("dilation", 1), axes)
-    padding = _padding(place.fact("padding", 0), sizes, dilation)
     mode = place.fact("padding_mode", "zeros")
-    windows = tuple(Window(*facts, mode) for facts in zip(sizes, stride, dilation, padding, strict=True))
+    facts = sizes, place.fact("stride"), place.fact("dilation"), place.fact("padding")
+    windows = tuple(Window(*fact, mode) for fact in zip(*facts, strict=True))
     return place.step(lambda records: convolution(records[0], windows, layer), weighted=True, channel_axis=1)
-
-
-def _padding(padding: Any, sizes: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    if padding == "valid":
-        return ((0, 0),) * len(sizes)
-    if padding == "same":
-        totals = [step * (size - 1) for size, step in zip(sizes, dilation, strict=True)]
-        return tuple((total // 2, total - total // 2) for total in totals)
-    return tuple((extra, extra) for extra in _tuple(padding, len(sizes)))
-
-
-def _tuple(value: Any, axes: int) -> tuple[int, ...]:
-    return (int(value),) * axes if isinstance(value, int) else tuple(int(item) for item in value) * (axes // len(value))
 
 
 def dual_of(place: Place) -> Dual:
@@ -169,6 +147,8 @@ def dual_of(place: Place) -> Dual:
 
 
 def _activation(place: Place, _: Any) -> Step:
+    if place.fact("function") == "neg":
+        return place.step(lambda records: scale(records[0], -1.0))
     dual = dual_of(place)
     return place.step(lambda records: activation(records[0], dual), bends=True)
 
@@ -179,15 +159,16 @@ def _identity(place: Place, _: Any) -> Step:
 
 def _dropout(place: Place, _: Any) -> Step:
     probability = float(place.fact("p", 0.5))
-    if not place.training or probability == 0:
+    if not place.fact("active") or probability == 0:
         return _identity(place, _)
-    whole = str(place.fact("variant", "")) in ("dropout1d", "dropout2d", "dropout3d", "feature")
+    layer = place.graph.submodule(place.node) if place.node.module else None
+    whole = isinstance(layer, nn.Dropout1d | nn.Dropout2d | nn.Dropout3d)
     return place.step(lambda records: dropout(records[0], 1 - probability, whole_channels=whole))
 
 
 def _batch_norm(place: Place, variances: Any) -> Step:
     layer = place.graph.submodule(place.node) if place.node.module else None
-    if layer is None or place.training or layer.running_mean is None:
+    if layer is None or place.fact("batch_statistics"):
         raise place.refuse(
             "batch norm in evaluation mode, a fixed affine map",
             "batch norm in training mode",
@@ -224,7 +205,9 @@ def _norm(place: Place, over_positions: bool, channel_axis: int | None, centres:
     eps = place.fact("eps")
     eps = float(torch.finfo(torch.float32).eps if eps is None else eps)
     standard = variances.parameterization == "standard"
-    rates = [float(standard and tensor.requires_grad) for tensor in (*place.parameters, torch.zeros(()), torch.zeros(()))]
+    rates = [
+        float(standard and tensor.requires_grad) for tensor in (*place.parameters, torch.zeros(()), torch.zeros(()))
+    ]
 
     def rule(records: Sequence[Kernel]) -> Kernel:
         record = layer_norm(records[0], eps, over_positions=over_positions)
@@ -236,15 +219,12 @@ def _norm(place: Place, over_positions: bool, channel_axis: int | None, centres:
 
 
 def _avg_pool(place: Place, _: Any) -> Step:
-    shape = place.shape()[2:]
-    sizes = _tuple(place.fact("kernel_size"), len(shape))
-    stride = _tuple(sizes if place.fact("stride") in (None, (), []) else place.fact("stride"), len(shape))
-    padding = _tuple(place.fact("padding", 0), len(shape))
+    facts = place.shape()[2:], place.fact("kernel_size"), place.fact("stride"), place.fact("padding")
     ceil, counted = bool(place.fact("ceil_mode", False)), bool(place.fact("count_include_pad", True))
     divisor = place.fact("divisor_override")
     matrices = [
-        pooling_matrix(length, Window(size, step, 1, (extra, extra)), ceil=ceil, count_padding=counted)
-        for length, size, step, extra in zip(shape, sizes, stride, padding, strict=True)
+        pooling_matrix(length, Window(size, step, 1, padding), ceil=ceil, count_padding=counted)
+        for length, size, step, padding in zip(*facts, strict=True)
     ]
     if divisor:
         matrices = [(matrix > 0).double() for matrix in matrices]
@@ -267,11 +247,9 @@ def _pooled(place: Place, matrices: list[Tensor], spatial: tuple[int, ...] | Non
 
 def _reduction(place: Place, _: Any) -> Step:
     """Mean or sum over positions of channels-first images."""
-    shape, given = place.shape(), place.fact("dim")
-    given = tuple(range(len(shape))) if given is None else (given,) if isinstance(given, int) else tuple(given)
-    dims = {axis % len(shape) for axis in given}
+    shape, dims = place.shape(), place.fact("dim")
     if not dims or 0 in dims or 1 in dims:
-        raise place.refuse("a mean or sum over positions", f"one over axes {sorted(dims)}", "reduce axes 2 and beyond")
+        raise place.refuse("a mean or sum over positions", f"one over axes {dims}", "reduce axes 2 and beyond")
     matrices = []
     for axis, length in enumerate(shape[2:], 2):
         ones = torch.ones(1, length, dtype=torch.float64) / (length if place.node.op is Op.MEAN else 1)
@@ -293,32 +271,33 @@ def _reshape(place: Place, _: Any) -> Step:
 
 
 def _pad(place: Place, _: Any) -> Step:
-    values, axes = tuple(place.fact("padding")), len(place.shape()) - 2
-    mode = {"constant": "zeros", "zeros": "zeros"}.get(place.fact("mode", "constant"), place.fact("mode"))
-    sides = [(int(values[2 * i]), int(values[2 * i + 1])) for i in range(len(values) // 2)][::-1]
-    if mode == "zeros" and place.fact("value", 0) not in (0, 0.0, None):
+    sides, axes, mode = place.fact("padding"), len(place.shape()) - 2, place.fact("mode")
+    if mode == "constant" and place.fact("value") != 0:
         raise place.refuse("padding with zeros", f"padding with {place.fact('value')}", "pad with zeros")
     if len(sides) > axes or any(extra < 0 for pair in sides for extra in pair):
-        raise place.refuse("padding of positions by 0 or more", f"{values}", "pad the last axes only, and crop by slicing")
+        raise place.refuse(
+            "padding of positions by 0 or more", f"{sides}", "pad the last axes only, and crop by slicing"
+        )
     padding = ((0, 0),) * (axes - len(sides)) + tuple(sides)
-    return place.step(lambda records: pad(records[0], padding, mode), channel_axis=1)
+    name = "zeros" if mode == "constant" else str(mode)
+    return place.step(lambda records: pad(records[0], padding, name), channel_axis=1)
 
 
 def _join(place: Place, _: Any) -> Step:
     """Sum, difference or product of branches, or of one branch with a number."""
-    constant = _constant(place)
-    multiplies = place.node.op in (Op.MULTIPLY, Op.DIVIDE)
-    if len(place.inputs) == 1 and constant is not None:
-        if place.node.op is Op.DIVIDE:
-            constant = 1 / constant
+    multiplies, constant = place.node.op is Op.MULTIPLY, _constant(place)
+    if len(place.inputs) == 1 and constant is not None and place.node.op is not Op.DIVIDE:
         if multiplies:
             return place.step(lambda records: scale(records[0], constant))
         return place.step(lambda records: affine(records[0], torch.ones(1), torch.tensor([constant])), centres=True)
     if len(place.inputs) < 2 or place.node.op is Op.DIVIDE:
-        raise place.refuse("branches of the network, or a branch and a number", place.node.op.value, "rewrite this line")
-    alpha = float(place.fact("alpha", 1) or 1)
-    if alpha != 1.0:
-        raise place.refuse("alpha=1", f"alpha={alpha}", "multiply the branch before adding it")
+        raise place.refuse(
+            "branches of the network, or a branch and a number",
+            f"{place.node.op.value} with something else, such as a trainable tensor",
+            "leave it out, or join branches of the network only",
+        )
+    if place.fact("alpha", 1) != 1:
+        raise place.refuse("alpha=1", f"alpha={place.fact('alpha')}", "multiply the branch before adding it")
     if multiplies:
         return place.step(product, joins="product")
     return place.step(residual_sum, joins="sum")
@@ -326,10 +305,11 @@ def _join(place: Place, _: Any) -> Step:
 
 def _constant(place: Place) -> float | None:
     """The number that a branch is combined with."""
-    for name in ("other", "value", "scalar"):
-        if isinstance(place.fact(name), int | float):
-            return float(place.fact(name))
-    tensors = [Place.tensor(place.graph, place.graph[n]) for n in place.node.inputs if place.graph[n].op is Op.PARAMETER]
+    if isinstance(place.fact("scalar"), int | float):
+        return float(place.fact("scalar"))
+    tensors = [
+        Place.tensor(place.graph, place.graph[n]) for n in place.node.inputs if place.graph[n].op is Op.PARAMETER
+    ]
     if len(tensors) == 1 and tensors[0].numel() == 1 and not tensors[0].requires_grad:
         return float(tensors[0])
     return None
@@ -337,7 +317,7 @@ def _constant(place: Place) -> float | None:
 
 def _concat(place: Place, _: Any) -> Step:
     shapes = [place.shape(i) for i in range(len(place.inputs))]
-    dim = int(place.fact("dim", 0)) % len(shapes[0])
+    dim = place.fact("dim")
     if dim not in (1, len(shapes[0]) - 1):
         raise place.refuse("a concatenation of channels", f"one of axis {dim}", "concatenate channels")
     widths = [shape[dim] for shape in shapes]
