@@ -1,6 +1,6 @@
 import pytest
 
-from pluriform.report.digits import Format, format_of, plain, tick
+from pluriform.report.digits import Format, column_format, format_of, plain, tick
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,13 @@ def test_figures_are_written_with_sensible_digits(name, unit, value, text):
 def test_a_column_shares_its_decimals():
     form = format_of("aurc", "", [0.0019, 0.0010, 0.0006])
     assert [form(v) for v in (0.0019, 0.0010, 0.0006)] == ["0.0019", "0.0010", "0.0006"]
+
+
+def test_a_column_of_very_small_scores_is_in_thousandths():
+    form = column_format("aurc", "", [0.00019, 0.00074, 0.00005])
+    assert [form(v) for v in (0.00019, 0.00074, 0.00005)] == ["0.19", "0.74", "0.05"]
+    assert column_format("ece", "", [0.0072, 0.0131]) == Format("score", 3)
+    assert column_format("latency", "ms", [0.00001]) == Format("quantity")
 
 
 def test_intervals_of_negative_figures_use_a_word():

@@ -1,6 +1,6 @@
 import pytest
 
-from pluriform.report.ranking import columns_of, marks_of
+from pluriform.report.ranking import columns_of, leading, marks_of
 from pluriform.report.row import rows_of
 from pluriform.result import Measure, Result
 
@@ -47,6 +47,31 @@ def test_columns_of_the_comparison(results):
     mine = [m.value for m in results[0].measures if m.name == "corrupted_accuracy"]
     assert corrupted.value == pytest.approx(sum(mine) / len(mine))
     assert [c.cost for c in columns.values()] == sorted(c.cost for c in columns.values())
+
+
+def test_very_small_scores_say_so_in_the_heading():
+    rows = rows_of(
+        [Result(n, {}, "", {}, 0, measures=(Measure("aurc", v),)) for n, v in (("A", 0.0002), ("B", 0.0001))]
+    )
+    (column,) = columns_of(rows)
+    assert (column.unit, column.format(0.0002)) == ("10⁻³", "0.20")
+
+
+def test_a_corruption_listed_twice_counts_once():
+    conditions = [("blur", 1), ("noise", 1), ("blur", 1)]
+    found = tuple(
+        Measure("corrupted_accuracy", v, condition={"corruption": name, "severity": severity})
+        for v, (name, severity) in zip((0.8, 0.4, 0.8), conditions, strict=True)
+    )
+    (column,) = columns_of(rows_of([Result("A", {}, "", {}, 0, measures=found)]))
+    assert column.cells[0].value == pytest.approx(0.6)
+
+
+def test_the_least_important_columns_give_way(results):
+    columns = [c for c in columns_of(rows_of(results)) if not c.cost]
+    assert len(columns) == 10
+    assert leading(columns, 20) == columns
+    assert [c.title for c in leading(columns, 4)] == ["Accuracy", "NLL", "ECE", "AUROC"]
 
 
 def test_regression_has_its_own_columns(regression_results):

@@ -9,7 +9,7 @@ from pluriform.report.digits import Format, column_format
 from pluriform.report.row import Row, number
 from pluriform.result import Measure
 
-__all__ = ["Column", "Mark", "columns_of", "direction", "leading", "marks_of", "robust_eps"]
+__all__ = ["Column", "Mark", "columns_of", "direction", "leading", "marks_of", "robust_eps", "score_name"]
 
 Mark = Literal["best", "level", ""]
 
@@ -128,6 +128,11 @@ def robust_eps(rows: Sequence[Row]) -> dict[str, Any] | None:
     return {"threat": threat, "attack": attack, "eps": ladder[(len(ladder) - 1) // 2]}
 
 
+def score_name(score: str) -> str:
+    """How an outlier score is called on the page."""
+    return "own score" if score == "score" else score.replace("_", " ")
+
+
 def _overlap(first: Measure | None, second: Measure | None) -> bool:
     if first is None or second is None:
         return False
@@ -181,7 +186,7 @@ def _outliers(rows: Sequence[Row]) -> list[Column]:
         scores = Counter(str(m.condition["score"]) for m in measured if m.condition["outliers"] == name)
         score = min(scores, key=lambda s: (-scores[s], _position(_SCORES)(s)))
         cells = [row.measure("auroc", outliers=name, score=score) if row.ok else None for row in rows]
-        columns.append(_column("auroc", "AUROC", cells, 8 if columns else 4, f"{name}, {score.replace('_', ' ')}"))
+        columns.append(_column("auroc", "AUROC", cells, 8 if columns else 4, f"{name}, {score_name(score)}"))
     return columns
 
 

@@ -62,6 +62,7 @@
   }
 
   async function draw(target, plot) {
+    if (!target.isConnected) return; // Another view was chosen meanwhile.
     const width = Math.floor(target.getBoundingClientRect().width);
     const layout = { ...plot.layout, ...(width < NARROW ? plot.narrow : {}), width };
     layout.font = { ...layout.font, family: getComputedStyle(document.body).fontFamily };
@@ -113,7 +114,6 @@
   }
 
   function label(button) {
-    button.setAttribute("aria-pressed", String(isDark()));
     button.lastElementChild.textContent = isDark() ? "Light" : "Dark";
     button.setAttribute("aria-label", isDark() ? "Switch to the light page" : "Switch to the dark page");
   }

@@ -7,6 +7,7 @@ from typing import Any
 
 from pluriform.report.digits import format_of, plain
 from pluriform.report.figures.section import Choice, Plot, Section, Table, View, axis, colour, layout
+from pluriform.report.ranking import score_name
 from pluriform.report.row import Row, number
 from pluriform.result import Curve
 
@@ -31,16 +32,17 @@ def outliers(rows: Sequence[Row]) -> Section | None:
                 if (str(c.condition["outliers"]), str(c.condition["score"])) == (name, score)
             ]
             if chosen:
-                views.append(View(_plots(chosen, name, score), (name, score.replace("_", " "))))
+                views.append(View(_plots(chosen, name, score), (name, score_name(score))))
     return Section(
         "outliers",
         "Outliers",
         "Does it notice what it has not seen?",
         "How the score is distributed over the test set (filled) and over images from elsewhere (dashed). The less "
-        "the two overlap, the better the form tells them apart; an AUROC of 0.5 is a coin toss, 1 is perfect.",
+        "the two overlap, the better the form tells them apart; an AUROC of 0.5 is a coin toss, 1 is perfect. "
+        "Heights are on a root scale, so that thin tails are seen.",
         tuple(views),
         _table(rows),
-        (Choice("Outliers", sets), Choice("Score", tuple(s.replace("_", " ") for s in scores), 1)),
+        (Choice("Outliers", sets), Choice("Score", tuple(map(score_name, scores)), 1)),
         strokes=(("test set", "filled"), ("outliers", "dash")),
         small=True,
     )
@@ -66,13 +68,13 @@ def _plot(row: Row, curve: Curve, name: str, score: str) -> Plot:
     outside = _outline(centres, curve.columns.get("outside", ()), "outliers", "@ink", "dash")
     top = max([0.0, *inside["y"], *outside["y"]])
     frame = layout(
-        axis(score.replace("_", " "), nticks=5, range=_span(inside["x"])),
-        axis("share, % (root scale)", range=[0, 1.06 * top or 1], **_root_ticks(top)),
+        axis(score_name(score), nticks=5, range=_span(inside["x"])),
+        axis("share, %", range=[0, 1.06 * top or 1], **_root_ticks(top)),
         230,
         10,
     )
     narrow = {"height": 190, "margin": {"l": 40, "r": 6, "t": 6, "b": 44}}
-    description = f"Distribution of {score.replace('_', ' ')} of {row.label} on the test set and on {name}. {figures}."
+    description = f"Distribution of {score_name(score)} of {row.label} on the test set and on {name}. {figures}."
     return Plot([inside, outside], frame, description, narrow, row.label, row.index, figures)
 
 
@@ -128,7 +130,7 @@ def _table(rows: Sequence[Row]) -> Table:
                 (
                     row.label,
                     str(condition["outliers"]),
-                    str(condition["score"]).replace("_", " "),
+                    score_name(str(condition["score"])),
                     form(measured.value),
                     form.interval(measured.low, measured.high) or "–",
                     *("–" if m is None else plain(m.name, m.unit, m.value) for m in others),

@@ -82,7 +82,7 @@ def _line(row: Row, curve: Curve) -> dict[str, Any]:
     )
     fill = colour(row, 0.55) if not curve.condition else "@clear"
     looks = {"size": sizes, "color": fill, "symbol": "circle"}
-    trace |= {"marker": trace["marker"] | looks, "line": trace["line"] | {"width": 1.25}, "cliponaxis": False}
+    trace |= {"marker": trace["marker"] | looks, "line": trace["line"] | {"width": 1.25, "color": colour(row, 0.7)}}
     if not curve.condition:
         trace["error_y"] = _bars(row, points)
     return trace

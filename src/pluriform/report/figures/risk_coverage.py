@@ -26,7 +26,7 @@ def risk_coverage(rows: Sequence[Row]) -> Section | None:
     ends = [(row, 100 * curves[row.index][-1][1]) for row in shown]
     names = ", ".join(row.label for row in shown)
     frame = layout(
-        axis("coverage: samples kept, most certain first, %", range=[100 * start - 1, 101]),
+        axis("coverage: samples kept, most certain first, %", range=[100 * start, 100 + (1 - start)]),
         axis("risk: errors among them, %", range=[0, top], nticks=6),
         _HEIGHT,
         label_room(shown),

@@ -168,6 +168,7 @@ def line(
         "x": [number(v) for v in x],
         "y": [number(v) for v in y],
         "line": {"color": colour(row), "width": 2, "dash": dash},
+        "cliponaxis": False,
         "marker": {"color": colour(row), "symbol": marker, "size": 8, "line": {"width": 1.5, "color": colour(row)}},
         "hovertemplate": f"<b>{text(row.label)}</b><br>{hover}<extra></extra>",
     } | more
@@ -209,7 +210,7 @@ def layout(x: Mapping[str, Any], y: Mapping[str, Any], height: int, right: int =
 
 def label_room(rows: Sequence[Row]) -> int:
     """Pixels to the right of a plot for the names of its lines."""
-    return 24 + round(7.4 * min(28, max((len(row.label) for row in rows), default=0)))
+    return 26 + round(8.2 * min(28, max((len(row.label) for row in rows), default=0)))
 
 
 def end_labels(ends: Sequence[tuple[Row, float]], low: float, high: float, height: int) -> list[dict[str, Any]]:
