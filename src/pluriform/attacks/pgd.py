@@ -67,10 +67,7 @@ def pgd(
         Madry, Makelov, Schmidt, Tsipras, Vladu, 2018, Towards deep learning models resistant to adversarial attacks,
         arXiv 1706.06083.
     """
-    if steps < 0 or restarts < 1:
-        raise ConfigError(
-            explain("steps >= 0 and restarts >= 1", f"steps {steps}, restarts {restarts}", "pgd", "raise them")
-        )
+    _check_options(steps, restarts)
     if steps == 0:
         return inputs.clone()
     size = 2.5 * threat.eps / steps if step_size is None else step_size
@@ -90,3 +87,10 @@ def pgd(
         if len(rows):
             worst.learn(rows, points, judge(module, points, labels[rows]), stop_when_broken)
     return worst.inputs
+
+
+def _check_options(steps: int, restarts: int) -> None:
+    if steps < 0 or restarts < 1:
+        raise ConfigError(
+            explain("steps >= 0 and restarts >= 1", f"steps {steps}, restarts {restarts}", "pgd", "raise them")
+        )

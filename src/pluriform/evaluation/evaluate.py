@@ -69,21 +69,7 @@ def evaluate(
     predictor = form if isinstance(form, Predictor) else _Plain(form, data.signature)
     check_match(predictor, data)
     subject = Subject(predictor, data, seed)
-    if data.task == "classification":
-        parts = [
-            measure_accuracy(subject),
-            measure_calibration(subject),
-            measure_diversity(subject),
-            measure_outliers(subject, outliers),
-            measure_robustness(subject, threats) if threats else Findings(),
-            Findings() if corruptions == () else measure_corruption(subject, corruptions),
-            measure_cost(subject),
-        ]
-    else:
-        reason = {"skipped": "defined for classification"}
-        given = {"outliers": outliers, "robustness": threats, "corruptions": corruptions}
-        left = Findings(protocol={name: reason for name, value in given.items() if value})
-        parts = [measure_regression(subject), measure_cost(subject), left]
+    parts = _findings(subject, outliers, threats, corruptions)
     whole = merged(parts, {name: value for part in parts for name, value in part.protocol.items()})
     result = Result(
         form=label or type(form).__name__,
@@ -99,6 +85,24 @@ def evaluate(
     if run is not None:
         _write(result, run)
     return result
+
+
+def _findings(
+    subject: Subject, outliers: Sequence[Data], threats: Sequence[Threat], corruptions: Sequence[str] | None
+) -> list[Findings]:
+    if subject.data.task == "classification":
+        return [
+            measure_accuracy(subject),
+            measure_calibration(subject),
+            measure_diversity(subject),
+            measure_outliers(subject, outliers),
+            measure_robustness(subject, threats) if threats else Findings(),
+            Findings() if corruptions == () else measure_corruption(subject, corruptions),
+            measure_cost(subject),
+        ]
+    given = {"outliers": outliers, "robustness": threats, "corruptions": corruptions}
+    skipped = {name: {"skipped": "defined for classification"} for name, value in given.items() if value}
+    return [measure_regression(subject), measure_cost(subject), Findings(protocol=skipped)]
 
 
 def _write(result: Result, run: Run | str | Path) -> None:

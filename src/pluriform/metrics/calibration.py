@@ -12,8 +12,8 @@ from pluriform.axes import Labels, Probabilities, Scores
 from pluriform.metrics.classification import correct, log_probabilities
 
 __all__ = [
-    "TEMPERATURE_RANGE",
     "Reliability",
+    "TEMPERATURE_RANGE",
     "calibration_gap",
     "confidence_bins",
     "ece",
