@@ -37,6 +37,7 @@ def test_counts_are_resamples():
 def test_chunks_do_not_change_the_statistics(monkeypatch):
     whole = Bootstrap(1, 20).statistics(30, lambda counts: counts)
     monkeypatch.setattr("pluriform.evaluation.bootstrap.ELEMENTS", 100)
+    monkeypatch.setattr("pluriform.evaluation.bootstrap.KEPT", 0)
     assert torch.equal(Bootstrap(1, 20).statistics(30, lambda counts: counts), whole)
 
 

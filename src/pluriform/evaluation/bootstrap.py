@@ -1,7 +1,8 @@
 """Bootstrap intervals over the test set: many resamples at once, as counts instead of copied samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from pluriform.metrics.detection import ScoreCounts
 __all__ = ["Bootstrap", "Interval"]
 
 ELEMENTS = 2_000_000
+KEPT = 20_000_000
 SCORE_GROUPS = 256
 
 
@@ -62,15 +64,8 @@ class Bootstrap:
         Returns:
             Shape `(resamples, statistics)`.
         """
-        generator = np.random.default_rng([self.seed, samples])
-        rows = max(1, min(self.resamples, ELEMENTS // samples))
-        parts = []
-        for start in range(0, self.resamples, rows):
-            size = min(rows, self.resamples - start)
-            drawn = torch.from_numpy(generator.integers(0, samples, (size, samples), dtype=np.int32)).long()
-            drawn += torch.arange(size)[:, None] * samples
-            parts.append(statistic(torch.bincount(drawn.flatten(), minlength=size * samples).view(size, -1).float()))
-        return torch.cat(parts)
+        draw = _kept_counts if samples * self.resamples <= KEPT else _counts
+        return torch.cat([statistic(counts.float()) for counts in draw(self.seed, self.resamples, samples)])
 
     def means(self, terms: Tensor) -> list[Interval]:
         """Intervals of the mean of each column of `terms`, shape `(samples, statistics)`."""
@@ -102,6 +97,23 @@ class Bootstrap:
         levels = torch.tensor([0.025, 0.975], dtype=torch.float64)
         ends = torch.quantile(statistics.double(), levels, dim=0).clamp(low, high)
         return [Interval(float(a), float(b)) for a, b in ends.T]
+
+
+def _counts(seed: int, resamples: int, samples: int) -> Iterator[Tensor]:
+    """How often each sample is drawn in each resample, uint8, a few resamples at a time."""
+    generator = np.random.default_rng([seed, samples])
+    rows = max(1, min(resamples, ELEMENTS // samples))
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        drawn = torch.from_numpy(generator.integers(0, samples, (size, samples), dtype=np.int32)).long()
+        drawn += torch.arange(size)[:, None] * samples
+        yield torch.bincount(drawn.flatten(), minlength=size * samples).view(size, -1).byte()
+
+
+@lru_cache(maxsize=1)
+def _kept_counts(seed: int, resamples: int, samples: int) -> list[Tensor]:
+    """The same, kept for the next figure over the same test set."""
+    return list(_counts(seed, resamples, samples))
 
 
 def _alone(counts: ScoreCounts) -> ScoreCounts:
