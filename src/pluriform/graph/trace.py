@@ -105,7 +105,7 @@ def _read(root: nn.Module, graph: fx.Graph, examples: tuple[Any, ...], inside: s
             calls[str(node.target)] = calls.get(str(node.target), 0) + 1
     nodes = tuple(_record(node, names, traced, calls) for node in kept)
     for node in traced.graph.nodes:
-        node.meta.clear()
+        node.meta = {"source": node.meta.get("source")}
     original = root.get_submodule(inside) if inside else root
     blank = tuple(item.new_zeros(()).expand(item.shape) if isinstance(item, Tensor) else item for item in examples)
     return Graph(nodes, original, traced, blank, {names[node]: node.name for node in kept})

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.node import map_arg
 
 from pluriform.graph.proxy import ShapedProxy, SizesAsNodes, traced_len, value_of
 from pluriform.graph.spelling import is_known_module
@@ -72,10 +73,20 @@ class ShapeTracer(fx.Tracer):
                 stack.enter_context(_quiet())
                 stack.enter_context(_len_traced(self._classes))
                 stack.enter_context(SizesAsNodes(self))
-                graph = self.trace(root)
+                graph = self._walk(root) if _is_traced(root) else self.trace(root)
         except Exception as error:
             raise self.failure or TraceFailure("", error) from error
         return graph
+
+    def _walk(self, root: nn.Module) -> fx.Graph:
+        """Read code that this tracer wrote node by node, so that names and source lines stay."""
+        self.root, self.graph = root, fx.Graph(tracer_cls=ShapeTracer)
+        copies: dict[fx.Node, fx.Node] = {}
+        for node in root.graph.nodes:  # type: ignore[union-attr]
+            args, kwargs = map_arg((node.args, node.kwargs), copies.__getitem__)
+            copies[node] = self.create_node(node.op, node.target, args, kwargs, node.name)
+            copies[node].meta["source"] = node.meta.get("source")
+        return self.graph
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Known torch.nn modules and opaque ones are leaves; everything else is followed."""
@@ -141,6 +152,10 @@ class ShapeTracer(fx.Tracer):
         if not isinstance(value, Tensor):
             return value
         return value.detach().clone() if self._mode is None else self._mode.from_tensor(value)
+
+
+def _is_traced(module: nn.Module) -> bool:
+    return isinstance(module, fx.GraphModule) and module.graph._tracer_cls is ShapeTracer
 
 
 def _attribute(root: nn.Module, path: str) -> Any:
