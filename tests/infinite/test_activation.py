@@ -97,3 +97,25 @@ def test_odd_nonlinearities_keep_mean_zero_and_none_stays_gaussian():
     assert not activation(record, Abrelu()).zero_mean
     assert not activation(record, Sine(math.pi / 2)).zero_mean
     assert not activation(record, Erf()).gaussian
+
+
+@pytest.mark.parametrize("dual", [Abrelu(), Abrelu(-1.0, 1.0), Abrelu(0.2, 1.5)])
+def test_written_derivatives_of_the_rectifier_are_right_to_second_order(dual):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    def both(x, y):
+        moments = dual.moments(x @ y.T, (x**2).sum(1)[:, None], (y**2).sum(1)[None])
+        return moments.value, moments.slope
+
+    assert torch.autograd.gradcheck(both, (x, y))
+    assert torch.autograd.gradgradcheck(both, (x, y))
+
+
+def test_equal_inputs_met_on_different_sides_lose_no_digits():
+    q = torch.tensor([1.7], dtype=torch.float64)
+    nudged = q * (1 + 4e-16)
+    moments = Abrelu().moments(q, q, nudged)
+    assert float(moments.slope) == 0.5
+    assert float(moments.value) == pytest.approx(0.85, rel=1e-15)

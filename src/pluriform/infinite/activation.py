@@ -9,6 +9,7 @@ once, and the one-argument form where `q11 = q22 = q12`.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,12 +63,8 @@ class Abrelu(Dual):
     def moments(self, q12: Tensor, q11: Tensor, q22: Tensor) -> Moments:
         """Moments of pairs."""
         a, b = self.negative, self.positive
-        bend = (a - b) ** 2 / (2 * math.pi)
-        root = safe_root(q11 * q22 - q12**2)
-        empty = q11 * q22 <= 0
-        theta = torch.where(empty, math.pi / 2, torch.atan2(root, torch.where(empty, 1.0, q12)))
-        slope = (a * a + b * b) / 2 - bend * theta
-        return Moments(bend * root + slope * q12, slope)
+        value, slope = _Bend.apply(q12, q11, q22, (a - b) ** 2 / (2 * math.pi), (a * a + b * b) / 2)
+        return Moments(value, slope)
 
     def own(self, q: Tensor) -> Moments:
         """Moments of a unit with itself."""
@@ -151,9 +148,74 @@ class Sine(Dual):
         return self.phase == 0.0
 
 
-def safe_root(square: Tensor) -> Tensor:
-    """Square root that is 0, with derivative 0, where rounding left nothing or less."""
-    positive = square > 0
+@dataclass(frozen=True, eq=False)
+class _Arc:
+    """`value = bend s + slope q12`, `slope = half - bend theta`, and `s`."""
+
+    value: Tensor
+    slope: Tensor
+    root: Tensor
+
+
+def _arc(q12: Tensor, q11: Tensor, q22: Tensor, bend: float, half: float) -> _Arc:
+    norms = q11 * q22
+    empty = norms <= 0
+    root = safe_root(norms - q12 * q12, norms)
+    theta = torch.atan2(root, torch.where(empty, 1.0, q12)) + torch.where(empty, math.pi / 2, 0.0)
+    slope = torch.add(torch.full_like(theta, half), theta, alpha=-bend)
+    return _Arc(torch.addcmul(bend * root, slope, q12), slope, root)
+
+
+class _Bend(torch.autograd.Function):
+    """The arc-cosine moments with their derivatives written out: half the passes over memory.
+
+        dvalue = slope dq12 + bend s / 2 (dq11 / q11 + dq22 / q22)
+        dslope = bend / s [dq12 - q12 / 2 (dq11 / q11 + dq22 / q22)]
+
+    Derivatives by `1 / s` are 0 where `s` is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q12: Tensor, q11: Tensor, q22: Tensor, bend: float, half: float) -> tuple[Tensor, Tensor]:
+        arc = _arc(q12, q11, q22, bend, half)
+        ctx.save_for_backward(q12, q11, q22, arc.slope, arc.root)
+        ctx.bend, ctx.half = bend, half
+        ctx.set_materialize_grads(False)
+        return arc.value, arc.slope
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        q12, q11, q22, slope, root = ctx.saved_tensors
+        if torch.is_grad_enabled():  # second derivatives: through the formulas themselves
+            arc = _arc(q12, q11, q22, ctx.bend, ctx.half)
+            outputs = [part for part, g in zip((arc.value, arc.slope), gradients, strict=True) if g is not None]
+            inputs = [q for q in (q12, q11, q22) if q.requires_grad]
+            given = [g for g in gradients if g is not None]
+            found = iter(torch.autograd.grad(outputs, inputs, given, create_graph=True, allow_unused=True))
+            return *(next(found) if q.requires_grad else None for q in (q12, q11, q22)), None, None
+        to_value, to_slope = gradients
+        along = across = None
+        if to_value is not None:
+            along, across = to_value * slope, ctx.bend / 2 * to_value * root
+        if to_slope is not None:
+            tilt = to_slope * torch.where(root > 0, ctx.bend / root, 0.0)
+            along = tilt if along is None else along + tilt
+            across = -0.5 * tilt * q12 if across is None else across.addcmul_(tilt, q12, value=-0.5)
+        sides = [_side(across, q) if needed else None for q, needed in zip((q11, q22), ctx.needs_input_grad[1:3], strict=True)]
+        return along if ctx.needs_input_grad[0] else None, *sides, None, None
+
+
+def _side(across: Tensor | None, q: Tensor) -> Tensor | None:
+    """The gradient for one variance: summed over what it was broadcast to, over the variance."""
+    return None if across is None else across.sum_to_size(q.shape) * torch.where(q > 0, 1 / q, 0.0)
+
+
+def safe_root(square: Tensor, norms: Tensor) -> Tensor:
+    """Square root that is 0, with derivative 0, where no more than rounding is left of a difference of `norms`.
+
+    Equal inputs on both sides then give exactly 0 and not the root of a rounding error.
+    """
+    positive = square > 8 * torch.finfo(square.dtype).eps * norms
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
 

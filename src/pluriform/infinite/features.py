@@ -25,12 +25,12 @@ def input_kernel(
     spatial, channels = tuple(first.shape[1:-1]), first.shape[-1]
     if layout == "diagonal" or not spatial:
         left, right = (part.reshape(len(part), -1, channels).movedim(1, 0) for part in (first, second))
-        nngp = (left @ right.mT / channels).permute(1, 2, 0).reshape(len(x1), len(x2), *spatial)
+        nngp = ((left / channels) @ right.mT).permute(1, 2, 0).reshape(len(x1), len(x2), *spatial)
         sides = [(part**2).mean(-1) for part in (first, second)]
     else:
         left, right = (part.reshape(len(part), -1, channels) for part in (first, second))
         count = left.shape[1]
-        nngp = (left.reshape(-1, channels) @ right.reshape(-1, channels).T / channels).reshape(
+        nngp = ((left / channels).reshape(-1, channels) @ right.reshape(-1, channels).T).reshape(
             len(x1), count, len(x2), count
         )
         nngp = nngp.transpose(1, 2).reshape(len(x1), len(x2), *spatial, *spatial)

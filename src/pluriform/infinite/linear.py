@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from pluriform.infinite.kernel import Kernel
@@ -62,11 +63,12 @@ def linear(kernel: Kernel, layer: LayerVariances) -> Kernel:
     """
 
     def moment(part: Tensor) -> Tensor:
-        return layer.weight * part + layer.bias
+        return layer.weight * part + layer.bias if layer.bias else layer.weight * part
 
     ntk = None
     if kernel.ntk is not None:
-        ntk = layer.weight_rate * kernel.nngp + layer.bias_rate + layer.weight * kernel.ntk
+        ntk = torch.add(layer.weight * kernel.ntk, kernel.nngp, alpha=layer.weight_rate)
+        ntk = ntk + layer.bias_rate if layer.bias_rate else ntk
     return kernel.replace(
         nngp=moment(kernel.nngp),
         ntk=ntk,
