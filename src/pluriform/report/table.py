@@ -45,7 +45,7 @@ def comparison_table(
 
     rows = rows_of(read_results(results))
     columns = columns_of(rows)
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    width = width or shutil.get_terminal_size((80, 24)).columns
     cells = {
         id(column): [_cell(column, position, intervals is not False) for position in range(len(rows))]
         for column in columns

@@ -1,7 +1,9 @@
+import math
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pluriform.report.figures.pareto import front, pareto
+from pluriform.report.figures.pareto import _ticks, front, pareto
 from pluriform.report.row import rows_of
 
 
@@ -30,6 +32,16 @@ def test_forms_that_cost_nothing_have_no_place_on_a_log_axis(results):
         "MACs": 3,
         "Peak memory": 4,
     }
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-6, 6), st.floats(0.3, 6))
+def test_every_log_axis_has_ticks_inside(start, width):
+    for few in (1.3, 3.0):
+        ticks = _ticks([start, start + width], few)
+        assert 1 <= len(ticks["tickvals"]) <= 13
+        assert len(set(ticks["ticktext"])) == len(ticks["tickvals"])
+        assert all(start - 1e-9 <= math.log10(value) <= start + width + 1e-9 for value in ticks["tickvals"])
 
 
 def test_names_do_not_cover_each_other(results):

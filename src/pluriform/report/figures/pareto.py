@@ -127,7 +127,7 @@ def _ticks(span: Sequence[float], few: float) -> dict[str, Any]:
     decades = range(math.floor(span[0]), math.ceil(span[1]) + 1)
     values = [step * 10.0**decade for decade in decades for step in steps]
     inside = [value for value in values if span[0] <= math.log10(value) <= span[1]]
-    if len(inside) < 3:
+    if len(inside) < 3 and span[1] - span[0] <= 0.9:
         low, high = 10.0 ** span[0], 10.0 ** span[1]
         unit = 10.0 ** math.floor(math.log10(high - low))
         step = next(unit * part for part in (0.2, 0.5, 1, 2) if (high - low) / (unit * part) < 7)
