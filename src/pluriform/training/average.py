@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pluriform.training.checkpoint import load_weights, weights_of
+from pluriform.graph.parameters import weights_of
+from pluriform.training.checkpoint import load_weights
 
 __all__ = ["MovingAverage"]
 
@@ -34,7 +35,8 @@ class MovingAverage:
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         current = weights_of(self.network)
         floating = [name for name, tensor in current.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.weights[n] for n in floating], [current[n].detach() for n in floating], share)
+        averages, values = [self.weights[name] for name in floating], [current[name].detach() for name in floating]
+        torch._foreach_lerp_(averages, values, share)  # type: ignore[attr-defined]
         for name in current.keys() - set(floating):
             self.weights[name].copy_(current[name])
 

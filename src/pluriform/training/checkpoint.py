@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pluriform.errors import CorruptFileError, RunError, explain
+from pluriform.graph.parameters import weights_of
 from pluriform.runs import Run
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "random_state",
     "restore_optimizer",
     "restore_random_state",
-    "weights_of",
 ]
 
 
@@ -83,11 +83,6 @@ def damaged(run: Run, name: str, error: Exception) -> CorruptFileError:
             "delete this file to train from the start; the rest of the run is kept",
         )
     )
-
-
-def weights_of(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, shared ones once, buffers that `state_dict` leaves out included."""
-    return dict([*network.named_parameters(), *network.named_buffers()])
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pluriform.errors import DivergenceError, explain
+from pluriform.graph.parameters import weights_of
 from pluriform.runs import Run
 from pluriform.training.average import MovingAverage
 from pluriform.training.checkpoint import (
@@ -20,7 +21,6 @@ from pluriform.training.checkpoint import (
     random_state,
     restore_optimizer,
     restore_random_state,
-    weights_of,
 )
 from pluriform.training.cost import FitCost, peak_resident
 from pluriform.training.early_stopping import EarlyStopping
@@ -129,6 +129,19 @@ class Loop:
                 progress.close()
             self._finish()
         return self._cost()
+
+    def rehearse(self, batch: Batch, repeats: int) -> float:
+        """Seconds of the fastest of `repeats` steps on `batch`, after one to warm up; the network is changed."""
+        seconds = []
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            self.network.train()
+            for _ in range(1 + repeats):
+                begin = time.perf_counter()
+                self._step(batch)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                seconds.append(time.perf_counter() - begin)
+        return min(seconds[1:])
 
     def _run_epoch(self, progress: Progress, interrupt: Interrupt) -> None:
         self.network.train()

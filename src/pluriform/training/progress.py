@@ -51,8 +51,7 @@ class Progress:
         if now - self._shown < REFRESH or now - self._start < PATIENCE:
             return
         self._shown = now
-        if self._bar is None:
-            self._open_bar(done)
+        self._bar = self._bar or _bar(self.label, self.steps)
         self._bar.update(self._bar.task_ids[0], completed=done, loss=f"{loss:.4f}")
 
     def epoch(self, figures: dict[str, float | int]) -> None:
@@ -71,21 +70,18 @@ class Progress:
         if self._writer is not None:
             self._writer.close()
 
-    def _open_bar(self, done: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
 
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f} %  loss {task.fields[loss]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._bar.add_task(self.label, total=self.steps, completed=done, loss="")
-        self._bar.start()
+def _bar(label: str, steps: int) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    text = TextColumn("{task.percentage:.0f} %  loss {task.fields[loss]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), text, TimeRemainingColumn())
+    bar = Bar(*columns, console=Console(stderr=True), transient=True)
+    bar.add_task(label, total=steps, loss="")
+    bar.start()
+    return bar
 
 
 def _writer(label: str, run: Run | None) -> Any:

@@ -53,7 +53,7 @@ def assess(
 
 @torch.no_grad()
 def residual_variance(network: nn.Module, split: Split | StreamSplit, device: torch.device) -> Tensor:
-    """Mean squared error of each output, shape `(outputs,)`: the noise variance of a regression, by maximum likelihood."""
+    """Mean squared error of each output, shape `(outputs,)`: the Gaussian noise variance of largest likelihood."""
     network.eval()
     squared = []
     for index in torch.arange(len(split)).split(BATCH):
