@@ -78,8 +78,15 @@ class ShapedProxy(fx.Proxy):
         """The example value: a tensor without data, a tuple of them, or a number."""
         return self.node.meta["value"]
 
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        """Code that asks `isinstance(x, Tensor)`, type checkers among it, is answered from the example."""
+        return torch.Tensor if isinstance(self.node.meta.get("value"), torch.Tensor) else type(self)
+
     def __getattr__(self, name: str) -> Any:
         value = self.node.meta.get("value")
+        if name == "_is_param":
+            return False
         if isinstance(value, torch.Tensor):
             if name == "shape":
                 return self.size()

@@ -111,6 +111,10 @@ class ShapeTracer(fx.Tracer):
         finally:
             self._inside.pop()
 
+    def create_arg(self, a: Any) -> Any:
+        """A proxy is its node, although it answers to be a tensor."""
+        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
+
     def proxy(self, node: fx.Node) -> ShapedProxy:
         """A proxy that knows the example value of its node."""
         return ShapedProxy(node, self)
