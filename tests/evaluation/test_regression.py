@@ -1,5 +1,7 @@
 """Regression: error, likelihood, coverage and the band of a known curve."""
 
+import math
+
 import pytest
 import torch
 
@@ -42,9 +44,25 @@ def test_the_band_follows_the_curve_and_the_samples_are_there(findings):
 def test_a_variance_of_the_form_widens_the_band(curve_form, curve_data):
     class Unsure(type(curve_form)):
         def predict_batch(self, inputs):
-            return Prediction(self(inputs), variance=inputs.abs() * 10)
+            return Prediction(self(inputs), variance=0.04 + inputs.abs() * 10)
 
     findings = measure_regression(Subject(Unsure(curve_form.module, curve_data.signature), curve_data))
     band = findings.curves[0].columns
     width = torch.tensor(band["high"]) - torch.tensor(band["low"])
     assert width[0] > 3 * width[100]
+    assert width[0] == pytest.approx(2 * 1.959964 * (0.04 + 10 * 1.5) ** 0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(("stated", "scale"), [(0.01, 4), (0.04, 1), (0.4, 0.1)])
+def test_a_wrong_variance_shows_and_its_scale_is_found(curve_form, curve_data, stated, scale):
+    class Stated(type(curve_form)):
+        def predict_batch(self, inputs):
+            return Prediction(self(inputs), variance=torch.full_like(inputs, stated))
+
+    found = measure_regression(Subject(Stated(curve_form.module, curve_data.signature), curve_data)).measures
+    plain = next(entry for entry in found if entry.name == "nll" and not entry.condition)
+    scaled = next(entry for entry in found if entry.name == "nll" and entry.condition)
+    fitted = scaled.condition["variance_scale"]
+    assert fitted == pytest.approx(scale, rel=0.35)
+    squared = found[0].value ** 2 / stated
+    assert plain.value - scaled.value == pytest.approx((squared * (1 - 1 / fitted) - math.log(fitted)) / 2)

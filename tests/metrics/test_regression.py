@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import root_mean_squared_error
 from torch.distributions import Normal
 
-from pluriform.metrics.regression import covered, fit_noise, gaussian_nll_terms, normal_quantile, rmse
+from pluriform.metrics.regression import covered, fit_noise, fit_scale, gaussian_nll_terms, normal_quantile, rmse
 
 
 @pytest.fixture
@@ -46,3 +46,9 @@ def test_known_noise_is_found_beside_known_variance(case):
 def test_faultless_means_leave_a_tiny_noise():
     mean = torch.arange(5.0)[:, None]
     assert 0 < fit_noise(mean, torch.zeros_like(mean), mean) < 1e-30
+
+
+def test_scale_of_halved_variances_is_two(case):
+    mean, variance, y = case
+    assert fit_scale(mean, variance / 2, y) == pytest.approx(2, rel=0.05)
+    assert fit_scale(mean, variance, mean) == 1.0

@@ -56,6 +56,7 @@ def measure_calibration(subject: Subject, bins: int = 15) -> Findings:
             "value": temperature,
             "fitted_on": f"validation, {len(subject.validation)} samples",
             "range": list(TEMPERATURE_RANGE),
+            "prior": "log T standard normal, the weight of less than one sample",
         }
     return Findings(tuple(measures), tuple(curves), {"calibration": protocol})
 

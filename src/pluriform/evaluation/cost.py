@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pluriform.evaluation.bootstrap import Interval
 from pluriform.evaluation.findings import Findings, measure
@@ -15,7 +17,7 @@ from pluriform.evaluation.subject import Subject
 from pluriform.prediction import Predictor
 from pluriform.result import Measure
 
-__all__ = ["count_macs", "count_parameters", "measure_cost"]
+__all__ = ["count_macs", "count_parameters", "measure_cost", "reads_weights"]
 
 BATCHES = (1, 128)
 REPEATS = 50
@@ -27,12 +29,13 @@ SECONDS = 0.5
 def measure_cost(subject: Subject) -> Findings:
     """`parameters`, `macs`, `latency`, `peak_memory`, and `training_seconds` where the form remembers them.
 
+    A form without a finite network, none of whose parameters a prediction reads, has neither `parameters` nor `macs`.
     A form may carry a mapping `cost` with any of `parameters`, `macs` and `training_seconds`, which then count.
     """
     form = subject.form
     known: Mapping[str, Any] = getattr(form, "cost", None) or {}
     batches = {size: _batch(subject, size) for size in BATCHES}
-    parameters = known.get("parameters", count_parameters(form))
+    parameters = known.get("parameters", count_parameters(form) if reads_weights(form, batches[1]) else 0)
     macs = known.get("macs", count_macs(form, batches[1]) if parameters else None)
     measures: list[Measure] = []
     if parameters:
@@ -65,6 +68,28 @@ def count_macs(form: Predictor, inputs: Tensor) -> int | None:
     with FlopCounterMode(display=False) as counter:
         form.predict(inputs)
     return counter.get_total_flops() // 2 or None
+
+
+class _Reads(TorchDispatchMode):
+    """Notes the storages that operations read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        leaves = tree_leaves((args, kwargs))
+        self.storages |= {leaf.untyped_storage()._cdata for leaf in leaves if isinstance(leaf, Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+def reads_weights(form: Predictor, inputs: Tensor) -> bool:
+    """Whether `form.predict(inputs)` computes with any parameter of the form."""
+    with _Reads() as reads:
+        form.predict(inputs)
+    return any(weight.untyped_storage()._cdata in reads.storages for weight in form.parameters())
 
 
 def _batch(subject: Subject, size: int) -> Tensor:

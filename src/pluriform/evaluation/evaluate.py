@@ -39,6 +39,7 @@ def evaluate(
     network: str = "",
     method: Mapping[str, Any] | None = None,
     corruptions: Sequence[str] | None = None,
+    samples: int = 1000,
     run: Run | str | Path | None = None,
 ) -> Result:
     """Judge a form by every protocol that applies to it, on the test split.
@@ -53,6 +54,7 @@ def evaluate(
         network: What the form was made from.
         method: JSON of the method that made it.
         corruptions: Names for the corrupted test; a few by default, `()` for none.
+        samples: At most so many test samples are attacked and corrupted, stratified by class.
         run: A run, or a folder, where `result.json` is written.
 
     Returns:
@@ -69,7 +71,7 @@ def evaluate(
     predictor = form if isinstance(form, Predictor) else _Plain(form, data.signature)
     check_match(predictor, data)
     subject = Subject(predictor, data, seed)
-    parts = _findings(subject, outliers, threats, corruptions)
+    parts = _findings(subject, outliers, threats, corruptions, samples)
     whole = merged(parts, {name: value for part in parts for name, value in part.protocol.items()})
     result = Result(
         form=label or type(form).__name__,
@@ -88,7 +90,11 @@ def evaluate(
 
 
 def _findings(
-    subject: Subject, outliers: Sequence[Data], threats: Sequence[Threat], corruptions: Sequence[str] | None
+    subject: Subject,
+    outliers: Sequence[Data],
+    threats: Sequence[Threat],
+    corruptions: Sequence[str] | None,
+    samples: int,
 ) -> list[Findings]:
     if subject.data.task == "classification":
         return [
@@ -96,8 +102,8 @@ def _findings(
             measure_calibration(subject),
             measure_diversity(subject),
             measure_outliers(subject, outliers),
-            measure_robustness(subject, threats) if threats else Findings(),
-            Findings() if corruptions == () else measure_corruption(subject, corruptions),
+            measure_robustness(subject, threats, samples=samples) if threats else Findings(),
+            Findings() if corruptions == () else measure_corruption(subject, corruptions, samples=samples),
             measure_cost(subject),
         ]
     given = {"outliers": outliers, "robustness": threats, "corruptions": corruptions}

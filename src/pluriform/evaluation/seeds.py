@@ -9,6 +9,7 @@ from pluriform.result import Curve, Measure, Result
 
 __all__ = ["combine"]
 
+FITTED = frozenset({"temperature", "variance_scale"})
 AVERAGED = {"robustness": "eps", "risk_coverage": "coverage"}
 
 
@@ -58,14 +59,14 @@ def _check(results: Sequence[Result]) -> None:
 
 
 def _key(condition: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """A condition without the fitted temperature, which every seed finds anew."""
-    return tuple(sorted((name, "" if name == "temperature" else repr(value)) for name, value in condition.items()))
+    """A condition without what every seed fits anew."""
+    return tuple(sorted((name, "" if name in FITTED else repr(value)) for name, value in condition.items()))
 
 
 def _mean_condition(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     merged = dict(conditions[0])
-    if "temperature" in merged:
-        merged["temperature"] = sum(where["temperature"] for where in conditions) / len(conditions)
+    for name in merged.keys() & FITTED:
+        merged[name] = sum(where[name] for where in conditions) / len(conditions)
     return merged
 
 

@@ -95,10 +95,15 @@ def with_temperature(probabilities: Probabilities, temperature: float) -> Probab
 
 
 def fit_temperature(probabilities: Probabilities, labels: Labels) -> float:
-    """The temperature `T` that minimises the NLL of `softmax(log p / T)`; fit it on validation samples.
+    """The temperature `T` that minimises `sum_i NLL_i(T) + log(T)^2 / 2`, `NLL_i` of `softmax(log p_i / T)`.
 
-    The NLL is convex in `1/T`; Brent's bounded search over `log T` stays within `TEMPERATURE_RANGE` even when every
-    sample is right. 1.0 is kept where nothing is better.
+    The second term is a standard normal prior on `log T`. It weighs like a fraction of one sample, and keeps a handful
+    of faultless validation samples from asking for certainty. Found by Brent's bounded search within
+    `TEMPERATURE_RANGE`; 1.0 is kept where nothing is better.
+
+    Args:
+        probabilities: On validation samples.
+        labels: Their classes.
 
     References:
         Guo, Pleiss, Sun, Weinberger, 2017, On calibration of modern neural networks, arXiv 1706.04599.
@@ -108,7 +113,8 @@ def fit_temperature(probabilities: Probabilities, labels: Labels) -> float:
     logs = log_probabilities(probabilities)
 
     def loss(log_temperature: float) -> float:
-        return float(functional.cross_entropy(logs / math.exp(log_temperature), labels))
+        terms = functional.cross_entropy(logs / math.exp(log_temperature), labels, reduction="sum")
+        return float(terms) + log_temperature**2 / 2
 
     low, high = map(math.log, TEMPERATURE_RANGE)
     found: Any = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["covered", "fit_noise", "gaussian_nll_terms", "normal_quantile", "rmse", "squared_errors"]
+__all__ = ["covered", "fit_noise", "fit_scale", "gaussian_nll_terms", "normal_quantile", "rmse", "squared_errors"]
 
 Values = Float[Tensor, "batch outputs"]
 Terms = Float[Tensor, "batch"]
@@ -68,3 +68,11 @@ def fit_noise(mean: Values, variance: Values, targets: Values) -> float:
         loss, bounds=(math.log(1e-9), math.log(10.0)), method="bounded", options={"xatol": 1e-5}
     )
     return scale * math.exp(float(found.x))
+
+
+def fit_scale(mean: Values, variance: Values, targets: Values) -> float:
+    """The factor on all variances of greatest Gaussian likelihood: `mean((y - m)^2 / v)`; 1 where that is 0.
+
+    Above 1 the stated variances are too small, below 1 too large. Fit it on validation samples.
+    """
+    return float(((targets.double() - mean.double()).square() / variance.double()).mean()) or 1.0
