@@ -1,5 +1,6 @@
 """Closed forms of nonlinearities against quadrature and automatic differentiation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -38,8 +39,8 @@ def polar(phi, q12, q11, q22):
         | {float(np.arctan2(-rho, math.sqrt(1 - rho**2)) + math.pi * k) % (2 * math.pi) for k in range(2)}
     )
     nodes, weights = np.polynomial.legendre.leggauss(60)
-    angles = np.concatenate([(b - a) / 2 * nodes + (a + b) / 2 for a, b in zip(bends, bends[1:], strict=False)])
-    along = np.concatenate([(b - a) / 2 * weights for a, b in zip(bends, bends[1:], strict=False)])
+    angles = np.concatenate([(b - a) / 2 * nodes + (a + b) / 2 for a, b in itertools.pairwise(bends)])
+    along = np.concatenate([(b - a) / 2 * weights for a, b in itertools.pairwise(bends)])
     radii, radial = (nodes + 1) * 5.5, weights * 5.5
     r, t = np.meshgrid(radii, angles, indexing="ij")
     density = radial[:, None] * along[None] * r * np.exp(-(r**2) / 2) / (2 * math.pi)

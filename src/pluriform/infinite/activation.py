@@ -201,7 +201,10 @@ class _Bend(torch.autograd.Function):
             tilt = to_slope * torch.where(root > 0, ctx.bend / root, 0.0)
             along = tilt if along is None else along + tilt
             across = -0.5 * tilt * q12 if across is None else across.addcmul_(tilt, q12, value=-0.5)
-        sides = [_side(across, q) if needed else None for q, needed in zip((q11, q22), ctx.needs_input_grad[1:3], strict=True)]
+        sides = [
+            _side(across, q) if needed else None
+            for q, needed in zip((q11, q22), ctx.needs_input_grad[1:3], strict=True)
+        ]
         return along if ctx.needs_input_grad[0] else None, *sides, None, None
 
 

@@ -5,9 +5,10 @@ of another. `kernel_function` checks that in the graph.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 
+import torch
 from torch import Tensor
 
 from pluriform.infinite.kernel import Kernel
@@ -20,7 +21,7 @@ def residual_sum(branches: Sequence[Kernel]) -> Kernel:
     first = branches[0]
     return first.replace(
         nngp=_sum(k.nngp for k in branches),
-        ntk=None if first.ntk is None else _sum(k.ntk for k in branches),
+        ntk=None if first.ntk is None else _sum(_tangents(branches)),
         variance1=_sum(k.variance1 for k in branches),
         variance2=_sum(k.variance2 for k in branches),
         gaussian=all(k.gaussian for k in branches),
@@ -34,8 +35,8 @@ def product(branches: Sequence[Kernel]) -> Kernel:
     ntk = None
     if first.ntk is not None:
         ntk = _sum(
-            reduce(Tensor.mul, [k.nngp for j, k in enumerate(branches) if j != i], branch.ntk)
-            for i, branch in enumerate(branches)
+            math.prod((k.nngp for j, k in enumerate(branches) if j != i), start=own)
+            for i, own in enumerate(_tangents(branches))
         )
     return first.replace(
         nngp=math.prod((k.nngp for k in branches[1:]), start=first.nngp),
@@ -57,7 +58,7 @@ def concatenate(branches: Sequence[Kernel], widths: Sequence[int]) -> Kernel:
 
     return first.replace(
         nngp=mixed([k.nngp for k in branches]),
-        ntk=None if first.ntk is None else _sum(s * k.ntk for s, k in zip(shares, branches, strict=True)),
+        ntk=None if first.ntk is None else mixed(_tangents(branches)),
         variance1=mixed([k.variance1 for k in branches]),
         variance2=mixed([k.variance2 for k in branches]),
         gaussian=False,
@@ -76,5 +77,10 @@ def scale(kernel: Kernel, factor: float) -> Kernel:
     )
 
 
-def _sum(parts) -> Tensor:  # noqa: ANN001
-    return reduce(Tensor.add, parts)
+def _tangents(branches: Sequence[Kernel]) -> list[Tensor]:
+    """The NTKs of branches, all of which carry one or none does."""
+    return [branch.ntk for branch in branches if branch.ntk is not None]
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, parts)

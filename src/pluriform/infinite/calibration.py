@@ -1,10 +1,13 @@
 """Class probabilities from the latent means of Gaussian regression, and the choice of the ridge.
 
 Regression on centred one-hot targets gives latent means `m_c(x)`; class probabilities are `softmax(scale * m(x))`. The
-one number `scale` minimises the negative log-likelihood of leave-one-out predictions on the training split, and so does
-the ridge where it is not given: no test sample and no validation sample is touched.
+one number `scale` minimises the negative log-likelihood of held-out predictions on the training split, and so does the
+ridge where it is not given: no test sample and no validation sample is touched. Held out means leave-one-out where that
+has a closed form (the end of training), else five folds.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +16,11 @@ from torch import Tensor
 
 from pluriform.axes import Labels, Logits
 from pluriform.gaussian_process import Spectrum
+from pluriform.infinite.predict.gradient_flow import GradientFlow
 
-__all__ = ["Calibration", "RIDGES", "choose_ridge", "fit_scale", "regression_loss"]
+__all__ = ["RIDGES", "Calibration", "HeldOut", "choose_ridge", "fit_scale", "held_out_in_folds", "regression_loss"]
+
+FOLDS = 5
 
 RIDGES = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
@@ -35,7 +41,8 @@ class Calibration:
 def fit_scale(latent: Logits, labels: Labels) -> Calibration:
     """The scale of `softmax(scale * latent)` with the least negative log-likelihood, by golden-section search.
 
-    The likelihood is convex in the scale; the search covers 0.1 to 1,000 on a logarithmic axis.
+    The likelihood is convex in the scale; the search covers 0.1 to 1,000 on a logarithmic axis. One imaginary sample
+    of unknown class is added, so that separable samples give no infinite scale (the rule of succession).
 
     Args:
         latent: Held-out latent means, `(n, classes)`.
@@ -43,7 +50,8 @@ def fit_scale(latent: Logits, labels: Labels) -> Calibration:
     """
 
     def loss(logarithm: float) -> float:
-        return float(torch.nn.functional.cross_entropy(latent * 10.0**logarithm, labels))
+        scaled = latent * 10.0**logarithm
+        return float(torch.nn.functional.cross_entropy(scaled, labels, label_smoothing=1 / (len(labels) + 1)))
 
     low, high, golden = -1.0, 3.0, (5**0.5 - 1) / 2
     left, right = high - golden * (high - low), low + golden * (high - low)
@@ -74,8 +82,8 @@ def regression_loss(residuals: Tensor, variances: Float[Tensor, "n1"]) -> Calibr
         Rasmussen & Williams 2006, section 5.4.2.
     """
     amplitude = float((residuals**2 / variances[:, None]).mean().clamp_min(1e-30))
-    logarithms = float(variances.log().mean()) + torch.log(torch.tensor(amplitude)).item()
-    return Calibration(amplitude, 0.5 * (logarithms + 1.0 + 1.8378770664093453))
+    logarithms = float(variances.log().mean()) + math.log(2 * math.pi * amplitude)
+    return Calibration(amplitude, 0.5 * (logarithms + 1.0))
 
 
 def choose_ridge(basis: Spectrum, mean_variance: float, labels: Labels | None) -> float:
@@ -96,3 +104,47 @@ def choose_ridge(basis: Spectrum, mean_variance: float, labels: Labels | None) -
         return regression_loss(basis.targets - held_out, 1.0 / inverse).loss
 
     return min(RIDGES, key=loss)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Predictions of training samples by networks that have not seen them, in units of the coded targets.
+
+    Attributes:
+        means: `(n, outputs)`.
+        variances: Noise included, `(n,)`.
+    """
+
+    means: Tensor
+    variances: Tensor
+
+
+def held_out_in_folds(
+    nngp: Tensor,
+    ntk: Tensor | None,
+    targets: Tensor,
+    train: Callable[[Tensor, Tensor | None, Tensor], GradientFlow],
+    noise: float,
+    seed: int,
+) -> HeldOut:
+    """Train on four fifths, predict the last, five times.
+
+    Args:
+        nngp: `K` of the training inputs, `(n, n)`.
+        ntk: `Theta`; `None` where `K` flows.
+        targets: `(n, outputs)`.
+        train: Solves the dynamics for a part of the kernels and targets.
+        noise: Variance of the noise.
+        seed: Deals samples to folds.
+    """
+    count = len(targets)
+    dealt = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(targets.device) % FOLDS
+    means, variances = torch.empty_like(targets), targets.new_empty(count)
+    flowing = nngp if ntk is None else ntk
+    for fold in range(min(FOLDS, count)):
+        held, rest = (dealt == fold).nonzero()[:, 0], (dealt != fold).nonzero()[:, 0]
+        flow = train(nngp[rest][:, rest], None if ntk is None else ntk[rest][:, rest], targets[rest])
+        cross, prior = flowing[held][:, rest], nngp[held][:, rest]
+        means[held] = flow.mean(cross)
+        variances[held] = flow.variance(cross, prior, nngp.diagonal()[held]) + noise
+    return HeldOut(means, variances)

@@ -1,16 +1,17 @@
-"""`InfiniteWidth`: the ensemble of all infinitely wide networks with the user's architecture, trained in closed form."""
+"""`InfiniteWidth`: the ensemble of all infinitely wide networks of one architecture, trained in closed form."""
 
 import time as clock
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pluriform.data.data import Data
-from pluriform.errors import ConfigError, EmptySplitError, explain
+from pluriform.errors import ConfigError, explain
 from pluriform.gaussian_process import absolute_ridge, check_memory, spectrum
-from pluriform.infinite.calibration import choose_ridge, fit_scale, regression_loss
+from pluriform.infinite.calibration import HeldOut, choose_ridge, fit_scale, held_out_in_folds, regression_loss
 from pluriform.infinite.kernel_function import kernel_of
 from pluriform.infinite.network import InfiniteNetwork
 from pluriform.infinite.predict.gradient_flow import GradientFlow, gradient_flow
@@ -26,7 +27,7 @@ class InfiniteWidth(Method):
     """The infinitely wide form of a network: Gaussian-process or gradient-flow regression on its limit kernels.
 
     Class targets are regressed as centred one-hot vectors, and class probabilities are the softmax of the latent means
-    times one number, fitted to leave-one-out predictions of the training split (see `infinite.calibration`). The
+    times one number, fitted to held-out predictions of the training split (see `infinite.calibration`). The
     weights of the given network are not used, only its layers; batch norm takes its stored statistics and dropout is
     off. Time is `O(n^2)` kernel entries and `O(n^3)` for the solve, memory about nine `n x n` float64 matrices.
 
@@ -82,19 +83,15 @@ class InfiniteWidth(Method):
             coded = _Coded.of(targets, data)
             flowing = kernel.nngp if kernel.ntk is None else kernel.ntk
             relative = self._ridge(flowing, coded)
-            flow = gradient_flow(
-                kernel.nngp,
-                kernel.ntk,
-                coded.values,
-                time=self.time,
-                learning_rate=self.learning_rate,
-                ridge=absolute_ridge(flowing, relative),
-                kernel=self.kernel,
-            )
+            train = partial(self._train, ridge=absolute_ridge(flowing, relative))
+            flow = train(kernel.nngp, kernel.ntk, coded.values)
             form = InfiniteNetwork(data.signature, module, self, inputs, flow, coded.offset, coded.spread)
-            form.noise = relative * float(kernel.nngp.diagonal().mean())
-            form.ridge = relative
-            form.scale = self._scale(form, flow, coded, data)
+            form.ridge, form.noise = relative, relative * float(kernel.nngp.diagonal().mean())
+            if self.time is None and (coded.labels is not None or self.kernel == "nngp"):
+                held_out = HeldOut(flow.leave_one_out(coded.values), 1.0 / flow.gain.diagonal())
+            else:
+                held_out = held_out_in_folds(kernel.nngp, kernel.ntk, coded.values, train, form.noise, context.seed)
+            form.scale = _scale(held_out, coded)
         form.cost = {"training_seconds": clock.perf_counter() - started}
         return form
 
@@ -109,38 +106,10 @@ class InfiniteWidth(Method):
             return float(self.ridge or 0.0)
         return choose_ridge(spectrum(flowing, coded.values), float(flowing.diagonal().mean()), coded.labels)
 
-    def _scale(self, form: InfiniteNetwork, flow: GradientFlow, coded: "_Coded", data: Data) -> float:
-        """Inverse temperature (classification) or amplitude of the prior (regression).
-
-        From leave-one-out predictions for classes at the end of training, else from the validation split.
-        """
-        if self.time is None and coded.labels is not None:
-            return fit_scale(flow.leave_one_out(coded.values), coded.labels).scale
-        if len(data.validation) == 0:
-            if self.time is None:
-                return regression_loss(coded.values - flow.leave_one_out(coded.values), _posterior(flow)).scale
-            raise EmptySplitError(
-                explain(
-                    "a validation split, from which a network at a finite time is calibrated",
-                    "0 samples",
-                    f"validation of {data.name}",
-                    "load the data with validation=0.1, or train to the end: time=None",
-                )
-            )
-        inputs, targets = data.validation.batch(torch.arange(len(data.validation)))
-        device = coded.values.device
-        if coded.labels is not None:
-            latent = [form.latent(part.to(device)).mean for part in inputs.split(form.batch_size)]
-            return fit_scale(torch.cat(latent), targets.to(device)).scale
-        losses = [form.latent(part.to(device), variance=True) for part in inputs.split(form.batch_size)]
-        values = (targets.reshape(len(targets), -1).to(coded.values) - coded.offset) / coded.spread
-        means, variances = torch.cat([part.mean for part in losses]), torch.cat([part.variance for part in losses])
-        return regression_loss(values - means, variances + form.noise).scale
-
-
-def _posterior(flow: GradientFlow) -> Tensor:
-    """Leave-one-out predictive variances of the process whose kernel is inverted, noise included."""
-    return 1.0 / flow.gain.diagonal()
+    def _train(self, nngp: Tensor, ntk: Tensor | None, values: Tensor, *, ridge: float) -> GradientFlow:
+        return gradient_flow(
+            nngp, ntk, values, time=self.time, learning_rate=self.learning_rate, ridge=ridge, kernel=self.kernel
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,3 +140,10 @@ def _chosen(count: int, samples: int | None, seed: int) -> Tensor:
         raise ConfigError(explain("samples of 1 or more", f"{samples}", "InfiniteWidth", "give another number"))
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(count, generator=generator)[:samples].sort().values
+
+
+def _scale(held_out: HeldOut, coded: _Coded) -> float:
+    """Inverse temperature (classification) or amplitude of the prior (regression)."""
+    if coded.labels is not None:
+        return fit_scale(held_out.means, coded.labels).scale
+    return regression_loss(coded.values - held_out.means, held_out.variances).scale

@@ -109,22 +109,22 @@ class _Tile:
 
 def _filled(tiles: Iterator[_Tile], rows: int, columns: int) -> Kernel:
     """One record from tiles, written in place; tiles below the diagonal are mirrored."""
-    tile = next(tiles)
-    nngp = tile.kernel.nngp.new_empty(rows, columns)
-    ntk = None if tile.kernel.ntk is None else torch.empty_like(nngp)
+    first = next(tiles)
+    record = first.kernel
+    nngp = record.nngp.new_empty(rows, columns)
+    ntk = None if record.ntk is None else torch.empty_like(nngp)
     variance1, variance2 = nngp.new_empty(rows), nngp.new_empty(columns)
-    symmetric, record = tile.kernel.same, tile.kernel
-    for tile in itertools.chain([tile], tiles):
+    for tile in itertools.chain([first], tiles):
         part = tile.kernel
         down, across = slice(tile.row, tile.row + len(part.nngp)), slice(tile.column, tile.column + part.nngp.shape[1])
         for whole, block in ((nngp, part.nngp), (ntk, part.ntk)):
             if whole is None or block is None:
                 continue
             whole[down, across] = block
-            if symmetric and tile.i != tile.j:
+            if record.same and tile.i != tile.j:
                 whole[across, down] = block.T
         variance1[down], variance2[across] = part.variance1, part.variance2
-    variance2 = variance1 if symmetric else variance2
+    variance2 = variance1 if record.same else variance2
     return record.replace(nngp=nngp, ntk=ntk, variance1=variance1, variance2=variance2)
 
 
@@ -160,9 +160,10 @@ def kernel_of(
     """The NNGP and NTK of a module in the limit of infinite width.
 
     The module is traced; its weights are not used, only its layers. Weights of a layer with fan-in n have variance
-    `weight_var / n`, biases `bias_var`; a layer without bias has none, and frozen parameters (`requires_grad=False`) add
-    nothing to the NTK. Batch norm and dropout follow the training flags of the module at this moment. What comes before
-    the first layer with weights is computed as it is; the second moment of those features is their mean over channels.
+    `weight_var / n`, biases `bias_var`; a layer without bias has none, and frozen parameters (`requires_grad=False`)
+    add nothing to the NTK. Batch norm and dropout follow the training flags of the module at this moment. What comes
+    before the first layer with weights is computed as it is; the second moment of those features is their mean over
+    channels.
 
     Args:
         module: Any module that the tracer reads.

@@ -1,4 +1,4 @@
-"""`Plan`: the rules of a network in order, with what each demands of its inputs, checked before any number is computed."""
+"""`Plan`: the rules of a network in order, with what each demands of its inputs."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

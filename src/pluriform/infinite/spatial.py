@@ -4,6 +4,7 @@ Every map here is linear in the moments and separates over the spatial axes. A c
 offset, so both sides move together; a pooling adds cells of each side on their own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,22 +47,17 @@ def convolution(kernel: Kernel, windows: tuple[Window, ...], layer: LayerVarianc
     """
     full, axes = kernel.layout == "full", len(kernel.spatial)
 
-    def moved(part: Tensor | None, samples: int) -> Tensor | None:
-        if part is None:
-            return None
+    def moved(part: Tensor, samples: int) -> Tensor:
         for axis, window in enumerate(windows):
             where = (samples + axis, samples + axes + axis) if full else (samples + axis,)
             part = _slide(part, where, window)
         return part
 
-    nngp, ntk = moved(kernel.nngp, 2), moved(kernel.ntk, 2)
-    first = moved(kernel.variance1, 1)
-    second = first if kernel.same else moved(kernel.variance2, 1)
-    if nngp is None or first is None or second is None:  # never: only `ntk` may be absent
-        raise TypeError("a kernel without nngp")
-    spatial = tuple(first.shape[1 : 1 + axes])
-    averaged = kernel.replace(nngp=nngp, ntk=ntk, variance1=first, variance2=second, spatial=spatial)
-    return linear(averaged, layer)
+    spatial = tuple(
+        (size + sum(window.padding) - window.dilation * (window.size - 1) - 1) // window.stride + 1
+        for size, window in zip(kernel.spatial, windows, strict=True)
+    )
+    return linear(_mapped(kernel, moved, spatial), layer)
 
 
 def _slide(part: Tensor, where: tuple[int, ...], window: Window) -> Tensor:
@@ -102,9 +98,7 @@ def pad(kernel: Kernel, padding: tuple[tuple[int, int], ...], mode: str) -> Kern
     """Padding as a layer of its own; zeros stay zeros in every moment."""
     full, axes = kernel.layout == "full", len(kernel.spatial)
 
-    def padded(part: Tensor | None, samples: int) -> Tensor | None:
-        if part is None:
-            return None
+    def padded(part: Tensor, samples: int) -> Tensor:
         for axis, sides in enumerate(padding):
             for at in (samples + axis, samples + axes + axis) if full else (samples + axis,):
                 part = _padded(part, at, sides, mode)
@@ -125,9 +119,7 @@ def pooling(kernel: Kernel, matrices: tuple[Tensor, ...]) -> Kernel:
     """
     axes = len(kernel.spatial)
 
-    def mapped(part: Tensor | None, samples: int) -> Tensor | None:
-        if part is None:
-            return None
+    def mapped(part: Tensor, samples: int) -> Tensor:
         for axis, matrix in enumerate(matrices):
             for at in (samples + axis, samples + axes + axis):
                 part = torch.movedim(torch.movedim(part, at, -1) @ matrix.to(part).T, -1, at)
@@ -165,8 +157,8 @@ def flatten(kernel: Kernel) -> Kernel:
     """Channels and positions become one axis of features: the mean over equal positions."""
     kernel = kernel.diagonal()
 
-    def mean(part: Tensor | None, samples: int) -> Tensor | None:
-        return None if part is None else part.flatten(samples).mean(-1) if kernel.spatial else part
+    def mean(part: Tensor, samples: int) -> Tensor:
+        return part.flatten(samples).mean(-1) if kernel.spatial else part
 
     return _mapped(kernel, mean, ()).replace(gaussian=kernel.gaussian and not kernel.spatial, channel_axis=1)
 
@@ -175,17 +167,18 @@ def respatial(kernel: Kernel, spatial: tuple[int, ...]) -> Kernel:
     """The same positions on other axes: drops or adds axes of length one."""
     twice = spatial if kernel.layout == "full" else ()
 
-    def reshaped(part: Tensor | None, samples: int) -> Tensor | None:
-        return None if part is None else part.reshape(*part.shape[:samples], *spatial, *twice)
+    def reshaped(part: Tensor, samples: int) -> Tensor:
+        return part.reshape(*part.shape[:samples], *spatial, *twice)
 
     return _mapped(kernel, reshaped, spatial)
 
 
-def _mapped(kernel: Kernel, change, spatial: tuple[int, ...]) -> Kernel:  # noqa: ANN001
+def _mapped(kernel: Kernel, change: Callable[[Tensor, int], Tensor], spatial: tuple[int, ...]) -> Kernel:
+    """Apply one map of positions to every tensor; `change` is told how many axes of samples come first."""
     first = change(kernel.variance1, 1)
     return kernel.replace(
         nngp=change(kernel.nngp, 2),
-        ntk=change(kernel.ntk, 2),
+        ntk=None if kernel.ntk is None else change(kernel.ntk, 2),
         variance1=first,
         variance2=first if kernel.same else change(kernel.variance2, 1),
         spatial=spatial,

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pluriform.errors import UnsupportedOpError, explain
 from pluriform.graph.graph import Graph, Node
@@ -166,19 +167,19 @@ def _dropout(place: Place, _: Any) -> Step:
     return place.step(lambda records: dropout(records[0], 1 - probability, whole_channels=whole))
 
 
-def _batch_norm(place: Place, variances: Any) -> Step:
+def _batch_norm(place: Place, _: Any) -> Step:
     layer = place.graph.submodule(place.node) if place.node.module else None
-    if layer is None or place.fact("batch_statistics"):
+    if not isinstance(layer, _BatchNorm) or layer.running_mean is None or place.fact("batch_statistics"):
         raise place.refuse(
             "batch norm in evaluation mode, a fixed affine map",
             "batch norm in training mode",
             "call module.eval(), or use LayerNorm or no normalisation: batch statistics have no limit here",
         )
-    ratio = (layer.running_var.double() + layer.eps).rsqrt()
+    variance = torch.ones_like(layer.running_mean) if layer.running_var is None else layer.running_var
+    ratio = (variance.double() + layer.eps).rsqrt()
     weight = ratio if layer.weight is None else ratio * layer.weight.detach().double()
     shift = -layer.running_mean.double() * weight
     shift = shift if layer.bias is None else shift + layer.bias.detach().double()
-    del variances
     return place.step(lambda records: affine(records[0], weight, shift), centres=True)
 
 
