@@ -84,15 +84,8 @@ def _likelihood(
     names = ("nll", *("coverage" for _ in LEVELS))
     facts = zip(names, terms.mean(0).tolist(), bootstrap.means(terms), conditions, strict=True)
     return [
-        measure(
-            "coverage" if "level" in where else "nll",
-            value,
-            interval,
-            bootstrap.words,
-            count=len(targets),
-            condition=where,
-        )
-        for value, interval, where in facts
+        measure(name, value, interval, bootstrap.words, count=len(targets), condition=where)
+        for name, value, interval, where in facts
     ]
 
 
