@@ -1,7 +1,6 @@
 """`Members`: networks of one architecture as one module over stacked weights, trained together."""
 
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ class Members(nn.Module):
             self.register_buffer(_key(name), buffer)
         self._stacked = StackedWeights({**parameters}, stacked.buffers)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Members":
         """Set the mode of the members."""
         self._modules_outside[0].train(mode)
         return super().train(mode)
