@@ -1,188 +1,215 @@
-"""`map_tasks`: one function over many tasks, in this process, in local processes, or on a Ray cluster.
-
-A task that fails, even by killing its process, is an `Outcome` with the traceback and does not sink the others.
-"""
+"""`map_tasks`: one function over many tasks, in this process, in local processes, or on a Ray cluster."""
 
 import multiprocessing
+import os
+import pickle
+import signal
+import sys
 import traceback
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, Literal, TypeVar
 
 from pluriform.errors import ConfigError, MissingExtraError, TaskError, explain
 
-__all__ = ["Outcome", "map_tasks"]
+__all__ = ["Outcome", "Workers", "map_tasks"]
+
+T = TypeVar("T")
+Workers = Literal["serial", "processes", "ray"]
 
 
-@dataclass(frozen=True)
-class Outcome:
+@dataclass(frozen=True, eq=False)
+class Outcome(Generic[T]):
     """What became of one task.
 
     Attributes:
-        task: As it was given.
-        result: What the function returned.
-        traceback: Where the task failed: the text of the exception and its traceback; empty where it did not.
+        position: Of the task, from 0.
+        result: What the function returned; `None` where it failed.
+        failure: The traceback, or how the worker died; empty where it went well.
     """
 
-    task: Any
-    result: Any = None
-    traceback: str = ""
+    position: int
+    result: T | None
+    failure: str = ""
 
     @property
     def ok(self) -> bool:
-        """Whether the task ended well."""
-        return not self.traceback
+        """Whether the function returned."""
+        return not self.failure
 
-    def value(self) -> Any:
+    def value(self) -> T:
         """The result.
 
         Raises:
             TaskError: The task failed; the message holds its traceback.
         """
-        if self.ok:
-            return self.result
-        summary = self.traceback.strip().splitlines()[-1]
-        raise TaskError(
-            explain("a task that ends well", summary, f"task {self.task!r:.200}", "see its traceback below")
-            + f"\n{self.traceback}"
-        )
+        if self.failure:
+            last = self.failure.strip().splitlines()[-1]
+            remedy = "see the traceback below; the other tasks are not affected\n" + self.failure
+            raise TaskError(explain("a result", last, f"task {self.position}", remedy))
+        return self.result  # type: ignore[return-value]
 
 
 def map_tasks(
-    function: Callable[[Any], Any],
-    tasks: Iterable[Any],
-    *,
-    workers: Literal["serial", "processes", "ray"] = "serial",
-    processes: int = 2,
-) -> list[Outcome]:
-    """Call `function` on every task.
+    function: Callable[[Any], T], tasks: Sequence[Any], *, workers: Workers = "serial", processes: int = 2
+) -> list[Outcome[T]]:
+    """Call `function` on every task; a task that fails, or kills its worker, does not sink the others.
+
+    Ctrl-C ends all workers and is raised on.
 
     Args:
-        function: Takes one task. Local processes are spawned anew, so function, tasks and results must be picklable;
-            scripts that use them need an `if __name__ == "__main__":` guard.
-        tasks: Any values.
-        workers: `"serial"` in this process, `"processes"` on this machine, `"ray"` on the cluster that Ray finds, or
-            one that it starts here (extra `ray`).
-        processes: How many tasks run at once in local processes.
+        function: Of one argument; for processes and Ray one that pickle can name (defined in a module).
+        tasks: The arguments.
+        workers: `serial` calls one after the other here; `processes` in fresh local processes, which share the cores;
+            `ray` on the Ray cluster that this program is connected to, or a local one, with the extra `ray`.
+        processes: Number of local processes.
 
     Returns:
-        One outcome for each task, in the order of the tasks.
+        One outcome a task, in the order of the tasks.
 
     Raises:
-        ConfigError: Unknown workers, or fewer than one process.
+        ConfigError: Unknown workers, no processes, or a function that cannot be sent to another process.
         MissingExtraError: Ray is not installed.
-        KeyboardInterrupt: Ctrl-C; tasks that are running are cancelled.
     """
+    if workers not in ("serial", "processes", "ray") or processes < 1:
+        expected, got = "workers 'serial', 'processes' or 'ray', processes at least 1", f"{workers!r}, {processes}"
+        raise ConfigError(explain(expected, got, "map_tasks", "change the argument"))
     if workers == "serial":
-        return [_attempt(function, task) for task in tasks]
+        return [_guarded(function, task, position) for position, task in enumerate(tasks)]
     if workers == "ray":
-        return _map_on_ray(function, list(tasks))
-    if workers != "processes" or processes < 1:
-        raise ConfigError(
-            explain(
-                'workers "serial", "processes" or "ray", and at least 1 process',
-                f"workers={workers!r}, processes={processes}",
-                "map_tasks",
-                "name one of them",
-            )
-        )
-    return _map_in_processes(function, list(tasks), processes)
+        return _on_ray(function, tasks)
+    return _Pool(function, tasks, processes).run()
 
 
-def _attempt(function: Callable[[Any], Any], task: Any) -> Outcome:
+def _guarded(function: Callable[[Any], T], task: Any, position: int) -> Outcome[T]:
     try:
-        return Outcome(task, function(task))
+        return Outcome(position, function(task))
     except Exception:
-        return Outcome(task, traceback=traceback.format_exc())
+        return Outcome(position, None, traceback.format_exc())
 
 
-def _map_in_processes(function: Callable[[Any], Any], tasks: list[Any], processes: int) -> list[Outcome]:
-    """At most `processes` tasks at once; those that shared a pool with a dying worker are tried again alone.
+class _Pool:
+    """Local processes, each on one task at a time; one that dies is replaced while tasks are waiting."""
 
-    A pool cannot tell which of its workers died, so every task that it had begun is suspect. Run one at a time, the
-    one that dies again is the one to report.
-    """
-    outcomes: dict[int, Outcome] = {}
-    suspects = _run_pool(function, tasks, list(range(len(tasks))), processes, outcomes)
-    while suspects:
-        first, *others = suspects
-        if _run_pool(function, tasks, [first], 1, outcomes):
-            outcomes[first] = Outcome(
-                tasks[first], traceback="TaskError: the worker process died (killed, out of memory, or os._exit)"
-            )
-        suspects = _run_pool(function, tasks, others, processes, outcomes) if others else []
-    return [outcomes[position] for position in range(len(tasks))]
+    def __init__(self, function: Callable[[Any], Any], tasks: Sequence[Any], processes: int) -> None:
+        self.function, self.waiting = function, deque(enumerate(tasks))
+        self.outcomes: list[Outcome | None] = [None] * len(tasks)
+        self.count = min(processes, len(tasks))
+        self.busy: dict[Connection, tuple[BaseProcess, int]] = {}
+        try:
+            self.code = pickle.dumps(function)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            remedy = "define the function at the top of a module, or use workers='serial'"
+            raise ConfigError(explain("a function that pickle can name", str(error), "map_tasks", remedy)) from error
+
+    def run(self) -> list[Outcome]:
+        try:
+            for _ in range(self.count):
+                self._hire()
+            while self.busy:
+                for connection in wait(list(self.busy)):
+                    self._collect(connection)  # type: ignore[arg-type]
+        finally:
+            for process, _ in self.busy.values():
+                process.kill()
+                process.join()
+        return [outcome for outcome in self.outcomes if outcome is not None]
+
+    def _hire(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        threads = max(1, (os.cpu_count() or 1) // self.count)
+        process = context.Process(target=_work, args=(theirs, self.code, threads), daemon=True)
+        process.start()
+        theirs.close()
+        self._assign(ours, process)
+
+    def _assign(self, connection: Connection, process: BaseProcess) -> None:
+        """Send the next task that can be sent; without one the worker is let go."""
+        while self.waiting:
+            position, task = self.waiting.popleft()
+            try:
+                connection.send((position, task))
+            except (BrokenPipeError, ConnectionError):
+                self.waiting.appendleft((position, task))
+                break
+            except Exception:
+                self.outcomes[position] = Outcome(position, None, traceback.format_exc())
+                continue
+            self.busy[connection] = (process, position)
+            return
+        connection.close()
+        process.join()
+
+    def _collect(self, connection: Connection) -> None:
+        process, position = self.busy.pop(connection)
+        try:
+            self.outcomes[position] = connection.recv()
+        except (EOFError, ConnectionError):
+            process.join()
+            self.outcomes[position] = Outcome(position, None, f"the worker process died {_words(process.exitcode)}")
+            connection.close()
+            if self.waiting:
+                self._hire()
+            return
+        except Exception:  # A result whose class cannot be imported here.
+            self.outcomes[position] = Outcome(position, None, traceback.format_exc())
+        self._assign(connection, process)
 
 
-def _run_pool(
-    function: Callable[[Any], Any], tasks: list[Any], positions: list[int], processes: int, outcomes: dict[int, Outcome]
-) -> list[int]:
-    """Fill in the outcomes; return the positions left over when a worker died, those that were running first."""
-    pool = ProcessPoolExecutor(min(processes, len(positions)) or 1, multiprocessing.get_context("spawn"))
-    waiting, running = list(positions), {}
+def _words(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"by signal {signal.Signals(-code).name}; out of memory is a common cause"
+    return f"with exit code {code}"
+
+
+def _work(connection: Connection, code: bytes, threads: int) -> None:
+    """A worker's life; Ctrl-C is the parent's affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # Read by torch where it is not imported yet.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    function: Callable[[Any], Any] | None = None
+    while True:
+        try:
+            position, task = connection.recv()
+        except EOFError:
+            return
+        try:
+            function = function or pickle.loads(code)
+        except Exception:
+            connection.send(Outcome(position, None, traceback.format_exc()))
+            continue
+        outcome = _guarded(function, task, position)  # type: ignore[arg-type]
+        try:
+            connection.send(outcome)
+        except Exception:
+            connection.send(Outcome(position, None, traceback.format_exc()))
+
+
+def _on_ray(function: Callable[[Any], T], tasks: Sequence[Any]) -> list[Outcome[T]]:
     try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                running[pool.submit(_attempt, function, tasks[waiting[0]])] = waiting.pop(0)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                _collect(future, tasks, running[future], outcomes)
-                del running[future]
-    except BrokenProcessPool:
-        return [*sorted(running.values()), *waiting]
-    except KeyboardInterrupt:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    return []
-
-
-def _collect(future: Future, tasks: list[Any], position: int, outcomes: dict[int, Outcome]) -> None:
-    try:
-        outcomes[position] = future.result()
-    except BrokenProcessPool:
-        raise
-    except Exception as error:  # The task or its result cannot be pickled.
-        text = "".join(traceback.format_exception(error))
-        outcomes[position] = Outcome(tasks[position], traceback=text)
-
-
-def _map_on_ray(function: Callable[[Any], Any], tasks: list[Any]) -> list[Outcome]:
-    try:
-        import ray
+        import ray  # type: ignore[import-not-found]
     except ImportError as error:
-        raise MissingExtraError(
-            explain(
-                "the package ray",
-                "no such package",
-                'map_tasks(workers="ray")',
-                'pip install "pluriform[ray]", or use workers="processes"',
-            )
-        ) from error
-    started = not ray.is_initialized()
-    if started:
+        remedy = "pip install 'pluriform[ray]', or use workers='processes'"
+        raise MissingExtraError(explain("the package ray", "it is not installed", "workers='ray'", remedy)) from error
+    own = not ray.is_initialized()
+    if own:
         ray.init(log_to_driver=False, include_dashboard=False)
     try:
-        remote = ray.remote(max_retries=0)(_attempt)
-        return _collected_from_ray(ray, [remote.remote(function, task) for task in tasks], tasks)
+        remote = ray.remote(max_retries=0)(_guarded)
+        futures = [remote.remote(function, task, position) for position, task in enumerate(tasks)]
+        return [_fetched(ray, future, position) for position, future in enumerate(futures)]
     finally:
-        if started:
+        if own:
             ray.shutdown()
 
 
-def _collected_from_ray(ray: Any, references: list[Any], tasks: list[Any]) -> list[Outcome]:
-    outcomes = []
+def _fetched(ray: Any, future: Any, position: int) -> Outcome:
     try:
-        for reference, task in zip(references, tasks, strict=True):
-            try:
-                outcomes.append(ray.get(reference))
-            except ray.exceptions.RayError as error:
-                outcomes.append(Outcome(task, traceback=f"TaskError: the worker failed: {error}"))
-    except KeyboardInterrupt:
-        for reference in references:
-            ray.cancel(reference, force=True)
-        raise
-    return outcomes
+        return ray.get(future)
+    except ray.exceptions.RayError as error:
+        return Outcome(position, None, f"{type(error).__name__}: {error}")

@@ -1,0 +1,150 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from pluriform.distribute import Outcome, map_tasks
+from pluriform.errors import ConfigError, MissingExtraError, TaskError
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A module that a fresh process can import."""
+    source = """
+        import os
+        import time
+
+        def half(task):
+            if task == "raise":
+                raise ValueError("no half of this")
+            if task == "die":
+                os._exit(7)
+            if task == "killed":
+                os.kill(os.getpid(), 9)
+            if task == "lambda":
+                return lambda: None
+            return task / 2
+
+        def where(task):
+            time.sleep(0.3)
+            return os.getpid()
+
+        def threads(task):
+            import torch
+            return torch.get_num_threads()
+    """
+    (tmp_path / "work_of_the_test.py").write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    import work_of_the_test
+
+    yield work_of_the_test
+    del sys.modules["work_of_the_test"]
+
+
+@pytest.mark.parametrize("workers", ["serial", "processes"])
+def test_results_come_in_the_order_of_the_tasks_and_a_failure_sinks_no_other(work, workers):
+    outcomes = map_tasks(work.half, [4, "raise", 6, 8], workers=workers)
+    assert [outcome.position for outcome in outcomes] == [0, 1, 2, 3]
+    assert [outcome.result for outcome in outcomes] == [2, None, 3, 4]
+    assert [outcome.ok for outcome in outcomes] == [True, False, True, True]
+    assert outcomes[0].value() == 2
+    with pytest.raises(TaskError, match=r"(?s)got ValueError: no half of this \(task 1\).*Traceback.*in half"):
+        outcomes[1].value()
+
+
+def test_dead_workers_are_reported_and_replaced(work):
+    outcomes = map_tasks(work.half, ["die", 2, "killed", 4, 6], workers="processes", processes=2)
+    assert [outcome.result for outcome in outcomes] == [None, 1, None, 2, 3]
+    with pytest.raises(TaskError, match="worker process died with exit code 7"):
+        outcomes[0].value()
+    with pytest.raises(TaskError, match="died by signal SIGKILL"):
+        outcomes[2].value()
+
+
+def test_what_cannot_be_sent_is_a_failure_of_its_task_alone(work):
+    outcomes = map_tasks(work.half, ["lambda", lambda: None, 4], workers="processes", processes=1)
+    assert [outcome.ok for outcome in outcomes] == [False, False, True]
+    assert "pickle" in outcomes[0].failure
+    assert "pickle" in outcomes[1].failure
+
+
+def test_processes_work_side_by_side_and_share_the_cores(work):
+    pids = {outcome.value() for outcome in map_tasks(work.where, [0, 1], workers="processes", processes=2)}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    (outcome,) = map_tasks(work.threads, [0], workers="processes", processes=64)
+    assert outcome.value() == os.cpu_count()  # one task, so one worker
+
+
+def test_no_tasks():
+    assert map_tasks(math.sqrt, [], workers="processes") == []
+    assert map_tasks(math.sqrt, []) == []
+
+
+def test_bad_arguments():
+    with pytest.raises(ConfigError, match="processes at least 1; got 'processes', 0"):
+        map_tasks(math.sqrt, [1.0], workers="processes", processes=0)
+    with pytest.raises(ConfigError, match="a function that pickle can name.*top of a module"):
+        map_tasks(lambda task: task, [1.0], workers="processes")
+
+
+def test_an_outcome_without_result():
+    assert Outcome(0, None).value() is None
+
+
+def test_ctrl_c_ends_the_workers(tmp_path):
+    script = """
+        import os, sys, time
+        from pathlib import Path
+        from pluriform.distribute import map_tasks
+
+        def sleep(path):
+            Path(path).write_text(str(os.getpid()))
+            time.sleep(60)
+
+        if __name__ == "__main__":
+            try:
+                map_tasks(sleep, sys.argv[1:], workers="processes")
+            except KeyboardInterrupt:
+                sys.exit(33)
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    marks = [tmp_path / "a", tmp_path / "b"]
+    process = subprocess.Popen([sys.executable, str(tmp_path / "script.py"), *map(str, marks)])
+    deadline = time.monotonic() + 60
+    while not all(mark.exists() and mark.read_text() for mark in marks):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 33
+    for mark in marks:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(mark.read_text()), 0)
+
+
+def test_ray(work):
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        with pytest.raises(MissingExtraError, match=r"pluriform\[ray\]"):
+            map_tasks(work.half, [4], workers="ray")
+        pytest.skip("ray is not installed")
+
+    def half(task):
+        if task == "raise":
+            raise ValueError("no half of this")
+        if task == "die":
+            os._exit(7)
+        return task / 2
+
+    outcomes = map_tasks(half, [4, "raise", "die", 8], workers="ray")
+    assert [outcome.result for outcome in outcomes] == [2, None, None, 4]
+    with pytest.raises(TaskError, match="no half of this"):
+        outcomes[1].value()
+    with pytest.raises(TaskError, match=r"(?i)worker.*(died|crashed)"):
+        outcomes[2].value()
