@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -152,10 +151,10 @@ def kernel_of(
     module: nn.Module,
     example: Inputs,
     *,
-    weight_var: float = 2.0,
-    bias_var: float = 0.0,
-    overrides: Mapping[str, tuple[float, float]] | None = None,
-    parameterization: Literal["ntk", "standard"] = "ntk",
+    weight_var: float | int = 2.0,
+    bias_var: float | int = 0.0,
+    overrides: Mapping[str, tuple[float | int, float | int]] | None = None,
+    parameterization: str = "ntk",
 ) -> KernelFunction:
     """The NNGP and NTK of a module in the limit of infinite width.
 
@@ -191,7 +190,7 @@ def kernel_of(
         raise ConfigError(
             explain("parameterization 'ntk' or 'standard'", repr(parameterization), "kernel_of", "choose one")
         )
-    variances = Variances(weight_var, bias_var, dict(overrides or {}), parameterization)
+    variances = Variances(weight_var, bias_var, overrides or {}, parameterization)
     plan = plan_of(module, example[:2], variances)
     plan.check_branches()
     tried = dry_run(plan, example[:2])

@@ -28,8 +28,8 @@ class LayerVariances:
 
     @staticmethod
     def of(
-        weight_var: float,
-        bias_var: float,
+        weight_var: float | int,
+        bias_var: float | int,
         *,
         fan_in: int,
         has_bias: bool,

@@ -28,9 +28,9 @@ class Variances:
         parameterization: `"ntk"` or `"standard"`.
     """
 
-    weight: float
-    bias: float
-    overrides: Mapping[str, tuple[float, float]]
+    weight: float | int
+    bias: float | int
+    overrides: Mapping[str, tuple[float | int, float | int]]
     parameterization: str
 
     def check(self, graph: Graph) -> None:
@@ -58,7 +58,8 @@ def plan_of(module: nn.Module, example: Tensor, variances: Variances) -> Plan:
     Raises:
         UnsupportedOpError: A node has none; or parameters are shared between nodes.
     """
-    graph = trace(module, example)
+    weight = next(module.parameters(), example)
+    graph = trace(module, example.detach().to(weight.device, weight.dtype))
     variances.check(graph)
     fixed = _deterministic(graph)
     _refuse_tied(graph)

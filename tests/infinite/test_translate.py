@@ -1,0 +1,239 @@
+"""Every spelling of an operation finds its rule, and what has no limit says so in words."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pluriform.errors import UnsupportedOpError
+from pluriform.infinite.kernel_function import kernel_of
+
+
+class Function(nn.Module):
+    """A stem with weights, any function, and a head."""
+
+    def __init__(self, function, stem=None, features=8):
+        super().__init__()
+        self.stem = nn.Linear(5, 8) if stem is None else stem
+        self.function = function
+        self.head = nn.Linear(features, 2)
+
+    def forward(self, x):
+        return self.head(self.function(self.stem(x)))
+
+
+def vectors(n=4):
+    return torch.randn(n, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def images(n=3, channels=2, size=6):
+    return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def same(first, second, x, **facts):
+    a, b = (kernel_of(net, x, **facts)(x) for net in (first, second))
+    return torch.allclose(a.nngp, b.nngp, rtol=1e-10) and torch.allclose(a.ntk, b.ntk, rtol=1e-10)
+
+
+PAIRS = {
+    "relu": (lambda x: x.clamp(min=0) if False else x.relu(), nn.ReLU()),
+    "leaky": (lambda x: F.leaky_relu(x, 0.2), nn.LeakyReLU(0.2)),
+    "gelu": (F.gelu, nn.GELU()),
+    "scaled": (lambda x: torch.relu(2 * x) / 2, nn.ReLU()),
+    "negated": (lambda x: torch.erf(-x), torch.erf),
+    "layer norm": (lambda x: F.relu(F.layer_norm(x, (8,))), nn.Sequential(nn.LayerNorm(8), nn.ReLU())),
+    "group norm": (lambda x: F.relu(F.group_norm(x, 2)), nn.Sequential(nn.LayerNorm(8), nn.ReLU())),
+    "dropout off": (lambda x: F.dropout(F.relu(x), 0.5, training=False), nn.ReLU()),
+    "added branch with a mean": (lambda x: F.relu(x) * 1.0, lambda x: F.relu(x)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PAIRS))
+def test_spellings_agree(name):
+    first, second = PAIRS[name]
+    assert same(Function(first), Function(second), vectors(), bias_var=0.1)
+
+
+def conv(**facts):
+    return nn.Conv2d(2, 8, 3, padding=1, **facts)
+
+
+SPATIAL = {
+    "global": (lambda x: F.relu(x).mean((2, 3)), nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8),
+    "squeeze": (
+        lambda x: F.adaptive_avg_pool2d(F.relu(x), 1).squeeze(-1).squeeze(-1),
+        nn.Sequential(nn.ReLU(), nn.AvgPool2d(6), nn.Flatten()),
+        8,
+    ),
+    "view": (lambda x: F.relu(x).view(x.size(0), -1), nn.Sequential(nn.ReLU(), nn.Flatten()), 288),
+    "sum": (lambda x: F.relu(x).sum((2, 3)) / 36, nn.Sequential(nn.ReLU(), nn.AvgPool2d(6), nn.Flatten()), 8),
+    "twice": (
+        lambda x: F.avg_pool2d(F.avg_pool2d(F.relu(x), 2), 3).flatten(1),
+        nn.Sequential(nn.ReLU(), nn.AvgPool2d(6), nn.Flatten()),
+        8,
+    ),
+    "divisor": (
+        lambda x: F.avg_pool2d(F.relu(x), 2, divisor_override=8).flatten(1),
+        lambda x: (F.avg_pool2d(F.relu(x), 2) / 2).flatten(1),
+        72,
+    ),
+    "keepdim": (
+        lambda x: F.relu(x).mean(3, keepdim=True).mean(2, keepdim=True).flatten(1),
+        lambda x: F.relu(x).mean((2, 3)),
+        8,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SPATIAL))
+def test_spatial_spellings_agree(name):
+    first, second, features = SPATIAL[name]
+    stem = conv()
+    assert same(Function(first, stem, features), Function(second, stem, features), images(), bias_var=0.1)
+
+
+def test_a_pointwise_convolution_is_a_linear_layer():
+    images_of_one = vectors()[:, :, None, None]
+    first = nn.Sequential(nn.Conv2d(5, 8, 1), nn.ReLU(), nn.Conv2d(8, 3, 1), nn.Flatten())
+    second = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    a, b = kernel_of(first, images_of_one)(images_of_one), kernel_of(second, vectors())(vectors())
+    assert torch.allclose(a.ntk, b.ntk)
+
+
+def test_full_layout_and_diagonal_layout_agree_below_a_flatten():
+    """A pool of one cell asks for all pairs of positions and changes nothing."""
+    plain = Function(nn.Sequential(nn.ReLU(), conv_after(), nn.GELU(), nn.Flatten()), conv(), 288)
+    full = Function(nn.Sequential(nn.ReLU(), conv_after(), nn.GELU(), nn.AvgPool2d(1), nn.Flatten()), conv(), 288)
+    assert kernel_of(plain, images()).entries == 36
+    assert kernel_of(full, images()).entries == 36**2
+    assert same(plain, full, images(), bias_var=0.1)
+
+
+def conv_after():
+    return nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+
+
+def test_grouped_convolution_has_the_same_limit():
+    x = images(channels=4)
+    nets = [nn.Sequential(nn.Conv2d(4, 8, 3, groups=g), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=g)) for g in (1, 2)]
+    assert same(*(nn.Sequential(net, nn.Flatten(), nn.Linear(32, 1)) for net in nets), x)
+
+
+def test_fresh_batch_norm_in_evaluation_mode_is_almost_the_identity():
+    bare = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
+    norm = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)).eval()
+    a, b = kernel_of(bare, vectors())(vectors()), kernel_of(norm, vectors())(vectors())
+    assert torch.allclose(a.ntk, b.ntk, rtol=1e-4)
+
+
+def test_batch_norm_with_statistics_before_a_linear_layer_is_its_affine_map():
+    norm = nn.BatchNorm1d(8).eval()
+    norm.running_var.copy_(torch.linspace(0.5, 2, 8))
+    norm.running_mean.copy_(torch.linspace(-1, 1, 8))
+    net = nn.Sequential(nn.Linear(5, 8, bias=False), norm, nn.Linear(8, 1, bias=False))
+    x = vectors()
+    k = kernel_of(net, x, weight_var=1.0)(x).nngp
+    a, c = 1 / (norm.running_var.double() + norm.eps), norm.running_mean.double()
+    assert torch.allclose(k, a.mean() * (x @ x.T / 5) + (a * c**2).mean())
+
+
+REFUSED = {
+    "max-pool": (
+        nn.Sequential(conv(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 1)),
+        r"max_pool \(1 \(max_pool",
+        "average",
+    ),
+    "batch norm": (
+        nn.Sequential(conv(), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 1)),
+        "training mode",
+        "eval",
+    ),
+    "trained batch norm": (
+        nn.Sequential(conv(), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 1)),
+        "not Gaussian|that are not",
+        "linear or convolutional",
+    ),
+    "softmax": (nn.Sequential(nn.Flatten(), nn.Linear(72, 3), nn.Softmax(1)), "softmax", "before the softmax"),
+    "two nonlinearities": (
+        nn.Sequential(conv(), nn.ReLU(), nn.GELU(), nn.Flatten(), nn.Linear(288, 1)),
+        "Gaussian units before a nonlinearity",
+        "linear or convolutional layer before it",
+    ),
+    "tanh": (nn.Sequential(conv(), nn.Tanh(), nn.Flatten(), nn.Linear(288, 1)), "got tanh", "closed form"),
+    "depthwise": (
+        nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), nn.Linear(32, 1)),
+        "depthwise",
+        "fewer groups",
+    ),
+    "norm after relu": (
+        nn.Sequential(conv(), nn.ReLU(), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(288, 1)),
+        "units of mean zero",
+        "RMSNorm",
+    ),
+    "instance norm": (
+        nn.Sequential(conv(), nn.InstanceNorm2d(8), nn.Flatten(), nn.Linear(288, 1)),
+        "instance_norm",
+        "GroupNorm or LayerNorm",
+    ),
+    "linear on columns": (
+        nn.Sequential(conv(), nn.Linear(6, 6), nn.Flatten(), nn.Linear(288, 1)),
+        "positions for",
+        "flatten",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_has_no_limit_is_refused_with_the_way_out(name):
+    net, words, remedy = REFUSED[name]
+    if name == "trained batch norm":
+        net.eval()[1].running_var.copy_(torch.linspace(0.5, 2, 8))
+    with pytest.raises(UnsupportedOpError, match=words) as caught:
+        kernel_of(net, images())
+    assert remedy in str(caught.value)
+    assert all(part in str(caught.value) for part in ("expected ", "; got ", "To fix: "))
+
+
+class Sums(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.a, self.b, self.head = nn.Linear(5, 8), nn.Linear(5, 8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        z = self.a(x)
+        if self.kind == "shared":
+            return self.head(z + torch.relu(z))
+        if self.kind == "means":
+            return self.head(torch.relu(z) + torch.relu(self.b(x)))
+        if self.kind == "bent":
+            return self.head(torch.relu(z + torch.relu(self.b(x))))
+        if self.kind == "square":
+            return self.head(z * z)
+        if self.kind == "twice":
+            return self.head(torch.relu(z) + self.a(torch.flip(x, (1,)) if False else x))
+        return self.head(torch.relu(z) + self.b(x))
+
+
+def test_branches_must_be_independent_and_centred():
+    cases = {
+        "shared": "branches that share a with no layer",
+        "square": "branches that share a with no layer",
+        "means": "at most one branch of a sum whose units have a mean",
+        "bent": "Gaussian units before a nonlinearity",
+        "twice": "a parameter shared by a and a@1",
+    }
+    for kind, words in cases.items():
+        with pytest.raises(UnsupportedOpError, match=words) as caught:
+            kernel_of(Sums(kind), vectors())
+        assert "test_translate.py:" in str(caught.value)
+    kernel_of(Sums("fine"), vectors())
+
+
+def test_dropout_follows_the_training_flag():
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1, bias=False))
+    x = vectors()
+    on, off = kernel_of(net.train(), x)(x).nngp, kernel_of(net.eval(), x)(x).nngp
+    expected = off + torch.diag(off.diagonal() / 0.8 - off.diagonal())
+    assert torch.allclose(on, expected)
+    assert torch.allclose(kernel_of(net.train(), x)(x, x.clone()).nngp, off)
