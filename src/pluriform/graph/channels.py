@@ -139,9 +139,9 @@ def _named_sets(flow: ChannelFlow) -> dict[str, int]:
         sets: dict[str, list[int]] = {}
         for node, own, layout in sorted(_weights(flow), key=lambda weight: order[weight[0].name]):
             if own is role:
-                here = sets.setdefault(node.name, [])
-                here += [span.channels for span in layout if span.channels not in here]
-        for name, here in sets.items():
+                sets.setdefault(node.name, []).extend(span.channels for span in layout)
+        for name, spans in sets.items():
+            here = list(dict.fromkeys(spans))
             for part, channels in enumerate(here):
                 names.setdefault(channels, f"{name}{ending}" if len(here) == 1 else f"{name}{ending}[{part}]")
     return {name: channels for channels, name in names.items()}
