@@ -1,0 +1,169 @@
+"""The infinitely wide form on real digits and on a curve."""
+
+import dataclasses
+
+import psutil
+import pytest
+import torch
+from torch import nn
+
+import pluriform as pf
+from pluriform.data.data import Data, Split
+from pluriform.errors import ConfigError, MemoryBudgetError, SingularKernelError, UnsupportedOpError
+from pluriform.forms import load_form
+from pluriform.infinite.fit import InfiniteWidth
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return pf.load("digits", seed=0)
+
+
+@pytest.fixture(scope="module")
+def mlp(digits):
+    return pf.nets.build("mlp", digits)
+
+
+@pytest.fixture(scope="module")
+def form(digits, mlp):
+    return InfiniteWidth().fit(mlp, digits, seed=0)
+
+
+def curve(n=60, noise=0.1):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(n + 400, 1, generator=generator) * 4 - 2
+    y = 30 + 20 * torch.sin(2 * x) + 20 * noise * torch.randn(n + 400, 1, generator=generator)
+    parts = [Split(x[a:b], y[a:b]) for a, b in ((0, n), (n, n + 100), (n + 100, n + 400))]
+    return Data("curve", "regression", *parts)
+
+
+def curve_net():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(1, 32), nn.Linear(32, 32), nn.Linear(32, 1)
+
+        def forward(self, x):
+            return self.c(torch.erf(self.b(torch.erf(self.a(x)))))
+
+    return Net()
+
+
+def ece(probabilities, labels):
+    confidence, guess = probabilities.max(1)
+    bins = (confidence * 15).long().clamp_max(14)
+    hit = (guess == labels).float()
+    gaps = [(confidence[bins == b] - hit[bins == b]).sum().abs() for b in range(15)]
+    return float(sum(gaps)) / len(labels)
+
+
+def test_digits_are_classified_well_and_honestly(form, digits):
+    labels, prediction = digits.test.targets, form.predict(digits.test.inputs)
+    assert (prediction.mean.argmax(1) == labels).float().mean() >= 0.98
+    assert torch.nn.functional.nll_loss(prediction.mean.log(), labels) < 0.1
+    assert ece(prediction.mean, labels) < 0.03
+    assert form.cost["training_seconds"] > 0
+
+
+def test_predictions_are_the_softmax_of_forward(form, digits):
+    x = digits.test.inputs[:20]
+    assert torch.equal(form.predict(x).mean, form(x).softmax(-1))
+    assert torch.allclose(form(x).exp().sum(1), torch.ones(20))
+
+
+def test_score_and_variance_know_what_is_new(form, digits):
+    noise = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    inside, outside = form.predict(digits.test.inputs[:50]), form.predict(noise)
+    assert inside.score.min() > outside.score.median()
+    assert outside.variance.mean() > 3 * inside.variance.mean()
+
+
+def test_saved_forms_predict_the_same(form, digits, tmp_path):
+    again = load_form(form.save(tmp_path / "form"))
+    x = digits.test.inputs[:20]
+    assert torch.equal(again.predict(x).mean, form.predict(x).mean)
+    assert torch.equal(again.predict(x).variance, form.predict(x).variance)
+    assert again.method == form.method
+    assert again.cost == form.cost
+
+
+def test_gradients_follow_finite_differences(form, digits):
+    x = digits.test.inputs[:1].double()
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(form(x)[0, 3], x)
+    with torch.no_grad():
+        numeric = (form(x + 1e-5 * direction)[0, 3] - form(x - 1e-5 * direction)[0, 3]) / 2e-5
+    assert float((gradient * direction).sum()) == pytest.approx(float(numeric), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        InfiniteWidth(kernel="nngp"),
+        InfiniteWidth(time=30000.0),
+        InfiniteWidth(kernel="nngp", time=30000.0, samples=300),
+    ],
+)
+def test_other_kernels_and_times_are_calibrated_too(method, digits, mlp):
+    small = dataclasses.replace(digits, train=Split(*digits.train.batch(torch.arange(500))))
+    form = method.fit(mlp, small, seed=0)
+    labels, prediction = digits.test.targets, form.predict(digits.test.inputs)
+    assert (prediction.mean.argmax(1) == labels).float().mean() > 0.85
+    assert ece(prediction.mean, labels) < 0.08
+    assert len(form.train_inputs) == (method.samples or 500)
+
+
+def test_more_time_fits_the_training_set_better(digits, mlp):
+    small = dataclasses.replace(digits, train=Split(*digits.train.batch(torch.arange(200))))
+    errors = []
+    for time in (0.0, 1e3, 1e5, None):
+        form = InfiniteWidth(time=time, ridge=0.0).fit(mlp, small)
+        latent = form.latent(small.train.inputs, variance=False).mean
+        errors.append(float((latent - torch.nn.functional.one_hot(small.train.targets, 10) + 0.1).norm()))
+    assert errors[0] == pytest.approx((200 * 0.9) ** 0.5)
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-5
+
+
+@pytest.mark.parametrize("kernel", ["ntk", "nngp"])
+def test_regression_intervals_cover_what_they_say(kernel):
+    data = curve()
+    form = InfiniteWidth(kernel=kernel, weight_var=4.0, bias_var=0.3).fit(curve_net(), data)
+    prediction, truth = form.predict(data.test.inputs), data.test.targets
+    assert ((prediction.mean - truth) ** 2).mean().sqrt() < 3.0
+    inside = ((prediction.mean - truth).abs() < 1.96 * prediction.variance.sqrt()).float().mean()
+    assert 0.85 < inside <= 1.0
+    far = form.predict(torch.tensor([[9.0], [0.0]]))
+    assert far.variance[0] > 2 * far.variance[1]
+    assert far.score[0] < far.score[1]
+
+
+def test_too_many_samples_are_refused_before_any_kernel(digits, mlp, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**26})())
+    with pytest.raises(MemoryBudgetError, match=r"9 float64 matrices of 1,294 x 1,294.*fit on at most 9\d\d samples"):
+        InfiniteWidth().fit(mlp, digits)
+
+
+def test_duplicates_without_a_ridge_are_named(digits, mlp):
+    x, y = digits.train.batch(torch.tensor([*range(40), 7]))
+    data = dataclasses.replace(digits, train=Split(x, y))
+    with pytest.raises(SingularKernelError, match="equal inputs, samples 7 and 40, with ridge 0"):
+        InfiniteWidth(ridge=0.0, kernel="nngp").fit(mlp, data)
+    assert InfiniteWidth(kernel="nngp").fit(mlp, data).ridge > 0
+
+
+def test_wrong_settings_and_networks_are_refused(digits, mlp):
+    with pytest.raises(ConfigError, match="ridge of 0 or more; got -1"):
+        InfiniteWidth(ridge=-1.0).fit(mlp, digits)
+    with pytest.raises(ConfigError, match="samples of 1 or more; got 0"):
+        InfiniteWidth(samples=0).fit(mlp, digits)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10))
+    with pytest.raises(UnsupportedOpError, match="use average pooling"):
+        InfiniteWidth().fit(net, digits)
+
+
+def test_a_small_convolutional_network_fits(digits):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, 10))
+    form = InfiniteWidth(samples=60, kernel="nngp").fit(net, digits)
+    assert (form.predict(digits.test.inputs[:60]).mean.argmax(1) == digits.test.targets[:60]).float().mean() > 0.6
