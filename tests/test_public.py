@@ -27,7 +27,7 @@ def test_fitting_does_not_load_what_it_does_not_need():
     code = (
         "import sys, pluriform as pf\n"
         "pf.Training, pf.InfiniteWidth, pf.load, pf.trace, pf.evaluate, pf.write_report\n"
-        "print([name for name in ['plotly', 'ray', 'numba', 'torchmetrics', 'pandas', 'sklearn'] if name in sys.modules])"
+        "print([name for name in ['plotly', 'ray', 'numba', 'torchmetrics', 'pandas'] if name in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 

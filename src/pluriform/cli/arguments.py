@@ -4,7 +4,9 @@ import importlib
 import inspect
 import sys
 from pathlib import Path
+from typing import Annotated, Any
 
+import tyro
 from torch import nn
 
 from pluriform.attacks.threat import Threat
@@ -14,13 +16,38 @@ from pluriform.errors import ConfigError, explain
 from pluriform.method import Method
 from pluriform.nets.zoo import build
 
-__all__ = ["METHODS", "load_data", "load_network", "method_class", "parse_threat"]
+__all__ = [
+    "DATA_FLAGS",
+    "FIT_FLAGS",
+    "METHODS",
+    "described",
+    "load_data",
+    "load_network",
+    "method_class",
+    "parse_threat",
+]
 
 METHODS = {
     "training": "pluriform.ordinary:Training",
     "deep-ensemble": "pluriform.ensemble.deep_ensemble:DeepEnsemble",
     "infinite-width": "pluriform.infinite.fit:InfiniteWidth",
 }
+
+
+def described(kind: Any, text: str) -> Any:
+    """The type of a flag with its line of help."""
+    return Annotated[kind, tyro.conf.arg(help=text)]
+
+
+DATA_FLAGS = (
+    ("data", described(tyro.conf.Positional[str], "name, folder or file of the data set")),
+    ("net", described(str | None, "network by name, or package.module:build"), None),
+    ("target", described(str | None, "target column of a table"), None),
+)
+FIT_FLAGS = (
+    ("seed", described(int, "source of every random draw"), 0),
+    ("device", described(str, "auto, cpu or cuda"), "auto"),
+)
 
 
 def method_class(name: str) -> type[Method]:

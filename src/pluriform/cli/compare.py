@@ -1,18 +1,29 @@
 """`pluriform compare DATA`: the main job."""
 
 from collections.abc import Sequence
-from dataclasses import field, make_dataclass, replace
-from typing import Annotated, Any, Literal
+from dataclasses import field, fields, make_dataclass, replace
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
 
-from pluriform.cli.arguments import METHODS, load_data, load_network, method_class, parse_threat
+from pluriform.cli.arguments import (
+    DATA_FLAGS,
+    FIT_FLAGS,
+    METHODS,
+    described,
+    load_data,
+    load_network,
+    method_class,
+    parse_threat,
+)
 from pluriform.comparison import compare
 from pluriform.data.data import Data
 from pluriform.data.describe import describe
+from pluriform.method import Method
 from pluriform.nets.zoo import default_name
 from pluriform.report.table import comparison_table
+from pluriform.training.recipe import Recipe
 
 __all__ = ["run"]
 
@@ -30,22 +41,19 @@ examples:
 def options() -> type:
     """A dataclass of the flags of `compare`, with those of every method under the method's name."""
     names = tuple(METHODS)
+    threats = "NORM:EPS in input units; a tenth of the input range in the maximum norm for images"
     methods = [
-        (name.replace("-", "_"), Annotated[method_class(name), tyro.conf.arg(help="")], field(default_factory=method_class(name)))
-        for name in names
+        (name.replace("-", "_"), method_class(name), field(default_factory=method_class(name))) for name in names
     ]
     return make_dataclass(
         "Compare",
         [
-            ("data", Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="name, folder or file of the data set")]),
-            ("net", Annotated[str | None, tyro.conf.arg(help="network by name, or package.module:build")], None),
-            ("forms", Annotated[tuple[Literal[names], ...], tyro.conf.arg(help="which forms, in this order")], names),
-            ("out", Annotated[str | None, tyro.conf.arg(help="run folder")], None),
-            ("outliers", Annotated[tuple[str, ...], tyro.conf.arg(help="data sets to be told apart from it")], ()),
-            ("threats", Annotated[tuple[str, ...] | None, tyro.conf.arg(help="NORM:EPS, default linf:0.1 for images")], None),
-            ("target", Annotated[str | None, tyro.conf.arg(help="target column of a table")], None),
-            ("seed", Annotated[int, tyro.conf.arg(help="source of every random draw")], 0),
-            ("device", Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")], "auto"),
+            *DATA_FLAGS,
+            ("forms", described(tuple[Literal[names], ...], "which forms, in this order"), names),
+            ("out", described(str | None, "run folder"), None),
+            ("outliers", described(tuple[str, ...], "data sets to be told apart from it"), ()),
+            ("threats", described(tuple[str, ...] | None, threats), None),
+            *FIT_FLAGS,
             *methods,
         ],
     )
@@ -53,7 +61,19 @@ def options() -> type:
 
 def default_threats(data: Data) -> tuple[str, ...]:
     """A tenth of the input range in the maximum norm, where inputs have bounds."""
-    return (f"linf:{(data.bounds[1] - data.bounds[0]) / 10:g}",) if data.bounds and data.task == "classification" else ()
+    if data.bounds is None or data.task != "classification":
+        return ()
+    return (f"linf:{(data.bounds[1] - data.bounds[0]) / 10:g}",)
+
+
+def chosen_methods(chosen: Any) -> list[Method]:
+    """The methods of the flags; a method that trains networks itself trains them as `--training` says by default."""
+    methods = [getattr(chosen, form.replace("-", "_")) for form in chosen.forms]
+    recipe = Recipe(**{item.name: getattr(chosen.training, item.name) for item in fields(Recipe)})
+    return [
+        replace(method, training=recipe) if getattr(method, "training", None) == Recipe() != recipe else method
+        for method in methods
+    ]
 
 
 def run(words: Sequence[str]) -> None:
@@ -67,7 +87,7 @@ def run(words: Sequence[str]) -> None:
     results = compare(
         load_network(name, data, seed=chosen.seed),
         data,
-        [getattr(chosen, form.replace("-", "_")) for form in chosen.forms],
+        chosen_methods(chosen),
         run=folder,
         network=name,
         outliers=[load_data(outlier) for outlier in chosen.outliers],

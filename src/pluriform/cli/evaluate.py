@@ -20,7 +20,7 @@ __all__ = ["run"]
 class Evaluate:
     """Measure a fitted form and write its result as JSON.
 
-    examples:
+    Examples:
       pluriform evaluate runs/ensemble digits
       pluriform evaluate runs/lenet fashion-mnist --outliers mnist --threats linf:0.1 l2:1.0 --out lenet.json
     """

@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import field, make_dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 from rich.console import Console
 
-from pluriform.cli.arguments import METHODS, load_data, load_network, method_class
+from pluriform.cli.arguments import DATA_FLAGS, FIT_FLAGS, METHODS, described, load_data, load_network, method_class
 from pluriform.data.describe import describe
 from pluriform.nets.zoo import default_name
 
@@ -30,12 +30,9 @@ def options(name: str) -> type:
     return make_dataclass(
         "Fit",
         [
-            ("data", Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="name, folder or file of the data set")]),
-            ("net", Annotated[str | None, tyro.conf.arg(help="network by name, or package.module:build")], None),
-            ("run", Annotated[str | None, tyro.conf.arg(help="folder of the run")], None),
-            ("target", Annotated[str | None, tyro.conf.arg(help="target column of a table")], None),
-            ("seed", Annotated[int, tyro.conf.arg(help="source of every random draw")], 0),
-            ("device", Annotated[str, tyro.conf.arg(help="auto, cpu or cuda")], "auto"),
+            *DATA_FLAGS,
+            ("run", described(str | None, "folder of the run"), None),
+            *FIT_FLAGS,
             ("method", tyro.conf.OmitArgPrefixes[cls], field(default_factory=cls)),  # type: ignore[valid-type]
         ],
     )

@@ -61,7 +61,7 @@ def _run(command: str, words: Sequence[str]) -> int:
         sys.stderr.write(f"pluriform {command}: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write(f"\npluriform {command}: stopped; the same command goes on from here where a run folder is given\n")
+        sys.stderr.write(f"\npluriform {command}: stopped; the same command goes on from the last checkpoint\n")
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2

@@ -18,7 +18,7 @@ __all__ = ["run"]
 class Report:
     """Write one page from stored results.
 
-    examples:
+    Examples:
       pluriform report result.json other.json --out page.html
       pluriform report runs/compare-digits-mlp-seed0 --out page.html
     """

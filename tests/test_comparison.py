@@ -1,0 +1,87 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import pluriform as pf
+from pluriform.data.data import Split
+from pluriform.errors import ConfigError, LabelError, ShapeError
+
+COST = {"latency", "peak_memory", "training_seconds"}
+QUICK = pf.Training(epochs=2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    digits = pf.load("digits")
+    return dataclasses.replace(
+        digits,
+        **{name: Split(*getattr(digits, name).batch(torch.arange(120))) for name in ("train", "validation", "test")},
+    )
+
+
+class Fragile(nn.Module):
+    """Works until it is trained for the first time in a fit; then its forward fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("the fuse blew")
+        return self.linear(x.flatten(1))
+
+
+def figures(result):
+    return [m for m in result.measures if m.name not in COST], result.curves
+
+
+def test_a_form_that_fails_or_does_not_apply_is_a_row(data, tmp_path):
+    results = pf.compare(Fragile(), data, [QUICK, pf.InfiniteWidth()], run=tmp_path / "run", network="fragile")
+    assert [r.status for r in results] == ["failed", "ok"]
+    assert "the fuse blew" in results[0].reason
+    assert "the fuse blew" in (tmp_path / "run" / "log.jsonl").read_text()
+    assert "the fuse blew" in (tmp_path / "run" / "report.html").read_text()
+    assert not (tmp_path / "run" / "results" / "Training_epochs=2_.json").exists(), "a failed row is tried again"
+
+
+def test_memory_that_does_not_suffice_is_a_row(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000, "total": 1000})())
+    net = pf.nets.build("mlp", data)
+    results = pf.compare(net, data, [pf.InfiniteWidth()], run=tmp_path / "run")
+    assert results[0].status == "does not fit memory"
+    assert "MiB" in results[0].reason or "GiB" in results[0].reason or "B" in results[0].reason
+
+
+def test_results_are_kept_and_the_same_after_an_interruption(data, tmp_path, monkeypatch):
+    net, methods = pf.nets.build("mlp", data), [QUICK, pf.InfiniteWidth()]
+    whole = pf.compare(net, data, methods, run=tmp_path / "whole")
+    told = []
+
+    def stop(line):
+        told.append(line)
+        if line.startswith("InfiniteWidth: fitted"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pf.compare(net, data, methods, run=tmp_path / "cut", tell=stop)
+    again = []
+    resumed = pf.compare(net, data, methods, run=tmp_path / "cut", tell=again.append)
+    assert "already evaluated" in again[0]
+    assert [figures(r) for r in resumed] == [figures(r) for r in whole]
+
+
+def test_faults_of_the_data_or_the_network_stop_everything_at_once(data, tmp_path):
+    net = pf.nets.build("mlp", data)
+    wrong = dataclasses.replace(data, train=Split(data.train.inputs, data.train.targets + 5))
+    with pytest.raises(LabelError):
+        pf.compare(net, wrong, [QUICK], run=tmp_path / "a")
+    with pytest.raises(ShapeError):
+        pf.compare(nn.Linear(3, 3), data, [QUICK], run=tmp_path / "b")
+    with pytest.raises(ConfigError, match="different methods, at least one"):
+        pf.compare(net, data, [QUICK, QUICK], run=tmp_path / "c")
+    with pytest.raises(ConfigError, match="got none"):
+        pf.compare(net, data, [], run=tmp_path / "d")
+    assert not any((tmp_path / name).exists() for name in "abcd")
