@@ -143,8 +143,11 @@ def propagate(plan: Plan, x1: Tensor, x2: Tensor, *, same: bool, ntk: bool) -> K
 def _check(step: Step, taken: list[Kernel]) -> None:
     expected = got = remedy = ""
     if step.bends and not taken[0].gaussian:
-        expected, got = "Gaussian units before a nonlinearity", "units that are not (two nonlinearities in a row?)"
-        remedy = "put a linear or convolutional layer before it"
+        expected = "Gaussian units before a nonlinearity"
+        got = (
+            "units that are not: a nonlinearity, or a sum or concatenation with a branch that ends in one, comes before"
+        )
+        remedy = "put a linear or convolutional layer before it, as residual blocks with pre-activation do"
     elif step.centres and not taken[0].zero_mean:
         expected, got = "units of mean zero before a layer that subtracts the mean", "units after a nonlinearity"
         remedy = "put a linear or convolutional layer before it, or use RMSNorm"
