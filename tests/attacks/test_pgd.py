@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from pluriform.attacks.attack import attack
+from pluriform.attacks.gradient import Verdict
+from pluriform.attacks.pgd import _Worst
 from pluriform.attacks.threat import Threat
 from pluriform.errors import ConfigError
 
@@ -115,3 +117,13 @@ def test_same_seed_same_points_other_seed_others(net, samples):
 def test_impossible_options(net, samples, options):
     with pytest.raises(ConfigError, match="expected steps >= 0 and restarts >= 1; got steps"):
         attack(net, *samples, Threat("linf", 0.1, (0, 1)), **options)
+
+
+@pytest.mark.parametrize(("final", "kept"), [(True, [1.0, 0.0, 1.0]), (False, [0.0, 0.0, 1.0])])
+def test_the_first_broken_point_wins_over_a_higher_loss(final, kept):
+    """Samples: newly broken at a lower loss; already broken; standing at a higher loss."""
+    worst = _Worst(torch.zeros(3, 1), Verdict(torch.tensor([2.0, 2.0, 2.0]), torch.tensor([False, True, False])))
+    found = Verdict(torch.tensor([1.0, 1.0 if not final else 9.0, 3.0]), torch.tensor([True, True, False]))
+    worst.learn(torch.arange(3), torch.ones(3, 1), found, final)
+    assert worst.inputs.squeeze(1).tolist() == kept
+    assert worst.broken.tolist() == [True, True, False]

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from pluriform.evaluation.accuracy import measure_accuracy
-from pluriform.evaluation.subject import Subject
+from pluriform.evaluation.subject import Answers, Subject
 from pluriform.metrics.classification import accuracy, brier, nll
 from pluriform.metrics.selective import aurc
+from pluriform.prediction import Prediction
 
 
 def test_figures_equal_the_metrics_and_lie_in_their_intervals(form, data):
@@ -38,3 +39,18 @@ def test_another_seed_moves_intervals_but_not_figures(form, data):
     assert [entry.value for entry in first] == [entry.value for entry in second]
     assert [entry.low for entry in first] != [entry.low for entry in second]
     assert torch.tensor([entry.low for entry in first]).isfinite().all()
+
+
+def test_the_aurc_interval_is_that_of_copied_samples(form, data):
+    generator = torch.Generator().manual_seed(0)
+    p = (3 * torch.randn(500, 3, generator=generator)).softmax(-1)
+    labels = torch.multinomial(p, 1, generator=generator).squeeze(1)
+    subject = Subject(form, data)
+    subject.__dict__["test"] = Answers(Prediction(p), labels)
+    found = measure_accuracy(subject).measures[3]
+    copied = []
+    for _ in range(400):
+        rows = torch.randint(0, 500, (500,), generator=generator)
+        copied.append(aurc(p[rows].amax(-1), (p[rows].argmax(-1) != labels[rows]).double()))
+    low, high = torch.tensor(copied).quantile(torch.tensor([0.025, 0.975])).tolist()
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.2 * (high - low))

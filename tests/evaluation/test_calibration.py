@@ -59,3 +59,14 @@ def test_the_gap_interval_covers_0_for_a_calibrated_form(form, data):
         gap = measure_calibration(subject).measures[1]
         missed += not gap.low <= 0 <= gap.high
     assert missed <= 6
+
+
+def test_the_ece_interval_lies_around_its_figure(form, data):
+    generator = torch.Generator().manual_seed(0)
+    p = (3 * torch.randn(300, 3, generator=generator)).softmax(-1)
+    subject = Subject(form, data)
+    subject.__dict__["test"] = Answers(Prediction(p), torch.multinomial(p, 1, generator=generator).squeeze(1))
+    subject.__dict__["validation"] = None
+    entry = measure_calibration(subject).measures[0]
+    half = (entry.high - entry.low) / 2
+    assert (entry.high + entry.low) / 2 == pytest.approx(entry.value, abs=0.25 * half)

@@ -1,0 +1,33 @@
+"""Gradients of a batch are those of its samples, and nothing but the inputs gets one."""
+
+import torch
+from torch.nn import functional as F
+
+from pluriform.attacks.gradient import ascend, attack_mode, judge
+
+
+def test_gradients_are_those_of_each_sample_alone(net, samples):
+    x, y = samples
+    net.double().eval()
+    found = ascend(net, x.double(), y)
+    for row in range(5):
+        point = x[row : row + 1].double().requires_grad_()
+        F.cross_entropy(net(point), y[row : row + 1]).backward()
+        torch.testing.assert_close(found.gradient[row : row + 1], point.grad)
+
+
+def test_verdicts_agree_with_the_network(net, samples):
+    x, y = samples
+    wrong = y.clone()
+    wrong[:7] = (wrong[:7] + 1) % 3
+    verdict = judge(net, x, wrong)
+    assert verdict.broken.tolist() == [True] * 7 + [False] * 33
+    torch.testing.assert_close(ascend(net, x, wrong).verdict.loss, verdict.loss)
+    torch.testing.assert_close(verdict.loss, F.cross_entropy(net(x), wrong, reduction="none"))
+
+
+def test_weights_ask_for_no_gradient_inside_only(net):
+    with attack_mode(net):
+        assert not any(weight.requires_grad for weight in net.parameters())
+        assert not any(part.training for part in net.modules())
+    assert all(weight.requires_grad for weight in net.parameters())
