@@ -40,6 +40,11 @@ def test_the_result_survives_json(result):
     assert "NaN" not in json.dumps(result.to_json())
 
 
+def test_no_figure_stands_twice(result):
+    keys = [(found.name, json.dumps(dict(found.condition))) for found in result.measures]
+    assert len(set(keys)) == len(keys)
+
+
 def test_figures_lie_in_their_intervals(result):
     for found in result.measures:
         if found.low is not None:

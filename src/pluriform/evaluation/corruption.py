@@ -11,7 +11,7 @@ from pluriform.evaluation.subject import Subject, stratified_index
 
 __all__ = ["SEVERITIES", "measure_corruption"]
 
-PREFERRED = ("gaussian_noise", "gaussian_blur", "contrast", "rotate", *TABLE_CORRUPTIONS)
+PICTURE_DEFAULTS = ("gaussian_noise", "gaussian_blur", "contrast", "rotate")
 SEVERITIES = (1, 3, 5)
 SAMPLES = 1000
 
@@ -30,8 +30,9 @@ def measure_corruption(
     Raises:
         ConfigError: An unknown corruption.
     """
-    legal = CORRUPTIONS if len(subject.data.input_shape) == 3 else TABLE_CORRUPTIONS
-    chosen = [name for name in PREFERRED if name in legal] if names is None else list(names)
+    pictures = len(subject.data.input_shape) == 3
+    legal = CORRUPTIONS if pictures else TABLE_CORRUPTIONS
+    chosen = list((PICTURE_DEFAULTS if pictures else TABLE_CORRUPTIONS) if names is None else names)
     unknown = [name for name in chosen if name not in legal]
     if unknown:
         raise ConfigError(
