@@ -88,7 +88,9 @@ def load_form(path: str | Path, *, module: nn.Module | None = None, device: torc
         )
     try:
         structure = json.loads((folder / "structure.json").read_text())
-        tensors = load_file(folder / "weights.safetensors", device=str(device or "cpu"))
+        # Copies lie aligned in memory, as fitted weights do: otherwise sums may differ in the last bit.
+        stored = load_file(folder / "weights.safetensors", device=str(device or "cpu"))
+        tensors = {name: tensor.clone() for name, tensor in stored.items()}
         if structure["format"] != FORMAT:
             raise KeyError(f"format {structure['format']}")
         return _Builder(tensors, module).build(structure["root"], "")

@@ -192,7 +192,8 @@ class Run:
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Read tensors; a damaged file raises `CorruptFileError`."""
         try:
-            return load_file(self.path / name)
+            # Copies lie aligned in memory, as computed tensors do: otherwise sums may differ in the last bit.
+            return {key: tensor.clone() for key, tensor in load_file(self.path / name).items()}
         except (SafetensorError, ValueError) as error:
             raise self._corrupt(name, "safetensors", error) from None
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pluriform.errors import GraphError
 from pluriform.graph.parameters import weights_of
@@ -69,6 +70,9 @@ def _measured(
     recipe: Recipe,
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> Choice:
+    if any(isinstance(layer, _BatchNorm) for layer in members[0].modules()):
+        # Weights before it have gradients that are rounding errors only, which AdamW blows up to whole steps.
+        return Choice(False, "batch normalisation makes training sensitive to rounding, which stacking changes")
     try:
         difference = _difference(members, batch)
     except (GraphError, RuntimeError) as error:
