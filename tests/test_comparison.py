@@ -43,7 +43,7 @@ def test_a_form_that_fails_or_does_not_apply_is_a_row(data, tmp_path):
     assert [r.status for r in results] == ["failed", "ok"]
     assert "the fuse blew" in results[0].reason
     assert "the fuse blew" in (tmp_path / "run" / "log.jsonl").read_text()
-    assert "the fuse blew" in (tmp_path / "run" / "report.html").read_text()
+    assert "fuse blew" in (tmp_path / "run" / "report.html").read_text()
     assert not (tmp_path / "run" / "results" / "Training_epochs=2_.json").exists(), "a failed row is tried again"
 
 

@@ -33,7 +33,7 @@ def compare(
     threats: Sequence[Threat] = (),
     seed: int = 0,
     device: str = "auto",
-    tell: Callable[[str], None] = str,
+    tell: Callable[[str], object] = str,
 ) -> list[Result]:
     """Fit every method, evaluate every form, write `report.html`; a killed comparison resumes where it stopped.
 
@@ -94,7 +94,7 @@ class _Row:
         self.seed, self.device, self.run = seed, device, run
         self.folder = "".join(letter if letter.isalnum() or letter in "=,.-" else "_" for letter in method.label)[:80]
 
-    def result(self, outliers: Sequence[Data], threats: Sequence[Threat], tell: Callable[[str], None]) -> Result:
+    def result(self, outliers: Sequence[Data], threats: Sequence[Threat], tell: Callable[[str], object]) -> Result:
         """The stored result, or fit and evaluate now."""
         name = f"results/{self.folder}.json"
         if self.run.has(name):

@@ -114,8 +114,7 @@ class Method(ABC):
 
 
 def _default(item: dataclasses.Field) -> Any:
-    made = item.default_factory is not dataclasses.MISSING
-    return item.default_factory() if made else item.default
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
 def fingerprint(module: nn.Module | None) -> str:

@@ -14,9 +14,9 @@ def wide_terminal(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def test_overview_names_every_command(capsys):
-    assert main([]) == 0
-    assert main(["--help"]) == 0
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_overview_names_every_command(words, capsys):
+    assert main(words) == 0
     text = capsys.readouterr().out
     assert all(f"\n  {name} " in text for name in COMMANDS)
 
@@ -73,7 +73,8 @@ def test_a_network_of_the_user(capsys, tmp_path):
         "class Net(nn.Module):\n"
         "    def __init__(self):\n"
         "        super().__init__()\n"
-        "        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.MaxPool1d(1), nn.ReLU(), nn.Linear(32, 10))\n"
+        "        head = nn.MaxPool1d(1), nn.ReLU(), nn.Linear(32, 10)\n"
+        "        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), *head)\n"
         "    def forward(self, x):\n"
         "        return self.layers(x)\n"
         "def build(data):\n"

@@ -16,14 +16,17 @@ from pluriform.report.table import comparison_table
 __all__ = ["run"]
 
 
+DESCRIPTION = """Measure a fitted form and write its result as JSON.
+
+examples:
+  pluriform evaluate runs/ensemble digits
+  pluriform evaluate runs/lenet fashion-mnist --outliers mnist --threats linf:0.1 l2:1.0 --out lenet.json
+"""
+
+
 @dataclass
 class Evaluate:
-    """Measure a fitted form and write its result as JSON.
-
-    Examples:
-      pluriform evaluate runs/ensemble digits
-      pluriform evaluate runs/lenet fashion-mnist --outliers mnist --threats linf:0.1 l2:1.0 --out lenet.json
-    """
+    """The flags of `evaluate`."""
 
     form: tyro.conf.Positional[str]
     """run folder, or folder of a saved form"""
@@ -44,7 +47,7 @@ class Evaluate:
 
 def run(words: Sequence[str]) -> None:
     """Evaluate, print the table, write the result."""
-    chosen = tyro.cli(Evaluate, args=list(words), prog="pluriform evaluate")
+    chosen = tyro.cli(Evaluate, args=list(words), prog="pluriform evaluate", description=DESCRIPTION)
     console = Console(highlight=False)
     data = load_data(chosen.data, target=chosen.target)
     module = load_network(chosen.net, data) if chosen.net else None

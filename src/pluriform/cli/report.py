@@ -14,14 +14,17 @@ from pluriform.result import Result
 __all__ = ["run"]
 
 
+DESCRIPTION = """Write one page from stored results.
+
+examples:
+  pluriform report result.json other.json --out page.html
+  pluriform report runs/compare-digits-mlp-seed0 --out page.html
+"""
+
+
 @dataclass
 class Report:
-    """Write one page from stored results.
-
-    Examples:
-      pluriform report result.json other.json --out page.html
-      pluriform report runs/compare-digits-mlp-seed0 --out page.html
-    """
+    """The flags of `report`."""
 
     results: tyro.conf.Positional[tuple[str, ...]]
     """result files, or folders of comparisons"""
@@ -31,7 +34,7 @@ class Report:
 
 def run(words: Sequence[str]) -> None:
     """Read the results and write the page."""
-    chosen = tyro.cli(Report, args=list(words), prog="pluriform report")
+    chosen = tyro.cli(Report, args=list(words), prog="pluriform report", description=DESCRIPTION)
     files = [path for name in chosen.results for path in result_files(Path(name))]
     Console(highlight=False).print(f"page: {write_report([Result.load(path) for path in files], chosen.out)}")
 
