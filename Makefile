@@ -31,7 +31,7 @@ demo: $(STAMPS)/run ## Compare three forms of one network on handwritten digits;
 	$(BIN)/pluriform compare digits --out runs/demo
 
 test: $(STAMPS)/test ## Run the test suite
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 $(ARGS)
 
 check: $(STAMPS)/check ## Lint, format, types, floors, names, docstrings
 	$(BIN)/ruff check .

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two workers share two cores; idle threads of one would stall the other.
+
 import pytest
 from jaxtyping import install_import_hook
 
