@@ -158,8 +158,14 @@ def spectrum(gram: Tensor, targets: Tensor) -> Spectrum:
     return Spectrum(values.clamp_min(0.0), vectors, targets)
 
 
-def check_memory(samples: int, matrices: int, what: str) -> None:
+def check_memory(samples: int, matrices: int, what: str, how: str = "") -> None:
     """Refuse before starting when `matrices` square float64 matrices of this many samples do not fit.
+
+    Args:
+        samples: Rows of each matrix.
+        matrices: How many are held at once.
+        what: The step, for the message.
+        how: How to fit on fewer samples, for the message.
 
     Raises:
         MemoryBudgetError: With the estimate and what is available.
@@ -174,7 +180,7 @@ def check_memory(samples: int, matrices: int, what: str) -> None:
                 f"at most {0.9 * available / 2**20:,.0f} MiB (90 % of what is available)",
                 f"{needed / 2**20:,.0f} MiB for {matrices} float64 matrices of {samples:,} x {samples:,}",
                 what,
-                f"fit on at most {most:,} samples",
+                f"fit on at most {most:,} samples{how}",
             )
         )
 

@@ -141,7 +141,9 @@ def test_regression_intervals_cover_what_they_say(kernel):
 
 def test_too_many_samples_are_refused_before_any_kernel(digits, mlp, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**26})())
-    with pytest.raises(MemoryBudgetError, match=r"9 float64 matrices of 1,294 x 1,294.*fit on at most 9\d\d samples"):
+    with pytest.raises(
+        MemoryBudgetError, match=r"9 float64 matrices of 1,294 x 1,294.*fit on at most 9\d\d samples: InfiniteWidth"
+    ):
         InfiniteWidth().fit(mlp, digits)
 
 

@@ -92,6 +92,30 @@ def test_spatial_spellings_agree(name):
     assert same(Function(first, stem, features), Function(second, stem, features), images(), bias_var=0.1)
 
 
+def test_channels_may_move_to_the_end_and_back():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.mix, self.head = nn.Conv2d(2, 8, (3, 1)), nn.Linear(8, 8), nn.Linear(8, 1)
+
+        def forward(self, x):
+            x = self.stem(x).permute(0, 3, 2, 1)
+            x = self.mix(torch.relu(F.layer_norm(x, (8,)))).movedim(-1, 1)
+            return self.head(F.avg_pool2d(torch.relu(x), (6, 1)).mean((2, 3)))
+
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.mix, self.head = nn.Conv2d(2, 8, (3, 1)), nn.Conv2d(8, 8, 1), nn.Linear(8, 1)
+            self.norm = nn.LayerNorm(8)
+
+        def forward(self, x):
+            x = self.norm(self.stem(x).transpose(1, 3)).transpose(1, 3)
+            return self.head(torch.relu(self.mix(torch.relu(x))).mean((2, 3)))
+
+    assert same(Last(), First(), images(), bias_var=0.1)
+
+
 def test_a_pointwise_convolution_is_a_linear_layer():
     images_of_one = vectors()[:, :, None, None]
     first = nn.Sequential(nn.Conv2d(5, 8, 1), nn.ReLU(), nn.Conv2d(8, 3, 1), nn.Flatten())

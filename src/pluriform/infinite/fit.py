@@ -69,7 +69,8 @@ class InfiniteWidth(Method):
         started = clock.perf_counter()
         self._check()
         index = _chosen(len(data.train), self.samples, context.seed)
-        check_memory(len(index), MATRICES, f"InfiniteWidth on {len(index):,} samples of {data.name}")
+        what = f"InfiniteWidth on {len(index):,} samples of {data.name}"
+        check_memory(len(index), MATRICES, what, ": InfiniteWidth(samples=...)")
         inputs, targets = (part.to(context.device) for part in data.train.batch(index))
         function = kernel_of(
             module.to(context.device).eval(),

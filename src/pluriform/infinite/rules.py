@@ -147,7 +147,7 @@ def _features(graph: Graph, names: tuple[str, ...]) -> Callable[[Tensor], dict[s
     runner = copy.deepcopy(fx.GraphModule(graph.module, part)).double()
 
     def features(x: Tensor) -> dict[str, Tensor]:
-        values = runner(x.double())
+        values = runner.to(x.device)(x.double())
         return {name: value.to(x.dtype) for name, value in zip(names, values, strict=True)}
 
     return features

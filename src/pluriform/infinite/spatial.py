@@ -13,7 +13,17 @@ from torch import Tensor
 from pluriform.infinite.kernel import Kernel
 from pluriform.infinite.linear import LayerVariances, linear
 
-__all__ = ["Window", "adaptive_matrix", "convolution", "flatten", "pad", "pooling", "pooling_matrix", "respatial"]
+__all__ = [
+    "Window",
+    "adaptive_matrix",
+    "convolution",
+    "flatten",
+    "pad",
+    "permute",
+    "pooling",
+    "pooling_matrix",
+    "respatial",
+]
 
 
 @dataclass(frozen=True)
@@ -171,6 +181,19 @@ def respatial(kernel: Kernel, spatial: tuple[int, ...]) -> Kernel:
         return part.reshape(*part.shape[:samples], *spatial, *twice)
 
     return _mapped(kernel, reshaped, spatial)
+
+
+def permute(kernel: Kernel, order: tuple[int, ...], channel_axis: int) -> Kernel:
+    """Spatial axes in another order, and channels at another place, 1 or -1."""
+    axes = len(order)
+
+    def reordered(part: Tensor, samples: int) -> Tensor:
+        places = [samples + axis for axis in order]
+        places += [place + axes for place in places] if kernel.layout == "full" else []
+        return part.permute(*range(samples), *places)
+
+    spatial = tuple(kernel.spatial[axis] for axis in order)
+    return _mapped(kernel, reordered, spatial).replace(channel_axis=channel_axis)
 
 
 def _mapped(kernel: Kernel, change: Callable[[Tensor, int], Tensor], spatial: tuple[int, ...]) -> Kernel:

@@ -25,6 +25,7 @@ from pluriform.infinite.spatial import (
     convolution,
     flatten,
     pad,
+    permute,
     pooling,
     pooling_matrix,
     respatial,
@@ -271,6 +272,25 @@ def _reshape(place: Place, _: Any) -> Step:
     )
 
 
+def _permute(place: Place, _: Any) -> Step:
+    """Channels first to channels last and back, and spatial axes in any order."""
+    dims = place.fact("dims")
+    last = len(dims) - 1
+
+    def rule(records: Sequence[Kernel]) -> Kernel:
+        record = records[0]
+        channel = last if record.channel_axis == -1 else 1
+        place_after = dims.index(channel)
+        if dims[0] != 0 or place_after not in (1, last):
+            raise place.refuse(
+                "the batch axis first, and channels second or last", f"axes {dims}", "keep channels second or last"
+            )
+        order = tuple(dim - 1 - (dim > channel) for dim in dims[1:] if dim != channel)
+        return permute(record, order, -1 if place_after == last else 1)
+
+    return place.step(rule)
+
+
 def _pad(place: Place, _: Any) -> Step:
     sides, axes, mode = place.fact("padding"), len(place.shape()) - 2, place.fact("mode")
     if mode == "constant" and place.fact("value") != 0:
@@ -343,6 +363,7 @@ RULES: dict[Op, Callable[[Place, Any], Step]] = {
     Op.FLATTEN: _reshape,
     Op.RESHAPE: _reshape,
     Op.PAD: _pad,
+    Op.PERMUTE: _permute,
     Op.ADD: _join,
     Op.SUBTRACT: _join,
     Op.MULTIPLY: _join,
