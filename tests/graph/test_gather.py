@@ -280,7 +280,7 @@ norms = st.sampled_from(NORMS)
 kinds = st.sampled_from(KINDS)
 seeds = st.integers(0, 999)
 several = settings(
-    max_examples=30, deadline=None, derandomize=True, print_blob=False, suppress_health_check=list(HealthCheck)
+    max_examples=25, deadline=None, derandomize=True, print_blob=False, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -377,15 +377,17 @@ class Random(nn.Module):
 
 
 steps = st.tuples(
-    st.sampled_from("conv conv conv up grouped depthwise norm project project concat act gate".split()),
+    st.sampled_from(
+        ["conv", "conv", "up", "grouped", "depthwise", "norm", "project", "project", "concat", "act", "gate"]
+    ),
     st.integers(0, 20),
     st.integers(0, 20),
     st.integers(1, 4),
 )
 
 
-@several
-@given(st.lists(steps, min_size=3, max_size=9), seeds, st.data())
+@settings(several, max_examples=12)
+@given(st.lists(steps, min_size=3, max_size=7), seeds, st.data())
 def test_random_graphs_widen_and_thin(plan, seed, data):
     net, x = make(lambda norm: Random([("conv", 0, 0, 4), *plan]), seed=seed), example()
     graph, before = trace(net, x), snapshot(net)
@@ -398,8 +400,6 @@ def test_random_graphs_widen_and_thin(plan, seed, data):
     selections = data.draw(st.fixed_dictionaries(drawn))
     thin = gather_all(graph, selections)
     assert outputs(thin.root, x).shape == (3, 3)
-    back = gather_all(wide, {g.name: range(0, 2 * g.size, 2) for g in groups})
-    assert {g.name: g.size for g in free(back)} == {g.name: g.size for g in groups}
     covering = {
         name: [*index, *range(next(g.size for g in groups if g.name == name))] for name, index in selections.items()
     }

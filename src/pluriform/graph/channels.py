@@ -25,7 +25,8 @@ class ChannelGroup:
     """Channels that change together.
 
     Attributes:
-        name: Of the first node that makes them; `name[0]`, `name[1]` where a node makes channels of several groups.
+        name: Of the first node that makes them, with `.each` or `.input` where nodes only carry or read them, and with
+            `[0]`, `[1]` where a node has channels of several groups.
         size: Number of channels.
         producers: Nodes whose weights make the channels (their rows).
         consumers: Nodes whose weights read them (their columns).
@@ -135,7 +136,7 @@ def _named_sets(flow: ChannelFlow) -> dict[str, int]:
     """Channel set by name; a set takes its name from its first producer, else carrier, else consumer."""
     order = {node.name: position for position, node in enumerate(flow.graph.nodes)}
     names: dict[int, str] = {}
-    for role, ending in ((Role.PRODUCER, ""), (Role.CARRIER, ""), (Role.CONSUMER, ".input")):
+    for role, ending in ((Role.PRODUCER, ""), (Role.CARRIER, ".each"), (Role.CONSUMER, ".input")):
         sets: dict[str, list[int]] = {}
         for node, own, layout in sorted(_weights(flow), key=lambda weight: order[weight[0].name]):
             if own is role:

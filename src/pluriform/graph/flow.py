@@ -4,6 +4,7 @@ The flow visits the nodes in order. A rule for each operation (`channel_rules`) 
 what must be equal, and registers the weights whose axes follow a layout.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -86,7 +87,7 @@ class ChannelFlow:
         self.graph = graph
         self.ties = Ties()
         self.axes: dict[str, Axes] = {}
-        self.parts: dict[str, tuple[Axes, ...]] = {}
+        self.parts: dict[str, tuple[Axes | None, ...]] = {}
         self.slots: list[Slot] = []
         self.settings: list[Setting] = []
         self.grouped: list[GroupedConv] = []
@@ -121,24 +122,26 @@ class ChannelFlow:
         weight = self._argument(node, name) if module is None else getattr(module, name, None)
         if weight is None:
             return
-        if id(weight) not in self._own or (module is not None and parametrize.is_parametrized(module)):
-            self.ties.freeze(layout, f"the {name} of {node} is computed from other weights")
+        own = self.owned(weight) and (module is None or not parametrize.is_parametrized(module))
+        if not own or weight.shape[axis] != length_of(layout):
+            self.ties.freeze(layout, f"the {name} of {node} is no parameter of its own")
             return
         self.slots.append(Slot(node, weight, axis, layout, role))
 
     def follow_grouped(self, conv: GroupedConv) -> None:
         """Register the weight of a grouped convolution."""
-        if id(conv.weight) in self._own:
+        if self.owned(conv.weight):
             self.grouped.append(conv)
         else:
             self.freeze((conv.inputs, conv.outputs), f"the weight of {conv.node} is computed from other weights")
 
-    def parameter(self, node: Node) -> Tensor | None:
-        """The tensor that a parameter node reads, or None where the root does not own it."""
-        found: object = self.graph.module
-        for part in node.attributes["path"].split("."):
-            found = getattr(found, part)
-        return found if isinstance(found, Tensor) and id(found) in self._own else None
+    def parameter(self, node: Node) -> Tensor:
+        """The tensor that a parameter node reads."""
+        return operator.attrgetter(node.attributes["path"])(self.graph.module)
+
+    def owned(self, weight: Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer of the network."""
+        return id(weight) in self._own
 
     def keep(self, node: Node, attribute: str, *layouts: Layout, many: bool = False) -> None:
         """Register an attribute of the module of a node that holds lengths."""
@@ -151,7 +154,7 @@ class ChannelFlow:
             self.ties.freeze(layout, reason)
 
     def _argument(self, node: Node, name: str) -> Tensor | None:
-        """The parameter that a function was given as its weight or bias."""
+        """The tensor that a function was given as its weight or bias."""
         position = ("", "weight", "bias").index(name)
         return self.parameter(self.graph[node.inputs[position]]) if len(node.inputs) > position else None
 
@@ -169,9 +172,10 @@ class ChannelFlow:
         self.freeze(tuple(layout for g in self.grouped[before[1] :] for layout in (g.inputs, g.outputs)), reason)
         for name in node.inputs:
             for each in (self.axes[name],) if name in self.axes else self.parts.get(name, ()):
-                self.freeze(each, reason)
-        if any(isinstance(length, tuple) for length in node.shape):
-            self.parts[node.name] = tuple(self.constant(shape, reason) for shape in node.shape)
+                self.freeze(each or (), reason)
+        if _is_tuple(node.shape):
+            parts = (None if _is_tuple(part) else self.constant(part, reason) for part in node.shape)
+            self.parts[node.name] = tuple(parts)
         else:
             self.axes[node.name] = self.constant(node.shape, reason)
 
@@ -209,6 +213,11 @@ class ChannelFlow:
                 alone = norm.groups > 1 and norm.groups == length_of(spans)
                 if not alone and any(self.ties.reason(span.channels) for span in spans):
                     self.ties.freeze(spans, f"{norm.node} averages it with channels that are fixed")
+
+
+def _is_tuple(shape: Shape) -> bool:
+    """Whether it is the shape of a tuple of tensors."""
+    return any(isinstance(length, tuple) for length in shape)
 
 
 Rule = Callable[[ChannelFlow, Node], Axes | None]

@@ -116,7 +116,7 @@ def _checked(graph: Graph, group: ChannelGroup, index: Tensor | Sequence[int]) -
             "a free group", f"group {group.name}, which is fixed: {group.reason}", graph, "choose another group"
         )
     chosen = torch.as_tensor(index).cpu()
-    if chosen.dim() != 1 or not len(chosen) or chosen.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8):
+    if chosen.dim() != 1 or not len(chosen) or chosen.dtype not in (torch.int64, torch.int32):
         got = f"{tuple(chosen.shape)} of {chosen.dtype}"
         raise _refusal("a non-empty list of channel numbers", got, graph, "pass integers, one for each new channel")
     if int(chosen.min()) < 0 or int(chosen.max()) >= group.size:

@@ -1,6 +1,7 @@
 """`resized`: a network whose channel sets hold a selection of their old channels."""
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -96,6 +97,8 @@ class _Edit:
             return
         layout = self.flow.ties.resolve(norm.layout)
         groups = norm_groups(self.positions(layout), norm.groups, sum(span.length for span in layout))
+        if groups is None and self.structure_only:
+            groups = math.gcd(norm.groups, len(self.positions(layout)))
         if groups is None:
             raise GraphError(
                 explain(
@@ -158,7 +161,7 @@ def _traced(flow: ChannelFlow, chosen: Mapping[int, Tensor], root: nn.Module) ->
 
 
 def _expected(flow: ChannelFlow, chosen: Mapping[int, Tensor], node: Node) -> tuple[int, ...] | None:
-    if node.name not in flow.axes:
+    if node.name not in flow.axes or node.op is Op.PARAMETER:
         return None
     axes = [flow.ties.resolve(layout) for layout in flow.axes[node.name]]
     return tuple(
