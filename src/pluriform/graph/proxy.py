@@ -14,7 +14,7 @@ from torch import fx
 from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["ShapedProxy", "SizesAsNodes", "TracedInt", "traced_len", "value_of"]
+__all__ = ["ShapedProxy", "SizesAsNodes", "TensorProxy", "TracedInt", "traced_len", "value_of"]
 
 
 def value_of(argument: Any) -> Any:
@@ -41,22 +41,41 @@ class TracedInt(int):
         return int, (int(self),)
 
 
+class TracedFloat(float):
+    """A ratio of lengths that is an ordinary number and also a node of the graph; rounded, it is a number only."""
+
+    proxy: fx.Proxy
+
+    @staticmethod
+    def of(proxy: fx.Proxy) -> "TracedFloat":
+        """The traced ratio that a proxy stands for."""
+        made = TracedFloat(proxy.node.meta["value"])
+        made.proxy = proxy
+        return made
+
+    def __fx_create_arg__(self, _: fx.Tracer) -> fx.Node:
+        return self.proxy.node
+
+    def __reduce__(self) -> Any:
+        return float, (float(self),)
+
+
 def _arithmetic(function: Callable, reverse: bool) -> Callable:
-    def apply(self: TracedInt, other: Any) -> Any:
+    def apply(self: TracedInt | TracedFloat, other: Any) -> Any:
         if isinstance(other, torch.Tensor | fx.Proxy) or not isinstance(other, int | float):
             return NotImplemented
         arguments = (other, self) if reverse else (self, other)
         proxy = self.proxy.tracer.create_proxy("call_function", function, arguments, {})
-        value = proxy.node.meta["value"]
-        return TracedInt.of(proxy) if isinstance(value, int) else proxy
+        return (TracedInt if isinstance(proxy.node.meta["value"], int) else TracedFloat).of(proxy)
 
     return apply
 
 
 for _name in ("add", "sub", "mul", "floordiv", "mod", "truediv"):
     _function = getattr(operator, _name)
-    setattr(TracedInt, f"__{_name}__", _arithmetic(_function, reverse=False))
-    setattr(TracedInt, f"__r{_name}__", _arithmetic(_function, reverse=True))
+    for _number in (TracedInt, TracedFloat):
+        setattr(_number, f"__{_name}__", _arithmetic(_function, reverse=False))
+        setattr(_number, f"__r{_name}__", _arithmetic(_function, reverse=True))
 
 
 class TracedSize(tuple):
@@ -77,11 +96,6 @@ class ShapedProxy(fx.Proxy):
     def value(self) -> Any:
         """The example value: a tensor without data, a tuple of them, or a number."""
         return self.node.meta["value"]
-
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
-        """Code that asks `isinstance(x, Tensor)`, type checkers among it, is answered from the example."""
-        return torch.Tensor if isinstance(self.node.meta.get("value"), torch.Tensor) else type(self)
 
     def __getattr__(self, name: str) -> Any:
         value = self.node.meta.get("value")
@@ -132,16 +146,46 @@ class ShapedProxy(fx.Proxy):
         """Index of the device."""
         return self.value.get_device()
 
-    def contiguous(self, **_: Any) -> "ShapedProxy":
-        """The same values; memory layout is not part of the graph."""
-        return self
-
     def __iter__(self) -> Iterator[Any]:
         count = len(self.value) if isinstance(self.value, tuple | list) else self.value.shape[0]
         return iter([self.tracer.create_proxy("call_function", operator.getitem, (self, n), {}) for n in range(count)])
 
     def __len__(self) -> int:
         return len(self.value)
+
+
+PROXY_NAMES = frozenset((*dir(ShapedProxy), "node", "tracer"))
+
+
+class TensorProxy(ShapedProxy, torch.Tensor):
+    """A proxy whose value is a tensor: it is one itself, without data, for code that asks `isinstance(x, Tensor)`.
+
+    What is read from it comes from `ShapedProxy`; only operators that a proxy lacks fall to the tensor.
+    """
+
+    def __new__(cls, node: fx.Node, _: fx.Tracer) -> "TensorProxy":
+        """A tensor without data of the shape and type of the example."""
+        value = node.meta["value"]
+        return torch.Tensor._make_subclass(cls, torch.empty(value.shape, dtype=value.dtype, device="meta"))
+
+    def __getattribute__(self, name: str) -> Any:
+        return object.__getattribute__(self, name) if name in PROXY_NAMES else ShapedProxy.__getattr__(self, name)
+
+    __hash__ = object.__hash__
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _in_place(name: str) -> Callable:
+    def apply(self: TensorProxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {}, name=name[1:])
+
+    return apply
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor"):
+    setattr(TensorProxy, f"__{_name}__", _in_place(_name))
 
 
 def traced_len(thing: Any) -> int:
@@ -160,8 +204,10 @@ class SizesAsNodes(TorchFunctionMode):
 
     def __torch_function__(self, function: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        found = [item for item in _leaves((args, kwargs)) if isinstance(item, TracedInt | fx.Proxy)]
-        if any(isinstance(item, TracedInt) for item in found) and not any(isinstance(item, fx.Proxy) for item in found):
+        found = [item for item in _leaves((args, kwargs)) if isinstance(item, TracedInt | TracedFloat | fx.Proxy)]
+        if any(isinstance(item, TracedInt | TracedFloat) for item in found) and not any(
+            isinstance(item, fx.Proxy) for item in found
+        ):
             return self._tracer.create_proxy("call_function", function, args, kwargs)
         return function(*args, **kwargs)
 

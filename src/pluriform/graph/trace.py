@@ -1,6 +1,5 @@
 """`trace`: an ordinary module as a `Graph`."""
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +10,18 @@ from torch.fx.node import map_arg
 from pluriform.errors import ShapeError, explain
 from pluriform.graph.attributes import Meaning, module_facts, normalise
 from pluriform.graph.graph import Graph, Node, Shape
+from pluriform.graph.inplace import writes_in_place
 from pluriform.graph.ops import Op
 from pluriform.graph.proxy import value_of
 from pluriform.graph.spelling import function_spelling, method_spelling, module_spelling
 from pluriform.graph.tracer import ShapeTracer, TraceFailure
+from pluriform.graph.unchanged import left_as_it_was
 
 __all__ = ["trace"]
 
-IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
+
+WITH_NODE = ("call_module", "output")
+"""Kinds of code that are a node whatever they give; others, such as lengths, only where they give tensors."""
 
 
 def trace(module: nn.Module, example: Any) -> Graph:
@@ -50,7 +53,8 @@ def trace(module: nn.Module, example: Any) -> Graph:
     while True:
         tracer = ShapeTracer(module, examples, opaque, numbers)
         try:
-            return _read(module, tracer.follow(module), examples, "")
+            with left_as_it_was(module):
+                return _read(module, tracer.follow(module), examples, "")
         except TraceFailure as failure:
             if failure.path not in opaque and failure.path:
                 opaque |= {failure.path}
@@ -94,10 +98,10 @@ def _opaque_root(module: nn.Module, examples: tuple[Any, ...]) -> Graph:
 
 def _read(root: nn.Module, graph: fx.Graph, examples: tuple[Any, ...], inside: str) -> Graph:
     """The records of a traced fx graph."""
-    graph.eliminate_dead_code(lambda node: _has_effect(node, root))
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or writes_in_place(node, root))
     traced = fx.GraphModule(root, graph, type(root).__name__)
     traced.training = root.training
-    kept = [node for node in traced.graph.nodes if node.op == "output" or _is_tensor(node.meta["value"])]
+    kept = [node for node in traced.graph.nodes if node.op in WITH_NODE or _is_tensor(node.meta["value"])]
     names = _names(kept)
     calls: dict[str, int] = {}
     for node in kept:
@@ -111,21 +115,8 @@ def _read(root: nn.Module, graph: fx.Graph, examples: tuple[Any, ...], inside: s
     return Graph(nodes, original, traced, blank, {names[node]: node.name for node in kept})
 
 
-def _has_effect(node: fx.Node, root: nn.Module) -> bool:
-    """Whether a node matters even where nobody reads it: inputs, the output, and operations in place."""
-    if node.op == "call_module":
-        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    name = getattr(node.target, "__name__", "")
-    in_place = name.endswith("_") or node.kwargs.get("inplace") is True or node.target in IN_PLACE
-    return node.op in ("placeholder", "output") or (node.op == "call_function" and in_place)
-
-
 def _is_tensor(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return any(_is_tensor(item) for item in value)
-    return isinstance(value, Tensor)
+    return isinstance(value, Tensor) or any(_is_tensor(item) for item in _parts(value))
 
 
 def _names(nodes: list[fx.Node]) -> dict[fx.Node, str]:
@@ -168,9 +159,14 @@ def _arguments(node: fx.Node) -> list[fx.Node]:
 def _shape(value: Any) -> Shape:
     if isinstance(value, Tensor):
         return tuple(int(length) for length in value.shape)
-    if isinstance(value, tuple | list):
-        return tuple(_shape(item) for item in value)
-    return ()
+    return tuple(_shape(item) for item in _parts(value))
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a container holds, in order."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, tuple | list) else []
 
 
 def _meaning(node: fx.Node, traced: fx.GraphModule) -> Meaning:

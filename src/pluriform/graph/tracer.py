@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_arg
 
-from pluriform.graph.proxy import ShapedProxy, SizesAsNodes, traced_len, value_of
+from pluriform.graph.inplace import HiddenWrite, settle_writes
+from pluriform.graph.proxy import ShapedProxy, SizesAsNodes, TensorProxy, traced_len, value_of
 from pluriform.graph.spelling import is_known_module
 
 __all__ = ["ShapeTracer", "TraceFailure", "examples_without_data"]
@@ -74,6 +75,9 @@ class ShapeTracer(fx.Tracer):
                 stack.enter_context(_len_traced(self._classes))
                 stack.enter_context(SizesAsNodes(self))
                 graph = self._walk(root) if _is_traced(root) else self.trace(root)
+                settle_writes(graph, root)
+        except HiddenWrite as write:
+            raise TraceFailure(write.node.meta["inside"], write) from write
         except Exception as error:
             raise self.failure or TraceFailure("", error) from error
         return graph
@@ -101,6 +105,8 @@ class ShapeTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Follow or emit one call, remembering the innermost module that fails."""
+        if m not in (self.submodule_paths or {}):  # made on the fly, like nn.ReLU()(x)
+            return forward(*args, **kwargs)
         path = self.path_of_module(m)
         self._inside.append(path)
         try:
@@ -112,17 +118,18 @@ class ShapeTracer(fx.Tracer):
             self._inside.pop()
 
     def create_arg(self, a: Any) -> Any:
-        """A proxy is its node, although it answers to be a tensor."""
-        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
+        """A proxy is its node, although it is a tensor too."""
+        return a.node if isinstance(a, fx.Proxy) else super().create_arg(a)
 
     def proxy(self, node: fx.Node) -> ShapedProxy:
         """A proxy that knows the example value of its node."""
-        return ShapedProxy(node, self)
+        return (TensorProxy if isinstance(node.meta["value"], Tensor) else ShapedProxy)(node, self)
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:  # type: ignore[override]
         """Create a node and its example value at once."""
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
         node.meta["source"] = _user_line()
+        node.meta["inside"] = self._inside[-1] if self._inside else ""
         node.meta["value"] = self._value(node)
         return node
 
