@@ -123,6 +123,26 @@ def test_a_training_stopped_anywhere_goes_on_bit_for_bit(digits, net, tmp_path, 
     assert equal(expected, found)
 
 
+def test_a_convolutional_training_goes_on_bit_for_bit(digits, tmp_path, monkeypatch):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(96, 10))
+    expected, _ = fitted(net, digits, PLAIN)
+    assert all(tensor.is_contiguous() for tensor in expected.values())
+    stopped, left = copy.deepcopy(net), [10]
+
+    def step(batch):
+        assert stopped[2].weight.is_contiguous(memory_format=torch.channels_last)
+        assert batch.inputs.is_contiguous(memory_format=torch.channels_last)
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return LOSS(stopped(batch.inputs), batch.targets)
+
+    with Run(tmp_path / "run", {}) as run:
+        with pytest.raises(KeyboardInterrupt):
+            make(stopped, digits, PLAIN, run, step=step).run()
+        assert equal(expected, fitted(net, digits, PLAIN, run)[0])
+
+
 def test_seconds_of_all_sittings_add_up(digits, net, tmp_path, monkeypatch):
     monkeypatch.setattr(loop_file, "CHECKPOINT_SHARE", math.inf)
     slow = copy.deepcopy(net)
@@ -174,7 +194,9 @@ def test_weights_that_left_the_finite_numbers_in_the_last_step(digits, net):
         factor = 1e38 if len(steps) == 7 else 1.0
         return LOSS(net(batch.inputs), batch.targets) * factor
 
-    with pytest.raises(DivergenceError, match=r"lower the learning rate"):
+    with pytest.raises(
+        DivergenceError, match=r"finite weights; got NaN or infinity in 1.weight .*after the last.*lower the"
+    ):
         make(net, digits, Recipe(batch_size=32, optimizer="sgd", learning_rate=1e10), epochs=1, step=step).run()
 
 

@@ -108,10 +108,16 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = tensor
+        like = parameters[int(index)]
+        # Fused kernels read state and parameter side by side: both need one memory layout.
+        laid_out = (
+            torch.empty_like(like, dtype=tensor.dtype) if tensor.shape == like.shape else torch.empty_like(tensor)
+        )
+        state.setdefault(int(index), {})[key] = laid_out.detach().copy_(tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -35,6 +35,9 @@ class Feed:
         seeds: One seed; or one a member, and each batch gets a leading member axis.
         augmentation: Random changes of the inputs.
         device: Where the batches go. A split in memory is moved there at once if it takes at most half the free room.
+
+    Attributes:
+        memory_format: Of the inputs of one network; the loop sets channels last where the network takes it.
     """
 
     def __init__(
@@ -50,11 +53,17 @@ class Feed:
         self.batch_size = batch_size
         self.seeds = [seeds] if isinstance(seeds, int) else list(seeds)
         self.stacked = not isinstance(seeds, int)
+        self.memory_format = torch.contiguous_format
         self.augmentation = augmentation
         self.device = device
         self.low = data.bounds[0] if data.bounds else 0.0
         samples = len(self.split)
         self.steps = max(1, samples // batch_size + (samples % batch_size > 1))
+
+    def sample(self) -> Tensor:
+        """The first two inputs, for a trial."""
+        inputs, _ = take(self.split, torch.arange(min(2, len(self.split))))
+        return inputs.to(self.device)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of `epoch` from step `start` on."""
@@ -70,7 +79,7 @@ class Feed:
         if self.augmentation.active:
             inputs = self._augmented(inputs, epoch, step)
         if not self.stacked:
-            return Batch(inputs, targets)
+            return Batch(inputs.contiguous(memory_format=self.memory_format), targets)
         return Batch(inputs.unflatten(0, index.shape), targets.unflatten(0, index.shape))
 
     def _augmented(self, inputs: Tensor, epoch: int, step: int) -> Tensor:

@@ -26,6 +26,7 @@ from pluriform.training.cost import FitCost, peak_resident
 from pluriform.training.early_stopping import EarlyStopping
 from pluriform.training.feed import Batch, Feed
 from pluriform.training.interrupt import Interrupt, deferred_interrupt
+from pluriform.training.layout import contiguous, to_channels_last
 from pluriform.training.optimisation import autocast_of, clip_gradients, make_optimizer
 from pluriform.training.progress import Progress
 from pluriform.training.recipe import Recipe
@@ -82,6 +83,8 @@ class Loop:
         label: str = "training",
     ) -> None:
         self.network, self.closure, self.feed, self.recipe = network, step, feed, recipe
+        if members is None and to_channels_last(network, feed.sample()):
+            feed.memory_format = torch.channels_last
         self.seed, self.epochs, self.run_folder, self.validate = seed, epochs, run, validate
         self.members, self.label, self.device = members, label, feed.device
         self.optimizer = make_optimizer(network, recipe)
@@ -118,6 +121,7 @@ class Loop:
             torch.manual_seed(derive_seed(self.seed, "draws"))
             self._resume()
             if self.finished:
+                contiguous(self.network)
                 return self._cost()
             progress = Progress(self.label, self.steps, self.run_folder, self.recipe.tensorboard)
             progress.rewind(self.epoch)
@@ -205,17 +209,16 @@ class Loop:
         return found.log()
 
     def _check_finite(self, loss: float) -> None:
-        if math.isfinite(loss):
-            return
-        raise DivergenceError(
-            explain(
-                "a finite loss",
-                f"{loss}",
-                f"{self.label}, epoch {self.epoch + 1}, step {self.position + 1} of {self.feed.steps}",
-                f"lower the learning rate (now {self.recipe.learning_rate}), clip gradients (clip_norm=1.0), "
-                "or check the scale of inputs and targets",
-            )
+        if not math.isfinite(loss):
+            place = f"epoch {self.epoch + 1}, step {self.position + 1} of {self.feed.steps}"
+            raise self._divergence("a finite loss", f"{loss}", place)
+
+    def _divergence(self, expected: str, got: str, place: str) -> DivergenceError:
+        remedy = (
+            f"lower the learning rate (now {self.recipe.learning_rate}), clip gradients (clip_norm=1.0), "
+            "or check the scale of inputs and targets"
         )
+        return DivergenceError(explain(expected, got, f"{self.label}, {place}", remedy))
 
     def _finish(self) -> None:
         """Put the result into the network and mark the checkpoint as finished."""
@@ -225,7 +228,8 @@ class Loop:
             load_weights(self.network, self.average.weights)
         for name, tensor in self.network.named_parameters():
             if not bool(torch.isfinite(tensor.detach()).all()):
-                self._check_finite(math.nan if name else 0.0)
+                raise self._divergence("finite weights", f"NaN or infinity in {name}", "after the last step")
+        contiguous(self.network)
         self.earlier, self.finished = self._seconds, True
         if self.run_folder is not None:
             Checkpoint(_prefixed("weights", weights_of(self.network)), self._state()).write(self.run_folder, self.file)
