@@ -1,5 +1,7 @@
 """`compare`: fit several forms of one network and judge them side by side, in one resumable folder."""
 
+import hashlib
+import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -55,14 +57,13 @@ def compare(
         One result a method, in the same order.
 
     Raises:
-        ConfigError: No methods, or two with the same label.
+        ConfigError: No methods, or one of them twice.
         DataError: The data set cannot be used.
         ShapeError: The network does not fit the data.
         RunConflictError: `run` holds another comparison.
     """
-    labels = [method.label for method in methods]
-    if not methods or len(set(labels)) < len(labels):
-        got = f"the labels {', '.join(labels)}" if labels else "none"
+    if not methods or len(set(methods)) < len(methods):
+        got = ", ".join(method.label for method in methods) or "none"
         raise ConfigError(explain("different methods, at least one", got, "compare", "name each form once"))
     check_fit_data(data)
     check_module(module, data)
@@ -92,7 +93,8 @@ class _Row:
     ) -> None:
         self.method, self.module, self.data, self.network = method, module, data, network
         self.seed, self.device, self.run = seed, device, run
-        self.folder = "".join(letter if letter.isalnum() or letter in "=,.-" else "_" for letter in method.label)[:80]
+        digest = hashlib.sha256(json.dumps(method.to_json(), sort_keys=True).encode()).hexdigest()[:8]
+        self.folder = f"{type(method).__name__}-{digest}"
 
     def result(self, outliers: Sequence[Data], threats: Sequence[Threat], tell: Callable[[str], object]) -> Result:
         """The stored result, or fit and evaluate now."""

@@ -88,7 +88,7 @@ class Method(ABC):
         }
         with Run(run, config) as opened:
             if opened.done:
-                return load_form(opened.path / "form", device=where)
+                return load_form(opened.path / "form", module=module, device=where)
             form = self._fit(copied, data, FitContext(seed, opened, where)).eval()
             form.save(opened.path / "form")
             opened.mark_done()
@@ -100,13 +100,12 @@ class Method(ABC):
 
     @property
     def label(self) -> str:
-        """Class name with the fields that differ from their defaults: `DeepEnsemble(members=10)`."""
-        changed = [
-            f"{item.name}={value.label if isinstance(value, Method) else value!r}"
-            for item in dataclasses.fields(self)
-            if item.repr and (value := getattr(self, item.name)) != _default(item)
-        ]
-        return type(self).__name__ + (f"({', '.join(changed)})" if changed else "")
+        """Class name with the first two fields that differ from their defaults: `DeepEnsemble(members=10, …)`."""
+        items = dataclasses.fields(self)
+        changed = {item.name: value for item in items if (value := getattr(self, item.name)) != _default(item)}
+        shown = [f"{name}={value!r}" for name, value in changed.items() if not dataclasses.is_dataclass(value)][:2]
+        rest = ["…"] if len(shown) < len(changed) else []
+        return type(self).__name__ + (f"({', '.join(shown + rest)})" if changed else "")
 
     def to_json(self) -> dict[str, Any]:
         """The method as plain JSON: its class path and every field."""
