@@ -91,16 +91,16 @@ class Spectrum:
     vectors: Square
     targets: Outputs
 
-    def weights(self, ridge: float) -> Outputs:
+    def weights(self, ridge: float | int) -> Outputs:
         """`(K + ridge I)^-1 Y`."""
         return self.vectors @ ((self.vectors.T @ self.targets) / (self.values + ridge)[:, None])
 
-    def leave_one_out(self, ridge: float) -> Outputs:
+    def leave_one_out(self, ridge: float | int) -> Outputs:
         """Leave-one-out predictions at this ridge."""
         inverse = (self.vectors**2) @ (1.0 / (self.values + ridge))
         return self.targets - self.weights(ridge) / inverse[:, None]
 
-    def log_marginal_likelihood(self, ridge: float) -> float:
+    def log_marginal_likelihood(self, ridge: float | int) -> float:
         """Log evidence at this ridge, summed over outputs."""
         n, outputs = self.targets.shape
         shifted = self.values + ridge
@@ -108,12 +108,12 @@ class Spectrum:
         return -0.5 * (fit + outputs * (float(shifted.log().sum()) + n * math.log(2 * math.pi)))
 
 
-def absolute_ridge(gram: Square, relative: float) -> float:
+def absolute_ridge(gram: Square, relative: float | int) -> float:
     """`relative * trace(K) / n`: a ridge that does not depend on the scale of the kernel."""
     return float(relative) * float(gram.diagonal().mean())
 
 
-def condition(gram: Tensor, targets: Tensor, ridge: float = 0.0) -> GaussianProcess:
+def condition(gram: Tensor, targets: Tensor, ridge: float | int = 0.0) -> GaussianProcess:
     """Condition a Gaussian process on its training samples by a Cholesky factorisation, `O(n^3 / 3)`.
 
     Args:

@@ -101,7 +101,7 @@ def test_gradients_follow_finite_differences(form, digits):
     "method",
     [
         InfiniteWidth(kernel="nngp"),
-        InfiniteWidth(time=30000.0),
+        InfiniteWidth(time=30_000),
         InfiniteWidth(kernel="nngp", time=30000.0, samples=300),
     ],
 )

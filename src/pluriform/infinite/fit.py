@@ -56,12 +56,12 @@ class InfiniteWidth(Method):
         torch.Size([2, 10])
     """
 
-    weight_var: float = 2.0
-    bias_var: float = 0.0
+    weight_var: float | int = 2.0
+    bias_var: float | int = 0.0
     kernel: Literal["ntk", "nngp"] = "ntk"
-    time: float | None = None
-    learning_rate: float = 1.0
-    ridge: float | None = None
+    time: float | int | None = None
+    learning_rate: float | int = 1.0
+    ridge: float | int | None = None
     parameterization: Literal["ntk", "standard"] = "ntk"
     samples: int | None = None
 

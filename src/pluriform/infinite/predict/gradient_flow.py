@@ -75,9 +75,9 @@ def gradient_flow(
     ntk: Square | None,
     targets: Outputs,
     *,
-    time: float | None = None,
-    learning_rate: float = 1.0,
-    ridge: float = 0.0,
+    time: float | int | None = None,
+    learning_rate: float | int = 1.0,
+    ridge: float | int = 0.0,
     kernel: Literal["ntk", "nngp"] = "ntk",
 ) -> GradientFlow:
     """Solve the training dynamics of the infinite ensemble.
