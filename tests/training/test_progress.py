@@ -3,7 +3,7 @@ import types
 
 import pytest
 
-from pluriform.errors import ConfigError, MissingExtraError
+from pluriform.errors import ConfigError, MissingExtraError, RunError
 from pluriform.runs import Run
 from pluriform.training import progress as progress_file
 from pluriform.training.progress import Progress
@@ -20,6 +20,15 @@ def test_lines_of_epochs(run):
     progress.epoch({"epoch": 1, "loss": 0.5})
     progress.close()
     assert run.read_lines() == [{"training": "training", "epoch": 1, "loss": 0.5}]
+
+
+def test_a_full_disk_is_named(run, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Run, "append", full)
+    with pytest.raises(RunError, match=r"room for the log; got .*No space left.*checkpoint is intact"):
+        Progress("training", 10, run).epoch({"epoch": 1})
 
 
 def test_rewinding_drops_later_lines_of_this_training_alone(run):

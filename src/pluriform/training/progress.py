@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Any
 
-from pluriform.errors import ConfigError, MissingExtraError, explain
+from pluriform.errors import ConfigError, MissingExtraError, RunError, explain
 from pluriform.runs import Run, replace_file
 
 __all__ = ["Progress"]
@@ -55,13 +55,24 @@ class Progress:
         self._bar.update(self._bar.task_ids[0], completed=done, loss=f"{loss:.4f}")
 
     def epoch(self, figures: dict[str, float | int]) -> None:
-        """Write the line of a finished epoch."""
+        """Write the line of a finished epoch.
+
+        Raises:
+            RunError: The disk is full or the folder cannot be written.
+        """
         if self.run is not None:
-            self.run.append({"training": self.label, **figures})
+            self._append(self.run, {"training": self.label, **figures})
         if self._writer is not None:
             for name, value in figures.items():
                 if name != "epoch":
                     self._writer.add_scalar(name, value, figures["epoch"])
+
+    def _append(self, run: Run, line: dict[str, Any]) -> None:
+        try:
+            run.append(line)
+        except OSError as error:
+            remedy = "free some space and start the same command again: the last good checkpoint is intact"
+            raise RunError(explain("room for the log", str(error), str(run.path / "log.jsonl"), remedy)) from error
 
     def close(self) -> None:
         """Remove the bar and flush the files."""
