@@ -141,6 +141,8 @@ def tensors(value: Any) -> list[Tensor]:
         return [value]
     if isinstance(value, dict):
         value = list(value.values())
+    elif not isinstance(value, tuple | list) and hasattr(value, "__dict__"):
+        value = list(vars(value).values())
     return [item for part in value for item in tensors(part)] if isinstance(value, tuple | list) else []
 
 

@@ -143,7 +143,10 @@ def _group_norm(op: Op, raw: dict, output: Any, first: Any) -> Meaning:
 
 def _activation(op: Op, raw: dict, output: Any, first: Any) -> Meaning:
     name = raw["function"]
-    known = {**DEFAULTS.get(name, {}), **{key: value for key, value in raw.items() if key not in ("input", "weight")}}
+    known = {
+        **DEFAULTS.get(name, {}),
+        **{key: value for key, value in raw.items() if key not in ("input", "weight", "init")},
+    }
     if name == "prelu":
         known["num_parameters"] = raw["weight"].numel()
     if name == "pow" and isinstance(raw.get("input"), int | float):
@@ -229,7 +232,7 @@ def _binary(op: Op, raw: dict, output: Any, first: Any) -> Meaning:
         return op, facts
     if isinstance(left, Tensor) and op is Op.SUBTRACT and not facts:
         return Op.ADD, {"scalar": -right}
-    if isinstance(left, Tensor) and op is Op.DIVIDE and not facts:
+    if isinstance(left, Tensor) and op is Op.DIVIDE and right != 0 and not facts:
         return Op.MULTIPLY, {"scalar": 1 / right}
     scalar = right if isinstance(left, Tensor) else left
     facts |= {"reversed": True} if op in (Op.SUBTRACT, Op.DIVIDE) else {}

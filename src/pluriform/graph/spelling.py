@@ -83,7 +83,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "softshrink": {"lambd": 0.5},
     "clamp": {"min": None, "max": None},
 }
-ALIASES = {"absolute": "abs", "negative": "neg", "clip": "clamp", "arctan": "atan", "sgn": "sign"}
+ALIASES = {"absolute": "abs", "negative": "neg", "clip": "clamp", "arctan": "atan", "sgn": "sign", "expit": "sigmoid"}
 
 CONV = "input weight bias stride padding dilation groups"
 CONV_TRANSPOSE = "input weight bias stride padding output_padding groups dilation"
@@ -118,11 +118,17 @@ TABLE: list[tuple[Op, str, list[Any], str, list[type]]] = [
         "",
         [nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d],
     ),
-    (Op.RMS_NORM, "input normalized_shape weight eps", [F.rms_norm], "", [nn.RMSNorm]),
+    (Op.RMS_NORM, "input normalized_shape weight eps", [F.rms_norm, torch.rms_norm], "", [nn.RMSNorm]),
     (Op.LOCAL_RESPONSE_NORM, "input size alpha beta k", [F.local_response_norm], "", [nn.LocalResponseNorm]),
     (Op.NORMALIZE, "input p dim eps", [F.normalize], "", []),
     (Op.GLU, "input dim", [F.glu], "", [nn.GLU]),
-    (Op.MAX_POOL, MAX_POOL, [F.max_pool1d, F.max_pool2d, F.max_pool3d], "", [nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d]),
+    (
+        Op.MAX_POOL,
+        MAX_POOL,
+        [F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d],
+        "",
+        [nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d],
+    ),
     (Op.AVG_POOL, AVG_POOL, [F.avg_pool1d, F.avg_pool2d, F.avg_pool3d], "", [nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d]),
     (
         Op.LP_POOL,

@@ -184,7 +184,10 @@ def _meaning(node: fx.Node, traced: fx.GraphModule) -> Meaning:
     else:
         spelling = function_spelling(node.target) if node.op == "call_function" else method_spelling(str(node.target))  # type: ignore[arg-type]
         raw = None if spelling is None else spelling.bind(args, kwargs)
-    if spelling is None or raw is None:
-        called = type(traced.get_submodule(str(node.target))) if node.op == "call_module" else node.target
-        return Op.OPAQUE, {"function": getattr(called, "__name__", str(called))}
-    return normalise(spelling, raw, value, first)
+    if spelling is not None and raw is not None:
+        try:
+            return normalise(spelling, raw, value, first)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            pass  # a spelling that torch takes and the rule does not know: shapes are all that is told
+    called = type(traced.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+    return Op.OPAQUE, {"function": getattr(called, "__name__", str(called))}
