@@ -133,7 +133,7 @@ def test_auto_records_its_choice_and_keeps_it(digits, net, tmp_path, monkeypatch
     monkeypatch.setattr(deep_ensemble_file, "choose", lambda *_: Choice(together, "as the test says", 1.0, 2.0))
     DeepEnsemble(members=2, training=SHORT).fit(net, digits, run=tmp_path / "run")
     record = json.loads((tmp_path / "run" / "together.json").read_text())
-    assert record == {"together": together, "reason": "as the test says", "stacked_ms": 1.0, "single_ms": 2.0}
+    assert record == {"together": together, "reason": "as the test says", "stacked_ms": 1.0, "alone_ms": 2.0}
     files = {path.name for path in (tmp_path / "run" / "checkpoint").iterdir()}
     assert files == ({"members.safetensors"} if together else {"member-0.safetensors", "member-1.safetensors"})
 
@@ -149,7 +149,7 @@ def test_auto_measures_once_and_leaves_the_fit_as_it_is(digits, net):
     auto = DeepEnsemble(members=2, training=SHORT).fit(net, digits, seed=5)
     (choice,) = together_file._CHOICES.values()
     assert choice.stacked_ms > 0
-    assert choice.single_ms > 0
+    assert choice.alone_ms > 0
     asked = DeepEnsemble(members=2, training=SHORT, together="yes" if choice.together else "no")
     assert largest_difference(auto, asked.fit(net, digits, seed=5)) == 0
     DeepEnsemble(members=2, training=SHORT).fit(net, digits, seed=6)

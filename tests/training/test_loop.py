@@ -197,7 +197,7 @@ def test_weights_that_left_the_finite_numbers_in_the_last_step(digits, net):
     with pytest.raises(
         DivergenceError, match=r"finite weights; got NaN or infinity in 1.weight .*after the last.*lower the"
     ):
-        recipe = Recipe(batch_size=32, optimizer="sgd", learning_rate=1e3, schedule="constant")
+        recipe = Recipe(batch_size=32, optimizer="sgd", learning_rate=1e3, weight_decay=0.0, schedule="constant")
         make(net, digits, recipe, epochs=1, step=step).run()
 
 

@@ -17,7 +17,6 @@ from pluriform.training.recipe import Recipe
 
 __all__ = ["Choice", "choose"]
 
-REPEATS = 5
 ADVANTAGE = 1.15  # Training together must be faster by this factor, so that noise does not decide.
 TOLERANCE = 1e-4
 
@@ -32,13 +31,13 @@ class Choice:
         together: As one stack, instead of one by one.
         reason: Why, in words.
         stacked_ms: Time of a step of all members together, in ms, where measured.
-        single_ms: Time of a step of one member, in ms, where measured.
+        alone_ms: Time of a step of each member, one after the other, in ms, where measured.
     """
 
     together: bool
     reason: str
     stacked_ms: float | None = None
-    single_ms: float | None = None
+    alone_ms: float | None = None
 
     def to_json(self) -> dict[str, bool | str | float | None]:
         """As plain JSON."""
@@ -90,13 +89,12 @@ def _measured(
             epochs=1,
             members=count,
         )
-        return loop.rehearse(sample, REPEATS)
+        return loop.rehearse(sample, 1 if count else len(members))
 
     stacked = seconds(Members(copy.deepcopy(list(members))), batch, len(members))
-    single = seconds(copy.deepcopy(members[0]), Batch(batch.inputs[0], batch.targets[0]), None)
-    faster = stacked * ADVANTAGE < single * len(members)
-    words = f"{stacked * 1e3:.2f} ms for {len(members)} members together, {single * 1e3:.2f} ms for one"
-    return Choice(faster, words, stacked * 1e3, single * 1e3)
+    alone = seconds(copy.deepcopy(members[0]), Batch(batch.inputs[0], batch.targets[0]), None)
+    words = f"a step of {len(members)} members takes {stacked * 1e3:.2f} ms together, {alone * 1e3:.2f} ms one by one"
+    return Choice(stacked * ADVANTAGE < alone, words, stacked * 1e3, alone * 1e3)
 
 
 @torch.no_grad()
