@@ -110,10 +110,7 @@ def test_forms_come_back_from_disk(regression, digits, tmp_path):
 def test_json_and_flags():
     method = Training(epochs=3, augmentation=Augmentation(flip=0.5), class_weights=(1.0, 2.0))
     assert record_from_json(json.loads(json.dumps(method.to_json()))) == method
-    assert (
-        method.label
-        == "Training(epochs=3, class_weights=(1.0, 2.0), augmentation=Augmentation(shift=0, flip=0.5, crop=0))"
-    )
+    assert method.label == "Training(epochs=3, class_weights=(1.0, 2.0), …)"
     assert Training().label == "Training"
     import tyro
 

@@ -58,7 +58,7 @@ def test_it_is_the_loop_that_one_would_write_by_hand(digits, net):
     del by_hand[3]  # dropout
     mine = copy.deepcopy(by_hand)
     make(mine, digits, Recipe(batch_size=32, schedule="constant", warmup=0.0)).run()
-    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=1e-3, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=3e-3, weight_decay=1e-2)
     feed = Feed(digits, 32, 0, Augmentation(), CPU)
     for epoch in range(4):
         for batch in feed.batches(epoch):

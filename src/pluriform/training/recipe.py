@@ -39,7 +39,7 @@ class Recipe:
 
     epochs: int | None = None
     batch_size: int = 64
-    learning_rate: float | int = 1e-3
+    learning_rate: float | int = 3e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float | int = 1e-2
     schedule: Schedule = "cosine"
