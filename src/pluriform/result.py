@@ -108,7 +108,9 @@ class Result:
             return Result(**fields)
         except (TypeError, AttributeError) as error:
             raise CorruptFileError(
-                explain("the fields of a Result", str(error), "result JSON", "write it again with this version of pluriform")
+                explain(
+                    "the fields of a Result", str(error), "result JSON", "write it again with this version of pluriform"
+                )
             ) from None
 
     def save(self, path: str | Path) -> Path:

@@ -18,7 +18,7 @@ from pluriform.axes import Labels, Logits
 from pluriform.gaussian_process import Spectrum
 from pluriform.infinite.predict.gradient_flow import GradientFlow
 
-__all__ = ["RIDGES", "Calibration", "HeldOut", "choose_ridge", "fit_scale", "held_out_in_folds", "regression_loss"]
+__all__ = ["Calibration", "HeldOut", "RIDGES", "choose_ridge", "fit_scale", "held_out_in_folds", "regression_loss"]
 
 FOLDS = 5
 

@@ -31,7 +31,7 @@ from pluriform.infinite.spatial import (
     respatial,
 )
 
-__all__ = ["RULES", "WEIGHTED", "Place"]
+__all__ = ["Place", "RULES", "WEIGHTED"]
 
 WEIGHTED = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.BILINEAR, Op.EMBEDDING, Op.ATTENTION})
 
