@@ -46,9 +46,7 @@ def faults(path: Path) -> list[str]:
 
 def length(function: ast.FunctionDef) -> int:
     """Lines of a function without its docstring."""
-    first = function.body[0]
-    is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
-    words = (first.end_lineno or 0) - first.lineno + 1 if is_text else 0
+    words = len((ast.get_docstring(function, clean=False) or "").splitlines())
     return (function.end_lineno or 0) - function.lineno + 1 - words
 
 
