@@ -366,3 +366,26 @@ def test_the_record_reads_and_prints():
 def test_wrong_inputs_are_told():
     with pytest.raises(ShapeError, match=r"expected inputs that the network takes; got \(2, 7\).*trace of Outer"):
         trace(Outer(), torch.ones(2, 7))
+
+
+def test_lazy_modules_must_have_run():
+    with pytest.raises(ShapeError, match=r"got 0\.weight, of a lazy module.*call the network once"):
+        trace(nn.Sequential(nn.LazyLinear(3)), torch.ones(2, 4))
+
+
+def test_a_layer_whose_output_a_hook_changes_is_not_taken_for_the_layer():
+    module = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    module[0].register_forward_hook(lambda _, __, output: 2 * output)
+    graph = trace(module, torch.ones(2, 4))
+    assert [node.op for node in graph.nodes] == [Op.INPUT, Op.OPAQUE, Op.ACTIVATION, Op.OUTPUT]
+    assert torch.equal(graph.module(torch.ones(3, 4)), module(torch.ones(3, 4)))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_transformer_layers_are_followed(training):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    module = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)).train(training)
+    graph = trace(module, torch.ones(2, 5, 8))
+    assert sum(node.op is Op.ATTENTION for node in graph.nodes) == 2
+    x = images(3, 5, 8)
+    torch.testing.assert_close(graph.module(x), module(x))

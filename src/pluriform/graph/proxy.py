@@ -89,6 +89,12 @@ class TracedSize(tuple):
         return product
 
 
+ANSWERED = frozenset({
+    "device", "dtype", "is_cpu", "is_cuda", "is_leaf", "is_mkldnn", "is_mps", "is_nested", "is_quantized", "is_sparse",
+    "itemsize", "layout", "ndim", "requires_grad",
+})  # fmt: skip
+
+
 class ShapedProxy(fx.Proxy):
     """A proxy that carries an example value in `node.meta["value"]`."""
 
@@ -104,7 +110,7 @@ class ShapedProxy(fx.Proxy):
         if isinstance(value, torch.Tensor):
             if name == "shape":
                 return self.size()
-            if name in ("ndim", "dtype", "device", "is_cuda", "requires_grad", "is_leaf", "layout"):
+            if name in ANSWERED:
                 return getattr(value, name)
             if name in ("T", "mT", "H", "mH"):
                 return (

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from pluriform.errors import ShapeError, explain
 from pluriform.graph.attributes import Meaning, module_facts, normalise
@@ -48,6 +49,7 @@ def trace(module: nn.Module, example: Any) -> Graph:
         ['input', 'linear', 'activation', 'output']
     """
     examples = tuple(example) if isinstance(example, tuple | list) else (example,)
+    _check_initialised(module)
     opaque: frozenset[str] = frozenset()
     numbers = False
     while True:
@@ -62,6 +64,19 @@ def trace(module: nn.Module, example: Any) -> Graph:
                 numbers = True
             else:
                 return _opaque_root(module, examples)
+
+
+def _check_initialised(module: nn.Module) -> None:
+    for name, parameter in (*module.named_parameters(), *module.named_buffers()):
+        if isinstance(parameter, UninitializedParameter | UninitializedBuffer):
+            raise ShapeError(
+                explain(
+                    "parameters with shapes",
+                    f"{name}, of a lazy module that has not run yet",
+                    f"trace of {type(module).__name__}",
+                    "call the network once on a batch before tracing it",
+                )
+            )
 
 
 def _opaque_root(module: nn.Module, examples: tuple[Any, ...]) -> Graph:
@@ -179,7 +194,7 @@ def _meaning(node: fx.Node, traced: fx.GraphModule) -> Meaning:
     first = next((item.meta["value"] for item in _arguments(node)), None)
     if node.op == "call_module":
         module = traced.get_submodule(str(node.target))
-        spelling = module_spelling(module)
+        spelling = None if module._forward_hooks or module._forward_pre_hooks else module_spelling(module)
         raw = None if spelling is None else module_facts(module, spelling)
     else:
         spelling = function_spelling(node.target) if node.op == "call_function" else method_spelling(str(node.target))  # type: ignore[arg-type]
