@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 
@@ -9,12 +10,12 @@ import pluriform as pf
 from pluriform.data.data import Data, Split
 from pluriform.encoding import record_from_json
 from pluriform.ensemble import deep_ensemble as deep_ensemble_file
-from pluriform.ensemble import together as together_file
 from pluriform.ensemble.deep_ensemble import DeepEnsemble, Ensemble
-from pluriform.ensemble.together import Choice
+from pluriform.ensemble.together import Choice, choose
 from pluriform.errors import ConfigError
 from pluriform.training import loop as loop_file
 from pluriform.training.augmentation import Augmentation
+from pluriform.training.feed import Batch
 from pluriform.training.recipe import Recipe
 
 SHORT = Recipe(epochs=2, batch_size=32)
@@ -32,11 +33,6 @@ def digits() -> Data:
 @pytest.fixture(scope="module")
 def net(digits) -> nn.Module:
     return pf.nets.build("mlp", digits, seed=0)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_measured_yet():
-    together_file._CHOICES.clear()
 
 
 def largest_difference(first, second):
@@ -130,39 +126,48 @@ def test_a_stopped_fit_goes_on_bit_for_bit(digits, net, tmp_path, monkeypatch, t
 
 @pytest.mark.parametrize("together", [True, False])
 def test_auto_records_its_choice_and_keeps_it(digits, net, tmp_path, monkeypatch, together):
-    monkeypatch.setattr(deep_ensemble_file, "choose", lambda *_: Choice(together, "as the test says", 1.0, 2.0))
+    monkeypatch.setattr(deep_ensemble_file, "choose", lambda *_: Choice(together, "as the test says"))
     DeepEnsemble(members=2, training=SHORT).fit(net, digits, run=tmp_path / "run")
     record = json.loads((tmp_path / "run" / "together.json").read_text())
-    assert record == {"together": together, "reason": "as the test says", "stacked_ms": 1.0, "alone_ms": 2.0}
+    assert record == {"together": together, "reason": "as the test says"}
     files = {path.name for path in (tmp_path / "run" / "checkpoint").iterdir()}
     assert files == ({"members.safetensors"} if together else {"member-0.safetensors", "member-1.safetensors"})
 
-    def measure_again(*_):
-        raise AssertionError("measured although recorded")
+    def choose_again(*_):
+        raise AssertionError("chosen although recorded")
 
-    monkeypatch.setattr(deep_ensemble_file, "choose", measure_again)
+    monkeypatch.setattr(deep_ensemble_file, "choose", choose_again)
     (tmp_path / "run" / "done").unlink()
     DeepEnsemble(members=2, training=SHORT).fit(net, digits, run=tmp_path / "run")
 
 
-def test_auto_measures_once_and_leaves_the_fit_as_it_is(digits, net):
+def choice_for(net, digits, samples=32):
+    batch = Batch(digits.train.inputs[:samples].expand(2, -1, -1, -1, -1), digits.train.targets[:samples].expand(2, -1))
+    return choose([copy.deepcopy(net), copy.deepcopy(net)], batch)
+
+
+def test_auto_leaves_the_fit_as_it_is(digits):
+    net = pf.nets.build("mlp", digits)
+    chosen = "yes" if choice_for(net, digits, SHORT.batch_size).together else "no"
     auto = DeepEnsemble(members=2, training=SHORT).fit(net, digits, seed=5)
-    (choice,) = together_file._CHOICES.values()
-    assert choice.stacked_ms > 0
-    assert choice.alone_ms > 0
-    asked = DeepEnsemble(members=2, training=SHORT, together="yes" if choice.together else "no")
-    assert largest_difference(auto, asked.fit(net, digits, seed=5)) == 0
-    DeepEnsemble(members=2, training=SHORT).fit(net, digits, seed=6)
-    assert list(together_file._CHOICES.values()) == [choice]
+    asked = DeepEnsemble(members=2, training=SHORT, together=chosen).fit(net, digits, seed=5)
+    assert largest_difference(auto, asked) == 0
+
+
+def test_small_linear_networks_train_together_and_others_one_by_one(digits):
+    small = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    large = nn.Sequential(nn.Flatten(), nn.Linear(64, 1000), nn.ReLU(), nn.Linear(1000, 10))
+    assert choice_for(small, digits).together
+    assert "multiplications, which fill" in choice_for(large, digits).reason
+    assert "stacked convolutions" in choice_for(pf.nets.build("lenet", digits), digits).reason
+    assert choice_for(small, digits) == choice_for(small, digits)
 
 
 @pytest.mark.parametrize(
     ("layer", "words"), [(nn.Dropout(0.5), "random layers"), (nn.BatchNorm1d(64), "batch normalisation")]
 )
 def test_auto_trains_one_by_one_where_stacking_changes_the_result(digits, layer, words):
-    net = nn.Sequential(nn.Flatten(), layer, nn.Linear(64, 10))
-    DeepEnsemble(members=2, training=SHORT).fit(net, digits)
-    (choice,) = together_file._CHOICES.values()
+    choice = choice_for(nn.Sequential(nn.Flatten(), layer, nn.Linear(64, 10)), digits)
     assert not choice.together
     assert words in choice.reason
 
@@ -181,8 +186,7 @@ class Branching(nn.Module):
 
 def test_networks_that_cannot_be_stacked(digits):
     form = DeepEnsemble(members=2, training=SHORT).fit(Branching(), digits)
-    (choice,) = together_file._CHOICES.values()
-    assert "cannot be stacked" in choice.reason
+    assert "cannot be stacked" in choice_for(Branching(), digits).reason
     assert len(form.members) == 2
     with pytest.raises(ValueError, match="several members at once"):
         DeepEnsemble(members=2, training=SHORT, together="yes").fit(Branching(), digits)

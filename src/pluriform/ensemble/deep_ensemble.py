@@ -95,8 +95,8 @@ class DeepEnsemble(Method):
     Args:
         members: Number of networks.
         training: How each is trained; a `Training` serves.
-        together: Members as one stack of weights (`yes`), one by one (`no`), or what a few steps on copies show to be
-            clearly faster (`auto`; the run records the choice and a resumed run keeps it).
+        together: Members as one stack of weights (`yes`), one by one (`no`), or as a count of their multiplications
+            says is faster (`auto`; the run records the choice).
 
     References:
         Lakshminarayanan, Pritzel, Blundell 2017, Simple and Scalable Predictive Uncertainty Estimation using Deep
@@ -126,7 +126,7 @@ class DeepEnsemble(Method):
             return Choice(self.together == "yes", "as asked")
         if context.run is not None and context.run.has(RECORD):
             return Choice(**context.run.read_json(RECORD))
-        choice = choose(job.members, job.feed(job.seeds), self.training, job.loss)
+        choice = choose(job.members, next(job.feed(job.seeds).batches(0)))
         if context.run is not None:
             context.run.write_json(RECORD, choice.to_json())
         return choice

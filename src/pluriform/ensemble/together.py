@@ -1,7 +1,7 @@
-"""Whether to train the members of an ensemble together or one by one: measured, and recorded."""
+"""Whether to train the members of an ensemble together or one by one: counted, so that a resumed run decides alike."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -10,17 +10,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pluriform.errors import GraphError
 from pluriform.graph.parameters import weights_of
-from pluriform.training.feed import Batch, Feed
-from pluriform.training.loop import Loop
+from pluriform.training.feed import Batch
 from pluriform.training.members import Members
-from pluriform.training.recipe import Recipe
 
 __all__ = ["Choice", "choose"]
 
-ADVANTAGE = 1.15  # Training together must be faster by this factor, so that noise does not decide.
+MOST_MULTIPLICATIONS = 2_000_000  # A forward step of one member; above it stacking gains nothing on a CPU.
 TOLERANCE = 1e-4
-
-_CHOICES: dict[str, "Choice"] = {}  # Measured in this process, so that one fit after another decides alike.
 
 
 @dataclass(frozen=True)
@@ -30,71 +26,38 @@ class Choice:
     Attributes:
         together: As one stack, instead of one by one.
         reason: Why, in words.
-        stacked_ms: Time of a step of all members together, in ms, where measured.
-        alone_ms: Time of a step of each member, one after the other, in ms, where measured.
     """
 
     together: bool
     reason: str
-    stacked_ms: float | None = None
-    alone_ms: float | None = None
 
-    def to_json(self) -> dict[str, bool | str | float | None]:
+    def to_json(self) -> dict[str, bool | str]:
         """As plain JSON."""
         return asdict(self)
 
 
-def choose(
-    members: Sequence[nn.Module], feed: Feed, recipe: Recipe, loss: Callable[[Tensor, Tensor], Tensor]
-) -> Choice:
-    """Measure a few steps both ways on copies of the members; together where that is clearly faster and the same.
+def choose(members: Sequence[nn.Module], batch: Batch) -> Choice:
+    """Together where the result is the same, all weights are in linear layers, and calls cost more than arithmetic.
 
     Args:
-        members: Networks of one architecture, on the device of the feed; left as they are.
-        feed: Batches with a leading member axis.
-        recipe: Hyper-parameters of the training.
-        loss: Of outputs and targets, one value a member.
+        members: Networks of one architecture, on the device of the batch; left as they are.
+        batch: A training batch with a leading member axis.
     """
-    shapes = [(name, tuple(tensor.shape)) for name, tensor in weights_of(members[0]).items()]
-    key = repr((str(members[0]), shapes, len(members), recipe, str(feed.device), torch.get_num_threads()))
-    if key not in _CHOICES:
-        _CHOICES[key] = _measured(members, next(feed.batches(0)), feed, recipe, loss)
-    return _CHOICES[key]
-
-
-def _measured(
-    members: Sequence[nn.Module],
-    batch: Batch,
-    feed: Feed,
-    recipe: Recipe,
-    loss: Callable[[Tensor, Tensor], Tensor],
-) -> Choice:
     if any(isinstance(layer, _BatchNorm) for layer in members[0].modules()):
         # Weights before it have gradients that are rounding errors only, which AdamW blows up to whole steps.
         return Choice(False, "batch normalisation makes training sensitive to rounding, which stacking changes")
+    if any(isinstance(layer, nn.modules.conv._ConvNd) for layer in members[0].modules()):
+        return Choice(False, "stacked convolutions are slower than one after the other")
+    multiplications = batch.inputs.shape[1] * sum(w.numel() for w in weights_of(members[0]).values() if w.dim() > 1)
+    if multiplications > MOST_MULTIPLICATIONS and batch.inputs.device.type == "cpu":
+        return Choice(False, f"a step of one member has {multiplications} multiplications, which fill the processor")
     try:
         difference = _difference(members, batch)
     except (GraphError, RuntimeError) as error:
         return Choice(False, f"the network cannot be stacked: {str(error).splitlines()[0]}")
     if not difference <= TOLERANCE:
         return Choice(False, f"stacked outputs differ by {difference:.1g} (random layers draw other numbers)")
-
-    def seconds(network: nn.Module, sample: Batch, count: int | None) -> float:
-        loop = Loop(
-            network,
-            lambda part: loss(network(part.inputs), part.targets),
-            feed,
-            recipe,
-            seed=0,
-            epochs=1,
-            members=count,
-        )
-        return loop.rehearse(sample, 1 if count else len(members))
-
-    stacked = seconds(Members(copy.deepcopy(list(members))), batch, len(members))
-    alone = seconds(copy.deepcopy(members[0]), Batch(batch.inputs[0], batch.targets[0]), None)
-    words = f"a step of {len(members)} members takes {stacked * 1e3:.2f} ms together, {alone * 1e3:.2f} ms one by one"
-    return Choice(stacked * ADVANTAGE < alone, words, stacked * 1e3, alone * 1e3)
+    return Choice(True, f"a step of one member has {multiplications} multiplications only")
 
 
 @torch.no_grad()

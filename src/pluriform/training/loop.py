@@ -134,30 +134,6 @@ class Loop:
             self._finish()
         return self._cost()
 
-    def rehearse(self, batch: Batch, steps: int = 1, least: int = 5, budget: float = 0.3) -> float:
-        """Seconds of the fastest of several rounds of `steps` steps on `batch`; the network is changed.
-
-        To compare two ways, give both the same amount of work a round: on a busy machine long rounds are interrupted
-        more often than short ones.
-
-        Args:
-            batch: For every step.
-            steps: Steps a round.
-            least: Rounds at least, after one to warm up.
-            budget: Seconds to go on for.
-        """
-        seconds: list[float] = []
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            self.network.train()
-            while len(seconds) <= least or sum(seconds) < budget:
-                begin = time.perf_counter()
-                for _ in range(steps):
-                    self._step(batch)
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-                seconds.append(time.perf_counter() - begin)
-        return min(seconds[1:])
-
     def _run_epoch(self, progress: Progress, interrupt: Interrupt) -> None:
         self.network.train()
         for batch in self.feed.batches(self.epoch, self.position):
