@@ -389,3 +389,13 @@ def test_transformer_layers_are_followed(training):
     assert sum(node.op is Op.ATTENTION for node in graph.nodes) == 2
     x = images(3, 5, 8)
     torch.testing.assert_close(graph.module(x), module(x))
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_layers_with_computed_weights_are_layers(norm):
+    module = nn.Sequential(norm(nn.Linear(4, 3))).train()
+    before = copy.deepcopy(module.state_dict())
+    node = trace(module, torch.ones(2, 4))["0"]
+    assert node.op is Op.LINEAR
+    assert (node.attributes["in_features"], node.attributes["out_features"]) == (4, 3)
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())

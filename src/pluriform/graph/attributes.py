@@ -1,9 +1,12 @@
 """The facts of an operation, the same for every spelling: per-axis tuples, positive axes, explicit padding."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from pluriform.graph.ops import Op
 from pluriform.graph.spelling import DEFAULTS, Spelling
@@ -19,11 +22,21 @@ def module_facts(module: nn.Module, spelling: Spelling) -> dict[str, Any]:
     """Public plain attributes of a module, named as in `torch.nn`."""
     facts = {name: value for name, value in vars(module).items() if not name.startswith("_") and _plain(value)}
     facts.update(dict(module.named_parameters(recurse=False)))
+    facts.update(_computed_weights(module))
     facts.update(spelling.fixed)
     facts["training"] = module.training
     if spelling.op is Op.PAD:
         facts.update(pad=facts.pop("padding"), mode=_pad_mode(module), value=facts.get("value", 0.0))
     return facts
+
+
+def _computed_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Weights that a parametrization computes; on copies, since spectral norm counts its calls."""
+    if not parametrize.is_parametrized(module):
+        return {}
+    with torch.no_grad():
+        copies = copy.deepcopy(dict(module.get_submodule("parametrizations").named_children()))
+        return {name: computed() for name, computed in copies.items()}
 
 
 def normalise(spelling: Spelling, raw: Mapping[str, Any], output: Any, first: Any) -> Meaning:
