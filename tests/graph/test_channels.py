@@ -252,7 +252,6 @@ def test_an_embedding_widens():
     torch.testing.assert_close(wide(words), graph.root(words), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.xfail(raises=KeyError, strict=False, reason="trace does not read computed weights")
 @pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm])
 def test_computed_weights_fix_their_groups(norm):
     graph = traced(
