@@ -21,8 +21,8 @@ class Prediction:
 
     Attributes:
         mean: Class probabilities, or regression means.
-        variance: In regression of the targets, noise included; in classification of the latent outputs; `None` where the
-            form knows none.
+        variance: In regression of the targets, noise included; in classification of the latent outputs; `None`
+            where the form knows none.
         members: The same quantity as `mean` for every member of an ensemble.
         score: Higher means more in-distribution; `None` where the form has no score of its own.
     """
