@@ -64,7 +64,8 @@ class Training(Recipe, Method):
     Cross-entropy in classification, mean squared error in regression.
 
     Args:
-        epochs: Passes over the training split; `None` for about 6,000 steps, at least 15 epochs and at most 60.
+        epochs: Passes over the training split; `None` for about 6,000 steps, at least 15 epochs and at most 60 (or, for
+            small data, as many as make 600 steps).
         batch_size: Samples a step.
         learning_rate: Peak of the schedule.
         optimizer: AdamW, or SGD with momentum 0.9.

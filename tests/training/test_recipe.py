@@ -28,6 +28,7 @@ def test_impossible_values_are_named(wrong, words):
 
 
 def test_epochs_scale_with_the_data():
+    assert Recipe().epochs_for(100) == 300
     assert Recipe().epochs_for(1300) == 60
     assert Recipe().epochs_for(20_000) == 20
     assert Recipe().epochs_for(60_000) == 15

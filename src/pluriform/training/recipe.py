@@ -10,7 +10,7 @@ from pluriform.training.schedule import Schedule
 
 __all__ = ["Recipe"]
 
-STEPS = 6000
+STEPS, LEAST_STEPS = 6000, 600
 LEAST_EPOCHS, MOST_EPOCHS = 15, 60
 
 
@@ -19,7 +19,8 @@ class Recipe:
     """How a network is trained.
 
     Args:
-        epochs: Passes over the training split; `None` for about 6,000 steps, at least 15 epochs and at most 60.
+        epochs: Passes over the training split; `None` for about 6,000 steps, at least 15 epochs and at most 60 (or, for
+            small data, as many as make 600 steps).
         batch_size: Samples a step.
         learning_rate: Peak of the schedule.
         optimizer: AdamW, or SGD with momentum 0.9.
@@ -87,7 +88,8 @@ class Recipe:
         if self.epochs is not None:
             return self.epochs
         per_epoch = math.ceil(samples / self.batch_size)
-        return max(LEAST_EPOCHS, min(MOST_EPOCHS, math.ceil(STEPS / per_epoch)))
+        most = max(MOST_EPOCHS, math.ceil(LEAST_STEPS / per_epoch))
+        return max(LEAST_EPOCHS, min(most, math.ceil(STEPS / per_epoch)))
 
 
 def _positive(value: float | int) -> bool:
