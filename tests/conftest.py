@@ -1,6 +1,7 @@
 """Fixtures of the whole suite; shape annotations are checked by beartype in the test run only."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two workers share two cores; idle threads of one would stall the other.
@@ -8,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two workers share two cores; id
 import pytest
 from jaxtyping import install_import_hook
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Shells start background jobs with Ctrl-C ignored.
 annotations_checked = install_import_hook("pluriform", "beartype.beartype")
 
 
