@@ -142,3 +142,19 @@ def test_operators_of_graphs_are_kept(tmp_path):
     net = fx.GraphModule(nn.Module(), graph)
     value = torch.randn(3, 4)
     assert torch.equal(load_form(save_form(net, tmp_path / "form"))(value), value[:, 0:2])
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    path = save_form(nn.Linear(20, 20), tmp_path / "form")
+    weights = bytearray((path / "weights.safetensors").read_bytes())
+    weights[-7] ^= 64
+    (path / "weights.safetensors").write_bytes(bytes(weights))
+    with pytest.raises(CorruptFileError, match="not the file that was written"):
+        load_form(path)
+
+
+def test_a_class_written_in_a_script_is_found_in_the_users_network(tmp_path):
+    path = save_form(WithLambda(), tmp_path / "form")
+    text = (path / "structure.json").read_text()
+    (path / "structure.json").write_text(text.replace(f"{WithLambda.__module__}:", "__main__:"))
+    assert isinstance(load_form(path, module=WithLambda()), WithLambda)

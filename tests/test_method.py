@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import pluriform as pf
-from pluriform.errors import ShapeError
-from pluriform.method import check_module, fingerprint
+from pluriform.errors import ConfigError, ShapeError
+from pluriform.method import check_kinds, check_module, fingerprint
 
 
 def test_labels_show_what_differs_from_the_defaults():
@@ -65,3 +65,34 @@ def test_methods_are_values():
     assert len({pf.Training(epochs=3), pf.Training(epochs=3), pf.Training()}) == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
         pf.Training().epochs = 4  # type: ignore[misc]
+
+
+def test_wrong_arguments_are_said():
+    data = pf.load("digits")
+    with pytest.raises(ConfigError, match="expected a Data; got tuple"):
+        check_kinds(nn.Linear(1, 1), (1, 2), True)
+    for module in ("lenet", None):
+        with pytest.raises(ConfigError, match=r"expected a torch.nn.Module; got (str|NoneType)"):
+            check_kinds(module, data, True)
+    check_kinds(None, data, False)
+    with pytest.raises(ConfigError, match="a device that torch can use; got 'gpu'"):
+        pf.Training().fit(pf.nets.build("mlp", data), data, device="gpu")
+
+
+def test_any_failure_of_the_users_forward_is_explained():
+    class Picky(nn.Module):
+        def forward(self, x):
+            raise KeyError("channel")
+
+    with pytest.raises(ShapeError, match="KeyError: 'channel'"):
+        check_module(Picky(), pf.load("digits"))
+
+
+def test_a_form_knows_what_made_it(tmp_path):
+    data = pf.load("digits")
+    form = pf.Training(epochs=1).fit(pf.nets.build("mlp", data), data, seed=4)
+    again = pf.load_form(form.save(tmp_path / "form"))
+    assert again.origin == form.origin
+    result = pf.evaluate(again, data, corruptions=())
+    assert (result.form, result.network) == ("Training(epochs=1)", "MLP")
+    assert result.method == pf.Training(epochs=1).to_json()

@@ -95,3 +95,13 @@ def test_a_line_cut_short_is_left_out_of_the_log(tmp_path):
         with (run.path / "log.jsonl").open("a") as stream:
             stream.write('{"epoch": 2, "lo')
         assert run.read_lines() == [{"epoch": 1}]
+
+
+def test_a_damaged_configuration_names_a_remedy_that_works_and_releases_the_folder(tmp_path):
+    Run(tmp_path / "run", {"seed": 1}).close()
+    (tmp_path / "run" / "run.json").write_text('{"se')
+    with pytest.raises(CorruptFileError, match="name another run folder, or delete this one") as kept:
+        Run(tmp_path / "run", {"seed": 1})
+    with pytest.raises(CorruptFileError):
+        Run(tmp_path / "run", {"seed": 1})
+    assert kept.value is not None

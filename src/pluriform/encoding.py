@@ -50,7 +50,8 @@ def resolve_class(path: str) -> type:
                 "a class of torch, of pluriform, or of a module that is already imported",
                 repr(path),
                 "stored form",
-                f"import {name} first; where the class is local to a function, pass a network of that class as module=",
+                f"import {name} first; where the class is local to a function, was written in a script or is made by a "
+                "parametrization, pass a network of that class as module= (--net on the command line)",
             )
         )
     return found

@@ -11,6 +11,7 @@ a network that the caller passes as `module`.
 
 import copy
 import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def save_form(form: nn.Module, path: str | Path) -> Path:
     structure = {"format": FORMAT, "root": _describe(form, "", tensors, {})}
     with replace_folder(path) as folder:
         save_file(tensors.stored, folder / "weights.safetensors")
+        structure["sha256"] = _sha256(folder / "weights.safetensors")
         (folder / "structure.json").write_text(json.dumps(structure, indent=1))
     return path
 
@@ -93,6 +95,8 @@ def load_form(path: str | Path, *, module: nn.Module | None = None, device: torc
         tensors = {name: tensor.clone() for name, tensor in stored.items()}
         if structure["format"] != FORMAT:
             raise KeyError(f"format {structure['format']}")
+        if structure["sha256"] != _sha256(folder / "weights.safetensors"):
+            raise ValueError("weights.safetensors is not the file that was written")
         return _Builder(tensors, module).build(structure["root"], "")
     except (ValueError, KeyError, TypeError, FileNotFoundError, SafetensorError) as error:
         if isinstance(error, ConfigError):
@@ -102,6 +106,11 @@ def load_form(path: str | Path, *, module: nn.Module | None = None, device: torc
                 "a whole form", f"{type(error).__name__}: {error}", str(folder), "fit it again, or restore the folder"
             )
         ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class _Tensors:
@@ -179,7 +188,7 @@ class _Builder:
     def build(self, described: dict[str, Any], place: str) -> nn.Module:
         if "shared" in described:
             return self._built[described["shared"]]
-        cls = self._classes.get(described["class"]) or resolve_class(described["class"])
+        cls = self._class(described["class"])
         if not issubclass(cls, nn.Module):
             raise ConfigError(explain("a class of modules", described["class"], place or "root", "check the file"))
         module = nn.Module() if cls is fx.GraphModule else cls.__new__(cls)
@@ -201,6 +210,16 @@ class _Builder:
             if not described["modules"]
             else _with_mode(module, described["training"])
         )
+
+    def _class(self, path: str) -> type:
+        """The class of that path, or the one of that name in the prototype where its module was a script."""
+        if path in self._classes:
+            return self._classes[path]
+        if path.startswith("__main__:"):
+            alike = [cls for cls in self._classes.values() if cls.__qualname__ == path.partition(":")[2]]
+            if alike:
+                return alike[0]
+        return resolve_class(path)
 
     def _parameter(self, key: str, grad: bool) -> nn.Parameter:
         if key not in self._parameters:

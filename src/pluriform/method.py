@@ -14,7 +14,7 @@ from torch import nn
 from pluriform.data.check import check_fit_data
 from pluriform.data.data import Data
 from pluriform.encoding import record_to_json
-from pluriform.errors import ShapeError, explain
+from pluriform.errors import ConfigError, ShapeError, explain
 from pluriform.forms import load_form
 from pluriform.prediction import Predictor
 from pluriform.runs import Run
@@ -73,13 +73,14 @@ class Method(ABC):
             ShapeError: The network does not take these inputs or has another output width.
             RunConflictError: `run` holds another configuration.
         """
+        check_kinds(module, data, self.needs_module)
         check_fit_data(data)
-        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        where = _device(device)
         copied = copy.deepcopy(module)
         if copied is not None:
             check_module(copied, data)
         if run is None:
-            return self._fit(copied, data, FitContext(seed, None, where)).eval()
+            return self._fitted(copied, data, FitContext(seed, None, where))
         config = {
             "method": self.to_json(),
             "network": fingerprint(module),
@@ -89,10 +90,16 @@ class Method(ABC):
         with Run(run, config) as opened:
             if opened.done:
                 return load_form(opened.path / "form", module=module, device=where)
-            form = self._fit(copied, data, FitContext(seed, opened, where)).eval()
+            form = self._fitted(copied, data, FitContext(seed, opened, where))
             form.save(opened.path / "form")
             opened.mark_done()
             return form
+
+    def _fitted(self, module: nn.Module | None, data: Data, context: FitContext) -> Predictor:
+        network = "" if module is None else type(module).__name__
+        form = self._fit(module, data, context).eval()
+        form.origin = {"label": self.label, "method": self.to_json(), "network": network, "seed": context.seed}
+        return form
 
     @abstractmethod
     def _fit(self, module: Any, data: Data, context: FitContext) -> Predictor:
@@ -116,6 +123,27 @@ def _default(item: dataclasses.Field) -> Any:
     return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
+def check_kinds(module: Any, data: Any, needs_module: bool) -> None:
+    """Raise `ConfigError` where `module` is no network, or `data` no data set."""
+    if not isinstance(data, Data):
+        raise ConfigError(explain("a Data", type(data).__name__, "fit", "make one with pluriform.load"))
+    if not isinstance(module, nn.Module) and (needs_module or module is not None):
+        remedy = "pass a network, for instance pluriform.nets.build(name, data)"
+        raise ConfigError(explain("a torch.nn.Module", type(module).__name__, "fit", remedy))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            explain("a device that torch can use", f"{name!r} ({error})".split("\n")[0], "device", "use auto or cpu")
+        ) from error
+    return torch.device(name)
+
+
 def fingerprint(module: nn.Module | None) -> str:
     """A hash of class, parameters and buffers, which tells two networks apart."""
     digest = hashlib.sha256(str(module).encode())
@@ -134,7 +162,7 @@ def check_module(module: nn.Module, data: Data) -> None:
     try:
         with torch.no_grad():
             outputs = module.eval()(sample.to(tensor.device))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:
         raise ShapeError(
             explain(
                 f"a network that takes inputs of shape (batch, {', '.join(map(str, data.input_shape))})",

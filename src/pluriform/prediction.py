@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pluriform.axes import Inputs, Logits, Members, Probabilities, Scores
 from pluriform.data.signature import Signature
-from pluriform.errors import ShapeError, explain
+from pluriform.errors import NonFiniteError, ShapeError, explain
 from pluriform.forms import save_form
 
 __all__ = ["Prediction", "Predictor", "Translator"]
@@ -59,12 +60,16 @@ class Predictor(nn.Module, ABC):
 
     Args:
         signature: Facts of the data the form was fitted on; gives the form its bounds and class names.
+
+    Attributes:
+        origin: What made it, as plain JSON: `label`, `method`, `network`, `seed`; filled by `Method.fit`.
     """
 
     def __init__(self, signature: Signature) -> None:
         super().__init__()
         self.signature = signature
         self.batch_size = 256
+        self.origin: dict[str, Any] = {}
 
     @abstractmethod
     def forward(self, inputs: Inputs) -> Logits:
@@ -90,17 +95,24 @@ class Predictor(nn.Module, ABC):
             One `Prediction` for all inputs.
 
         Raises:
-            ShapeError: The inputs do not have the shape the form was fitted on.
+            ShapeError: The inputs are no floating-point tensor of the shape the form was fitted on.
+            NonFiniteError: They hold NaN or infinity.
         """
+        where = f"predict of {type(self).__name__}"
+        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+            got = str(inputs.dtype) if isinstance(inputs, Tensor) else type(inputs).__name__
+            raise ShapeError(explain("a floating-point tensor", got, where, "write torch.as_tensor(inputs).float()"))
         if tuple(inputs.shape[1:]) != self.signature.input_shape or len(inputs) == 0:
             raise ShapeError(
                 explain(
                     f"inputs of shape (batch, {', '.join(map(str, self.signature.input_shape))}), batch at least 1",
                     f"{tuple(inputs.shape)}",
-                    f"predict of {type(self).__name__}",
+                    where,
                     "pass inputs like those of the data set the form was fitted on",
                 )
             )
+        if not inputs.isfinite().all():
+            raise NonFiniteError(explain("finite inputs", "NaN or infinity", where, "clean the inputs"))
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:

@@ -123,4 +123,9 @@ class Result:
     @staticmethod
     def load(path: str | Path) -> "Result":
         """Read from a JSON file."""
-        return Result.from_json(json.loads(Path(path).read_text()))
+        try:
+            return Result.from_json(json.loads(Path(path).read_text()))
+        except ValueError as error:
+            raise CorruptFileError(
+                explain("a result in JSON", str(error), str(path), "evaluate the form again")
+            ) from None

@@ -81,11 +81,15 @@ class Run:
         self._refuse_foreign_folder()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._acquire_lock()
-        self._sweep()
-        if self.has("run.json"):
-            self._refuse_other_config(self.read_json("run.json"))
-        else:
-            self.write_json("run.json", self.config)
+        try:
+            self._sweep()
+            if self.has("run.json"):
+                self._refuse_other_config(self.read_json("run.json"))
+            else:
+                self.write_json("run.json", self.config)
+        except BaseException:
+            self.close()
+            raise
 
     def _refuse_foreign_folder(self) -> None:
         if not self.path.exists():
@@ -126,7 +130,6 @@ class Run:
             return
         stored = stored if isinstance(stored, dict) else {}
         keys = sorted(key for key in stored.keys() | self.config.keys() if stored.get(key) != self.config.get(key))
-        self.close()
         raise RunConflictError(
             explain(
                 f"the configuration stored there, {keys[0]}={stored.get(keys[0])!r}",
@@ -215,6 +218,8 @@ class Run:
                 f"a {kind} file",
                 f"one that cannot be read ({error})",
                 str(self.path / name),
-                "delete this file to redo its part of the work; the rest of the run is kept",
+                "name another run folder, or delete this one"
+                if name == "run.json"
+                else "delete this file to redo its part of the work; the rest of the run is kept",
             )
         )

@@ -47,3 +47,14 @@ def test_holdout_takes_a_number_too_and_nothing_at_zero():
 def test_holdout_refuses_what_leaves_nothing(amount):
     with pytest.raises(ConfigError, match=r"expected a fraction in \[0, 1\) or a number below 50"):
         holdout(50, None, amount, seed=0)
+
+
+def test_streams_iterate_in_batches():
+    from torch.utils.data import TensorDataset
+
+    from pluriform.data.data import StreamSplit
+
+    dataset = TensorDataset(torch.arange(600.0)[:, None], torch.arange(600))
+    batches = list(StreamSplit(dataset, torch.arange(599, -1, -1)))
+    assert [len(inputs) for inputs, _ in batches] == [256, 256, 88]
+    assert torch.cat([targets for _, targets in batches]).tolist() == list(range(599, -1, -1))

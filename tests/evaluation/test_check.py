@@ -25,7 +25,7 @@ def test_mismatches_are_said(form, data):
     ("change", "error", "words"),
     [
         (lambda x, y: (x, y + 1), LabelError, "expected labels in 0..2; got labels in 1..3 .Plain on stripes"),
-        (lambda x, y: (x / 0, y), NonFiniteError, "expected finite inputs and targets; got NaN or infinity"),
+        (lambda x, y: (x / 0, y), NonFiniteError, "expected finite inputs; got NaN or infinity"),
     ],
 )
 def test_faulty_samples_are_said(form, data, change, error, words):

@@ -12,7 +12,7 @@ from pluriform.attacks.gradient import attack_mode
 from pluriform.attacks.pgd import pgd
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.axes import Inputs, Labels
-from pluriform.errors import ConfigError, ShapeError, explain
+from pluriform.errors import ConfigError, LabelError, ShapeError, explain
 from pluriform.prediction import Predictor
 
 __all__ = ["ATTACKS", "attack", "perturb"]
@@ -44,7 +44,8 @@ def attack(
     Raises:
         ConfigError: Unknown attack or option, or a radius in the wrong scale.
         BoundsError: Bounds unknown, or left by the inputs.
-        ShapeError: Inputs and labels differ in number.
+        ShapeError: Inputs and labels differ in number, or labels are no integers.
+        LabelError: Labels outside the classes.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -55,6 +56,13 @@ def attack(
     if len(x) != len(y) or len(x) == 0:
         got = f"{len(x)} inputs, {len(y)} labels"
         raise ShapeError(explain("a label for each input, at least one", got, "attack", "pass both of the same batch"))
+    if y.is_floating_point() or y.dim() != 1:
+        got = f"{y.dtype} of shape {tuple(y.shape)}"
+        raise ShapeError(explain("integer labels of shape (batch,)", got, "attack", "pass true classes"))
+    classes = form.signature.outputs if isinstance(form, Predictor) else None
+    if int(y.min()) < 0 or (classes is not None and int(y.max()) >= classes):
+        got = f"labels from {int(y.min())} to {int(y.max())}"
+        raise LabelError(explain(f"labels in 0..{(classes or 1) - 1}", got, "attack", "pass true classes"))
     threat = resolve_threat(form, threat, x)
     check_scale(threat, x[0].numel())
     return perturb(form, x, y, threat, method, seed, **options)

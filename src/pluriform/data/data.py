@@ -1,6 +1,7 @@
 """`Data`: train, validation and test splits with the facts that every form needs."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,8 @@ from pluriform.data.signature import Bounds, Signature, Task
 from pluriform.errors import EmptySplitError, explain
 
 __all__ = ["Data", "Split", "StreamSplit"]
+
+STREAM_BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,10 @@ class StreamSplit:
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of inputs and targets in order, `STREAM_BATCH` samples each."""
+        return (self.batch(index) for index in torch.arange(len(self)).split(STREAM_BATCH))
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets of the samples at `index` (int64, shape `(batch,)`)."""

@@ -53,15 +53,13 @@ def check_answers(form: Predictor, inputs: Tensor, prediction: Prediction, targe
     """What metrics need of a batch.
 
     Raises:
-        NonFiniteError: NaN or infinity in inputs or targets.
+        NonFiniteError: NaN or infinity in the targets; `predict` has looked at the inputs.
         DivergenceError: NaN or infinity in the predictions.
         LabelError: A label outside the form's classes.
     """
     name, where = type(form).__name__, f"{type(form).__name__} on {form.signature.name}"
-    if not (inputs.isfinite().all() and (not targets.is_floating_point() or targets.isfinite().all())):
-        raise NonFiniteError(
-            explain("finite inputs and targets", "NaN or infinity", where, "remove or repair these samples")
-        )
+    if targets.is_floating_point() and not targets.isfinite().all():
+        raise NonFiniteError(explain("finite targets", "NaN or infinity", where, "remove or repair these samples"))
     if not prediction.mean.isfinite().all():
         count = int((~prediction.mean.isfinite()).any(-1).sum())
         raise DivergenceError(

@@ -50,9 +50,9 @@ def evaluate(
         outliers: Data sets to be told apart from `data`; images are resized to fit.
         threats: Threat models, each climbed in steps of its eps under FGSM and PGD.
         seed: Of bootstrap, subsets, attacks and noise; noted as the result's seed.
-        label: Name of the row; the class name by default.
-        network: What the form was made from.
-        method: JSON of the method that made it.
+        label: Name of the row; by default that of the method that made the form.
+        network: What the form was made from; by default the class of the network.
+        method: JSON of the method that made it, which the form knows itself.
         corruptions: Names for the corrupted test; a few by default, `()` for none.
         samples: At most so many test samples are attacked and corrupted, stratified by class.
         run: A run, or a folder, where `result.json` is written.
@@ -74,9 +74,9 @@ def evaluate(
     parts = _findings(subject, outliers, threats, corruptions, samples)
     whole = merged(parts, {name: value for part in parts for name, value in part.protocol.items()})
     result = Result(
-        form=label or type(form).__name__,
-        method=method or {},
-        network=network,
+        form=label or predictor.origin.get("label") or type(form).__name__,
+        method=method or predictor.origin.get("method", {}),
+        network=network or predictor.origin.get("network", ""),
         data=describe(data),
         seed=seed,
         measures=whole.measures,

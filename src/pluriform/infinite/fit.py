@@ -65,9 +65,18 @@ class InfiniteWidth(Method):
     parameterization: Literal["ntk", "standard"] = "ntk"
     samples: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("weight_var", "bias_var", "time", "learning_rate", "ridge"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ConfigError(explain(f"{name} of 0 or more", f"{value}", "InfiniteWidth", f"give another {name}"))
+        for name, known in (("kernel", ("ntk", "nngp")), ("parameterization", ("ntk", "standard"))):
+            if getattr(self, name) not in known:
+                got = f"{name}={getattr(self, name)!r}"
+                raise ConfigError(explain(f"{name} {' or '.join(known)}", got, "InfiniteWidth", "choose one"))
+
     def _fit(self, module: nn.Module, data: Data, context: FitContext) -> InfiniteNetwork:
         started = clock.perf_counter()
-        self._check()
         index = _chosen(len(data.train), self.samples, context.seed)
         what = f"InfiniteWidth on {len(index):,} samples of {data.name}"
         check_memory(len(index), MATRICES, what, ": InfiniteWidth(samples=...)")
@@ -95,12 +104,6 @@ class InfiniteWidth(Method):
             form.scale = _scale(held_out, coded)
         form.cost = {"training_seconds": clock.perf_counter() - started}
         return form
-
-    def _check(self) -> None:
-        for name in ("weight_var", "bias_var", "time", "learning_rate", "ridge"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ConfigError(explain(f"{name} of 0 or more", f"{value}", "InfiniteWidth", f"give another {name}"))
 
     def _ridge(self, flowing: Tensor, coded: "_Coded") -> float:
         if self.ridge is not None or self.time is not None:

@@ -14,8 +14,9 @@ def reinitialise(network: nn.Module, seed: int) -> None:
     """Call `reset_parameters` of every submodule, children first and each module last, with draws from `seed`.
 
     So the initialisation is that of the layers' classes, unless a module of the user has a `reset_parameters` of its
-    own, which then has the last word over everything below it. Parameters that no such method covers (owned directly
-    by a module without one) keep their values, as do frozen layers.
+    own, which then has the last word over everything below it. Trainable parameters that no such method reaches (a
+    position embedding, the factors of a weight norm) are drawn from a normal distribution with the mean and deviation
+    of their values; constant ones and frozen layers keep theirs.
 
     Args:
         network: Changed in place.
@@ -35,10 +36,15 @@ def reinitialise(network: nn.Module, seed: int) -> None:
             )
         )
     devices = sorted({tensor.device.index or 0 for tensor in network.parameters() if tensor.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
         for reset in resets:
             reset()
+        for name, parameter in network.named_parameters():
+            unreached = parameter.requires_grad and torch.equal(parameter, before[name]) and parameter.numel() > 1
+            if unreached and (deviation := float(parameter.std())) > 0:
+                parameter.normal_(float(parameter.mean()), deviation)
 
 
 def _children_first(module: nn.Module, seen: set[nn.Module] | None = None) -> list[nn.Module]:
