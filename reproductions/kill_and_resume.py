@@ -50,7 +50,8 @@ def main() -> None:
         raise SystemExit(said)
     expected = figures(base / "whole")
     draw, rows = random.Random(chosen.seed), []
-    for moment in sorted(draw.uniform(0.5, seconds * 0.98) for _ in range(chosen.moments)):
+    for part in range(chosen.moments):  # One random moment in each part of the run.
+        moment = seconds * (part + draw.random()) / chosen.moments
         folder = base / f"killed-{moment:.2f}"
         victim = start(folder)
         time.sleep(moment)
