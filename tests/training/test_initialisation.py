@@ -66,3 +66,31 @@ def test_nothing_to_draw():
 
     with pytest.raises(ConfigError, match=r"reset_parameters\(\); got Bare"):
         reinitialise(Bare(), 0)
+
+
+def test_parameters_that_no_reset_reaches_are_drawn_alike_and_constants_kept():
+    class Embedded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.position = nn.Parameter(0.02 * torch.randn(500) + 3)
+            self.scale = nn.Parameter(torch.full((4,), 0.1))
+            self.linear = nn.utils.parametrizations.weight_norm(nn.Linear(30, 40))
+
+    net = Embedded()
+    given = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    reinitialise(net, 0)
+    first = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    assert torch.equal(net.scale, given["scale"])
+    for name in ("position", "linear.parametrizations.weight.original1"):
+        assert not torch.equal(first[name], given[name])
+        assert abs(float(first[name].std() / given[name].std()) - 1) < 0.15
+    reinitialise(net, 0)
+    assert torch.equal(net.linear.bias, first["linear.bias"])
+
+
+def test_weights_that_already_are_what_the_seed_draws_stay_so():
+    net = nn.Linear(5, 5)
+    reinitialise(net, 3)
+    before = net.weight.detach().clone()
+    reinitialise(net, 3)
+    assert torch.equal(net.weight, before)

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pluriform.errors import ConfigError, explain
 
 __all__ = ["reinitialise"]
+
+MARK = 0.7310585786
 
 
 def reinitialise(network: nn.Module, seed: int) -> None:
@@ -36,15 +38,24 @@ def reinitialise(network: nn.Module, seed: int) -> None:
             )
         )
     devices = sorted({tensor.device.index or 0 for tensor in network.parameters() if tensor.device.type == "cuda"})
-    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    given = [parameter.detach().clone() for parameter in trained]
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
+        marked = [parameter.add_(MARK).clone() for parameter in trained]  # What keeps the mark was not reached.
         for reset in resets:
             reset()
-        for name, parameter in network.named_parameters():
-            unreached = parameter.requires_grad and torch.equal(parameter, before[name]) and parameter.numel() > 1
-            if unreached and (deviation := float(parameter.std())) > 0:
-                parameter.normal_(float(parameter.mean()), deviation)
+        for parameter, mark, value in zip(trained, marked, given, strict=True):
+            if torch.equal(parameter, mark):
+                _draw_alike(parameter, value)
+
+
+def _draw_alike(parameter: nn.Parameter, given: Tensor) -> None:
+    deviation = float(given.std()) if given.numel() > 1 else 0.0
+    if deviation > 0:
+        parameter.normal_(float(given.mean()), deviation)
+    else:
+        parameter.copy_(given)
 
 
 def _children_first(module: nn.Module, seen: set[nn.Module] | None = None) -> list[nn.Module]:
