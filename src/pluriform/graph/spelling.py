@@ -22,7 +22,6 @@ class Spelling:
         op: The operation.
         arguments: Names of the arguments in order, tensors first; a default stands behind `=`.
         fixed: Attributes that this spelling implies.
-        tensors: How many leading arguments may be tensors.
     """
 
     op: Op

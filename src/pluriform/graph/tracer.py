@@ -57,7 +57,6 @@ class ShapeTracer(fx.Tracer):
         self._opaque = opaque
         self._states: dict[str, dict[str, Tensor]] = {}
         self._inside: list[str] = []
-        self._lines: list[str | None] = []
         self.failure: TraceFailure | None = None
         self._given = iter(self._examples)
         self._classes = [type(module) for module in root.modules()]
