@@ -20,19 +20,19 @@ def test_moments_of_sums_and_products_of_independent_units():
     """Every pair of units of the two branches is met once, so that the moments hold exactly for products."""
     (x, a), (y, b) = branch(0), branch(1)
     pairs = (x[:, :, None] * y[:, None, :]).flatten(1)
-    assert torch.allclose(product([a, b]).nngp, moment(pairs))
-    assert torch.allclose(product([a, b]).ntk, a.ntk * b.nngp + a.nngp * b.ntk)
+    assert torch.allclose(product(a, b).nngp, moment(pairs))
+    assert torch.allclose(product(a, b).ntk, a.ntk * b.nngp + a.nngp * b.ntk)
     signed = torch.cat([x.repeat_interleave(2, 1) + torch.stack([y, -y], 2).flatten(1)], 1)
-    assert torch.allclose(residual_sum([a, b]).nngp, moment(signed))
-    assert torch.allclose(residual_sum([a, b]).ntk, a.ntk + b.ntk)
+    assert torch.allclose(residual_sum(a, b).nngp, moment(signed))
+    assert torch.allclose(residual_sum(a, b).ntk, a.ntk + b.ntk)
 
 
 def test_concatenation_weighs_by_width():
     (x, a), (y, b) = branch(0), branch(1)
-    joined = concatenate([a, b.replace()], [400, 400])
+    joined = concatenate(a, b.replace(), widths=[400, 400])
     assert torch.allclose(joined.nngp, moment(torch.cat([x, y], 1)))
     narrow = input_kernel(y[:, :100], y[:, :100], same=True, ntk=False)
-    wide = concatenate([a.replace(ntk=None), narrow], [400, 100])
+    wide = concatenate(a.replace(ntk=None), narrow, widths=[400, 100])
     assert torch.allclose(wide.variance1, moment(torch.cat([x, y[:, :100]], 1)).diagonal())
     assert wide.ntk is None
 
@@ -40,12 +40,12 @@ def test_concatenation_weighs_by_width():
 def test_facts_of_joined_branches():
     (_, a), (_, b) = branch(0), branch(1)
     bent = b.replace(gaussian=False, zero_mean=False)
-    assert residual_sum([a, b]).gaussian
-    assert not residual_sum([a, bent]).gaussian
-    assert not residual_sum([a, bent]).zero_mean
-    assert product([a, bent]).zero_mean
-    assert not product([a, b]).gaussian
-    assert not concatenate([a, b], [1, 1]).gaussian
+    assert residual_sum(a, b).gaussian
+    assert not residual_sum(a, bent).gaussian
+    assert not residual_sum(a, bent).zero_mean
+    assert product(a, bent).zero_mean
+    assert not product(a, b).gaussian
+    assert not concatenate(a, b, widths=[1, 1]).gaussian
 
 
 def test_scaling_squares():

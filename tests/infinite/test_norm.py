@@ -3,7 +3,7 @@
 import torch
 
 from pluriform.infinite.features import input_kernel
-from pluriform.infinite.norm import affine, layer_norm
+from pluriform.infinite.norm import fixed_affine, layer_norm
 
 
 def field(spatial=(4,), channels=200_000):
@@ -44,9 +44,9 @@ def test_affine_map_of_channels():
     x = x - x.mean(1, keepdim=True)
     record = input_kernel(x, x, same=True, ntk=True).replace(gaussian=True, zero_mean=True)
     weight, bias = torch.full((4,), 2.0).double(), torch.full((4,), 0.5).double()
-    moved = affine(record, weight, bias)
+    moved = fixed_affine(weight, bias)(record)
     assert torch.allclose(moved.nngp, (2 * x + 0.5) @ (2 * x + 0.5).T / 1000)
     assert not moved.gaussian
     assert not moved.zero_mean
-    assert affine(record, weight, 0 * bias).gaussian
-    assert not affine(record, torch.linspace(1, 2, 4), 0 * bias).gaussian
+    assert fixed_affine(weight, 0 * bias)(record).gaussian
+    assert not fixed_affine(torch.linspace(1, 2, 4), 0 * bias)(record).gaussian

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from pluriform.infinite.kernel import Kernel
 
-__all__ = ["concatenate", "product", "residual_sum", "scale"]
+__all__ = ["concatenate", "identity", "product", "residual_sum", "scale"]
 
 
-def residual_sum(branches: Sequence[Kernel]) -> Kernel:
+def residual_sum(*branches: Kernel) -> Kernel:
     """Sum of independent branches, all but one of mean zero: moments add."""
     first = branches[0]
     return first.replace(
@@ -29,7 +29,7 @@ def residual_sum(branches: Sequence[Kernel]) -> Kernel:
     )
 
 
-def product(branches: Sequence[Kernel]) -> Kernel:
+def product(*branches: Kernel) -> Kernel:
     """Product of independent branches: `K' = prod K_i`, `Theta' = sum_i Theta_i prod_{j != i} K_j`."""
     first = branches[0]
     ntk = None
@@ -48,7 +48,7 @@ def product(branches: Sequence[Kernel]) -> Kernel:
     )
 
 
-def concatenate(branches: Sequence[Kernel], widths: Sequence[int]) -> Kernel:
+def concatenate(*branches: Kernel, widths: Sequence[int]) -> Kernel:
     """Concatenation on channels: the mean of moments, weighted by width; units are no longer alike."""
     shares = [width / sum(widths) for width in widths]
     first = branches[0]
@@ -64,6 +64,11 @@ def concatenate(branches: Sequence[Kernel], widths: Sequence[int]) -> Kernel:
         gaussian=False,
         zero_mean=all(k.zero_mean for k in branches),
     )
+
+
+def identity(kernel: Kernel) -> Kernel:
+    """What does nothing in evaluation mode."""
+    return kernel
 
 
 def scale(kernel: Kernel, factor: float) -> Kernel:

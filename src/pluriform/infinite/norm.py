@@ -1,19 +1,24 @@
 """Rules of normalisation layers."""
 
+from functools import partial
+
 from torch import Tensor
 
 from pluriform.infinite.kernel import Kernel, position_diagonal
 
-__all__ = ["affine", "layer_norm"]
+__all__ = ["affine", "fixed_affine", "layer_norm"]
 
 
-def layer_norm(kernel: Kernel, eps: float, *, over_positions: bool) -> Kernel:
+def layer_norm(
+    kernel: Kernel, eps: float, *, over_positions: bool, weight_rate: float = 0.0, bias_rate: float = 0.0
+) -> Kernel:
     """Normalisation by the second moment over channels, and over positions too where asked.
 
         K' = K / sqrt((v1 + eps)(v2 + eps))        Theta' = Theta / sqrt((v1 + eps)(v2 + eps))
 
     Exact in the limit: the derivative through the statistics is of order one over the width. Layer norm needs units
-    of mean zero; group norm has the same limit, and so has RMS norm without that condition.
+    of mean zero; group norm has the same limit, and so has RMS norm without that condition. Trainable scales and
+    shifts add `weight_rate K' + bias_rate` to the NTK.
     """
     axes = len(kernel.spatial)
 
@@ -39,23 +44,40 @@ def layer_norm(kernel: Kernel, eps: float, *, over_positions: bool) -> Kernel:
         return part * factor.reshape(*factor.shape, *ones) * factor.reshape(len(factor), *ones, *kernel.spatial)
 
     variance1 = own(kernel.variance1, first)
+    nngp = pairs(kernel.nngp)
+    ntk = None if kernel.ntk is None else pairs(kernel.ntk)
+    if ntk is not None and (weight_rate or bias_rate):
+        ntk = ntk + weight_rate * nngp + bias_rate
     return kernel.replace(
-        nngp=pairs(kernel.nngp),
-        ntk=None if kernel.ntk is None else pairs(kernel.ntk),
+        nngp=nngp,
+        ntk=ntk,
         variance1=variance1,
         variance2=variance1 if kernel.same else own(kernel.variance2, second),
     )
 
 
-def affine(kernel: Kernel, weight: Tensor, bias: Tensor) -> Kernel:
-    """A fixed affine map of every channel, such as batch norm with its stored statistics.
+def fixed_affine(weight: Tensor, bias: Tensor) -> "partial[Kernel]":
+    """The rule of a fixed affine map of every channel, such as batch norm with its stored statistics."""
+    shift = float((bias**2).mean())
+    return partial(
+        affine,
+        square=float((weight**2).mean()),
+        shift=shift,
+        alike=bool((weight == weight[0]).all()) and shift == 0.0,
+    )
+
+
+def affine(kernel: Kernel, square: float, shift: float, *, alike: bool) -> Kernel:
+    """A fixed affine map of every channel.
 
         K' = mean(weight^2) K + mean(bias^2)        Theta' = mean(weight^2) Theta
 
-    Channels stay alike, and so Gaussian, only where all weights are equal and all biases zero.
+    Args:
+        kernel: Units of mean zero.
+        square: Mean square of the weights.
+        shift: Mean square of the biases.
+        alike: All weights are equal and all biases zero: only then do channels stay alike, and so Gaussian.
     """
-    square, shift = float((weight**2).mean()), float((bias**2).mean())
-    alike = bool((weight == weight[0]).all()) and shift == 0.0
 
     def moment(part: Tensor) -> Tensor:
         return square * part + shift

@@ -1,7 +1,7 @@
 """`Plan`: the rules of a network in order, with what each demands of its inputs."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +24,8 @@ class Step:
     Attributes:
         name: Name of the node.
         inputs: Nodes that it takes records of.
-        rule: Maps their records to one.
+        rule: Maps their records to one: a function of this room, or a `functools.partial` of one, so that the fused
+            engine can read which and with what facts.
         where: Node, module path and source line, for messages.
         demand: Pairs of positions that the rule needs of its inputs: those it is asked for (`"same"`), all, or equal
             ones.
@@ -37,7 +38,7 @@ class Step:
 
     name: str
     inputs: tuple[str, ...]
-    rule: Callable[[Sequence[Kernel]], Kernel]
+    rule: Callable[..., Kernel]
     where: str
     demand: Demand = "same"
     weighted: bool = False
@@ -135,7 +136,7 @@ def propagate(plan: Plan, x1: Tensor, x2: Tensor, *, same: bool, ntk: bool) -> K
                 record = input_kernel(first[name], second[name], same=same, ntk=ntk, layout=wanted, channel_axis=axis)
             taken.append(record.diagonal() if wanted == "diagonal" else record)
         _check(step, taken)
-        record = step.rule(taken)
+        record = step.rule(*taken)
         records[step.name] = record.diagonal() if layouts[step.name] == "diagonal" else record
     return records[plan.steps[-1].name]
 
@@ -178,8 +179,8 @@ def dry_run(plan: Plan, example: Tensor) -> DryRun:
     sizes = [1]
 
     def watched(step: Step) -> Step:
-        def rule(records: Sequence[Kernel]) -> Kernel:
-            record = step.rule(records)
+        def rule(*records: Kernel) -> Kernel:
+            record = step.rule(*records)
             sizes.extend(part.nngp.shape[2:].numel() for part in (*records, record))
             return record
 

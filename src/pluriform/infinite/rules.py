@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
@@ -77,7 +77,7 @@ def plan_of(module: nn.Module, example: Tensor, variances: Variances) -> Plan:
             explain("a network with weights", "none before the output", "kernel_of", "pass a network with layers")
         )
     needed = tuple(dict.fromkeys(name for step in steps for name in step.inputs if name in fixed))
-    return Plan(tuple(_reachable(steps, graph.output.inputs[0])), _features(graph, needed))
+    return Plan(tuple(_reachable(steps, graph.output.inputs[0])), Features.of(graph, needed))
 
 
 def _deterministic(graph: Graph) -> frozenset[str]:
@@ -130,27 +130,41 @@ def _reachable(steps: list[Step], output: str) -> list[Step]:
     return kept[::-1]
 
 
-def _features(graph: Graph, names: tuple[str, ...]) -> Callable[[Tensor], dict[str, Tensor]]:
-    """A function that computes deterministic nodes by running that part of the network in float64."""
-    if all(graph[name].op is Op.INPUT for name in names):
-        return lambda x: dict.fromkeys(names, x)
-    part, made = fx.Graph(), {}
-    wanted = [graph.fx_node(name) for name in names]
-    needed = set(wanted)
-    for node in reversed(list(graph.module.graph.nodes)):
-        if node in needed:
-            needed.update(node.all_input_nodes)
-    for node in graph.module.graph.nodes:
-        if node in needed or node.op == "placeholder":
-            made[node] = part.node_copy(node, lambda item: made[item])
-    part.output(tuple(made[node] for node in wanted))
-    runner = copy.deepcopy(fx.GraphModule(graph.module, part)).double()
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Values of deterministic nodes, by running that part of the network in float64.
 
-    def features(x: Tensor) -> dict[str, Tensor]:
-        values = runner.to(x.device)(x.double())
-        return {name: value.to(x.dtype) for name, value in zip(names, values, strict=True)}
+    Attributes:
+        names: Of the nodes.
+        runner: Computes them in this order; `None` where all are the input itself.
+    """
 
-    return features
+    names: tuple[str, ...]
+    runner: nn.Module | None
+
+    @staticmethod
+    def of(graph: Graph, names: tuple[str, ...]) -> "Features":
+        """Of some deterministic nodes."""
+        if all(graph[name].op is Op.INPUT for name in names):
+            return Features(names, None)
+        part, made = fx.Graph(), {}
+        wanted = [graph.fx_node(name) for name in names]
+        needed = set(wanted)
+        for node in reversed(list(graph.module.graph.nodes)):
+            if node in needed:
+                needed.update(node.all_input_nodes)
+        for node in graph.module.graph.nodes:
+            if node in needed or node.op == "placeholder":
+                made[node] = part.node_copy(node, lambda item: made[item])
+        part.output(tuple(made[node] for node in wanted))
+        return Features(names, copy.deepcopy(fx.GraphModule(graph.module, part)).double())
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        """Of a batch, in its precision."""
+        if self.runner is None:
+            return dict.fromkeys(self.names, x)
+        values = self.runner.to(x.device)(x.double())
+        return {name: value.to(x.dtype) for name, value in zip(self.names, values, strict=True)}
 
 
 def unsupported(node: Node) -> UnsupportedOpError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pluriform.errors import UnsupportedOpError, explain
 from pluriform.infinite.kernel import Kernel
 from pluriform.infinite.linear import LayerVariances, linear
 
@@ -23,6 +24,7 @@ __all__ = [
     "pooling",
     "pooling_matrix",
     "respatial",
+    "transpose",
 ]
 
 
@@ -118,7 +120,7 @@ def pad(kernel: Kernel, padding: tuple[tuple[int, int], ...], mode: str) -> Kern
     return _mapped(kernel, padded, spatial)
 
 
-def pooling(kernel: Kernel, matrices: tuple[Tensor, ...]) -> Kernel:
+def pooling(kernel: Kernel, matrices: tuple[Tensor, ...], spatial: tuple[int, ...] | None = None) -> Kernel:
     """A linear map of positions, one matrix `(out, in)` an axis: average and sum pooling, slicing, resizing.
 
         K'(o, o') = sum over p, p' of D(o, p) K(p, p') D(o', p')
@@ -126,6 +128,7 @@ def pooling(kernel: Kernel, matrices: tuple[Tensor, ...]) -> Kernel:
     Args:
         kernel: In the full layout.
         matrices: One for each spatial axis.
+        spatial: Spatial axes of the output where some of length one are dropped.
     """
     axes = len(kernel.spatial)
 
@@ -135,7 +138,8 @@ def pooling(kernel: Kernel, matrices: tuple[Tensor, ...]) -> Kernel:
                 part = torch.movedim(torch.movedim(part, at, -1) @ matrix.to(part).T, -1, at)
         return part
 
-    return _mapped(kernel, mapped, tuple(len(matrix) for matrix in matrices))
+    pooled = _mapped(kernel, mapped, tuple(len(matrix) for matrix in matrices))
+    return pooled if spatial is None else respatial(pooled, spatial)
 
 
 def pooling_matrix(size: int, window: Window, *, ceil: bool = False, count_padding: bool = True) -> Tensor:
@@ -181,6 +185,22 @@ def respatial(kernel: Kernel, spatial: tuple[int, ...]) -> Kernel:
         return part.reshape(*part.shape[:samples], *spatial, *twice)
 
     return _mapped(kernel, reshaped, spatial)
+
+
+def transpose(kernel: Kernel, dims: tuple[int, ...], where: str) -> Kernel:
+    """Axes of the tensor in another order: channels first to channels last and back, and spatial axes in any order.
+
+    Raises:
+        UnsupportedOpError: Samples do not stay first, or channels come between positions.
+    """
+    last = len(dims) - 1
+    channel = last if kernel.channel_axis == -1 else 1
+    place = dims.index(channel)
+    if dims[0] != 0 or place not in (1, last):
+        expected, remedy = "the batch axis first, and channels second or last", "keep channels second or last"
+        raise UnsupportedOpError(explain(expected, f"axes {dims}", where, remedy))
+    order = tuple(dim - 1 - (dim > channel) for dim in dims[1:] if dim != channel)
+    return permute(kernel, order, -1 if place == last else 1)
 
 
 def permute(kernel: Kernel, order: tuple[int, ...], channel_axis: int) -> Kernel:

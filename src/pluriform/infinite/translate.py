@@ -1,8 +1,9 @@
 """One node of the graph as one step: reads the facts of an operation and picks its rule."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ from pluriform.errors import UnsupportedOpError, explain
 from pluriform.graph.graph import Graph, Node
 from pluriform.graph.ops import Op
 from pluriform.infinite.activation import Abrelu, Dual, Erf, Gelu, Sine, activation
-from pluriform.infinite.branch import concatenate, product, residual_sum, scale
+from pluriform.infinite.branch import concatenate, identity, product, residual_sum, scale
 from pluriform.infinite.dropout import dropout
 from pluriform.infinite.kernel import Kernel
 from pluriform.infinite.linear import LayerVariances, linear
-from pluriform.infinite.norm import affine, layer_norm
+from pluriform.infinite.norm import fixed_affine, layer_norm
 from pluriform.infinite.plan import Step
 from pluriform.infinite.spatial import (
     Window,
@@ -25,10 +26,10 @@ from pluriform.infinite.spatial import (
     convolution,
     flatten,
     pad,
-    permute,
     pooling,
     pooling_matrix,
     respatial,
+    transpose,
 )
 
 __all__ = ["Place", "RULES", "WEIGHTED"]
@@ -83,7 +84,7 @@ class Place:
         """Shape of an input on the traced example."""
         return tuple(self.graph[self.inputs[position]].shape)
 
-    def step(self, rule: Callable[[Sequence[Kernel]], Kernel], **facts: Any) -> Step:
+    def step(self, rule: Callable[..., Kernel], **facts: Any) -> Step:
         """The step of this node."""
         return Step(self.node.name, self.inputs, rule, self.where, **facts)
 
@@ -108,7 +109,7 @@ def _layer(place: Place, variances: Any) -> LayerVariances:
 
 def _linear(place: Place, variances: Any) -> Step:
     layer = _layer(place, variances)
-    return place.step(lambda records: linear(records[0], layer), weighted=True, channel_axis=-1)
+    return place.step(partial(linear, layer=layer), weighted=True, channel_axis=-1)
 
 
 def _conv(place: Place, variances: Any) -> Step:
@@ -121,7 +122,7 @@ def _conv(place: Place, variances: Any) -> Step:
     mode = place.fact("padding_mode", "zeros")
     facts = sizes, place.fact("stride"), place.fact("dilation"), place.fact("padding")
     windows = tuple(Window(*fact, mode) for fact in zip(*facts, strict=True))
-    return place.step(lambda records: convolution(records[0], windows, layer), weighted=True, channel_axis=1)
+    return place.step(partial(convolution, windows=windows, layer=layer), weighted=True, channel_axis=1)
 
 
 def dual_of(place: Place) -> Dual:
@@ -150,13 +151,13 @@ def dual_of(place: Place) -> Dual:
 
 def _activation(place: Place, _: Any) -> Step:
     if place.fact("function") == "neg":
-        return place.step(lambda records: scale(records[0], -1.0))
+        return place.step(partial(scale, factor=-1.0))
     dual = dual_of(place)
-    return place.step(lambda records: activation(records[0], dual), bends=True)
+    return place.step(partial(activation, dual=dual), bends=True)
 
 
 def _identity(place: Place, _: Any) -> Step:
-    return place.step(lambda records: records[0])
+    return place.step(identity)
 
 
 def _dropout(place: Place, _: Any) -> Step:
@@ -165,7 +166,7 @@ def _dropout(place: Place, _: Any) -> Step:
         return _identity(place, _)
     layer = place.graph.submodule(place.node) if place.node.module else None
     whole = isinstance(layer, nn.Dropout1d | nn.Dropout2d | nn.Dropout3d)
-    return place.step(lambda records: dropout(records[0], 1 - probability, whole_channels=whole))
+    return place.step(partial(dropout, keep=1 - probability, whole_channels=whole))
 
 
 def _batch_norm(place: Place, _: Any) -> Step:
@@ -181,7 +182,7 @@ def _batch_norm(place: Place, _: Any) -> Step:
     weight = ratio if layer.weight is None else ratio * layer.weight.detach().double()
     shift = -layer.running_mean.double() * weight
     shift = shift if layer.bias is None else shift + layer.bias.detach().double()
-    return place.step(lambda records: affine(records[0], weight, shift), centres=True)
+    return place.step(fixed_affine(weight, shift), centres=True)
 
 
 def _layer_norm(place: Place, variances: Any) -> Step:
@@ -207,16 +208,9 @@ def _norm(place: Place, over_positions: bool, channel_axis: int | None, centres:
     eps = place.fact("eps")
     eps = float(torch.finfo(torch.float32).eps if eps is None else eps)
     standard = variances.parameterization == "standard"
-    rates = [
-        float(standard and tensor.requires_grad) for tensor in (*place.parameters, torch.zeros(()), torch.zeros(()))
-    ]
-
-    def rule(records: Sequence[Kernel]) -> Kernel:
-        record = layer_norm(records[0], eps, over_positions=over_positions)
-        if record.ntk is None or not any(rates[:2]):
-            return record
-        return record.replace(ntk=record.ntk + rates[0] * record.nngp + rates[1])
-
+    none = torch.zeros(())
+    rates = [float(standard and tensor.requires_grad) for tensor in (*place.parameters, none, none)]
+    rule = partial(layer_norm, eps=eps, over_positions=over_positions, weight_rate=rates[0], bias_rate=rates[1])
     return place.step(rule, centres=centres, channel_axis=channel_axis)
 
 
@@ -240,10 +234,7 @@ def _adaptive(place: Place, _: Any) -> Step:
 
 
 def _pooled(place: Place, matrices: list[Tensor], spatial: tuple[int, ...] | None = None) -> Step:
-    def rule(records: Sequence[Kernel]) -> Kernel:
-        record = pooling(records[0], tuple(matrices))
-        return record if spatial is None else respatial(record, spatial)
-
+    rule = partial(pooling, matrices=tuple(matrices), spatial=spatial)
     return place.step(rule, demand="full", channel_axis=1)
 
 
@@ -264,9 +255,9 @@ def _reshape(place: Place, _: Any) -> Step:
     """Flatten to vectors, or add and drop axes of length one."""
     before, after = place.shape(), tuple(place.node.shape)
     if len(after) == 2:
-        return place.step(lambda records: flatten(records[0]), demand="diagonal")
+        return place.step(flatten, demand="diagonal")
     if before[:2] == after[:2] and [n for n in before[2:] if n > 1] == [n for n in after[2:] if n > 1]:
-        return place.step(lambda records: respatial(records[0], after[2:]), channel_axis=1)
+        return place.step(partial(respatial, spatial=after[2:]), channel_axis=1)
     raise place.refuse(
         "a reshape to vectors, or one that adds or drops axes of length one", f"{before} to {after}", "flatten instead"
     )
@@ -274,21 +265,7 @@ def _reshape(place: Place, _: Any) -> Step:
 
 def _permute(place: Place, _: Any) -> Step:
     """Channels first to channels last and back, and spatial axes in any order."""
-    dims = place.fact("dims")
-    last = len(dims) - 1
-
-    def rule(records: Sequence[Kernel]) -> Kernel:
-        record = records[0]
-        channel = last if record.channel_axis == -1 else 1
-        place_after = dims.index(channel)
-        if dims[0] != 0 or place_after not in (1, last):
-            raise place.refuse(
-                "the batch axis first, and channels second or last", f"axes {dims}", "keep channels second or last"
-            )
-        order = tuple(dim - 1 - (dim > channel) for dim in dims[1:] if dim != channel)
-        return permute(record, order, -1 if place_after == last else 1)
-
-    return place.step(rule)
+    return place.step(partial(transpose, dims=tuple(place.fact("dims")), where=place.where))
 
 
 def _pad(place: Place, _: Any) -> Step:
@@ -301,7 +278,7 @@ def _pad(place: Place, _: Any) -> Step:
         )
     padding = ((0, 0),) * (axes - len(sides)) + tuple(sides)
     name = "zeros" if mode == "constant" else str(mode)
-    return place.step(lambda records: pad(records[0], padding, name), channel_axis=1)
+    return place.step(partial(pad, padding=padding, mode=name), channel_axis=1)
 
 
 def _join(place: Place, _: Any) -> Step:
@@ -309,8 +286,8 @@ def _join(place: Place, _: Any) -> Step:
     multiplies, constant = place.node.op is Op.MULTIPLY, _constant(place)
     if len(place.inputs) == 1 and constant is not None and place.node.op is not Op.DIVIDE:
         if multiplies:
-            return place.step(lambda records: scale(records[0], constant))
-        return place.step(lambda records: affine(records[0], torch.ones(1), torch.tensor([constant])), centres=True)
+            return place.step(partial(scale, factor=constant))
+        return place.step(fixed_affine(torch.ones(1), torch.tensor([constant])), centres=True)
     if len(place.inputs) < 2 or place.node.op is Op.DIVIDE:
         raise place.refuse(
             "branches of the network, or a branch and a number",
@@ -343,7 +320,7 @@ def _concat(place: Place, _: Any) -> Step:
         raise place.refuse("a concatenation of channels", f"one of axis {dim}", "concatenate channels")
     widths = [shape[dim] for shape in shapes]
     axis = None if len(shapes[0]) == 2 else 1 if dim == 1 else -1
-    return place.step(lambda records: concatenate(records, widths), channel_axis=axis)
+    return place.step(partial(concatenate, widths=tuple(widths)), channel_axis=axis)
 
 
 RULES: dict[Op, Callable[[Place, Any], Step]] = {
