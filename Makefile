@@ -1,14 +1,15 @@
 # Two targets matter: `make demo` and `make test`. Each makes its own set-up and starts at once when that is there.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench bench-peers clean
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 $(STAMPS)/venv:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3 ..."; exit 1; }
@@ -43,5 +44,13 @@ check: $(STAMPS)/check ## Lint, format, types, floors, names, docstrings
 bench: $(STAMPS)/test ## Time the main parts beside their peers; writes benchmarks/*.json
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-clean: ## Remove the virtual environment and the runs
-	rm -rf $(VENV) runs
+$(PEERS)/.stamp: benchmarks/peers/constraints.txt
+	@command -v python3.11 > /dev/null || { echo "Python 3.11 is needed: neural-tangents and its JAX have no newer one."; exit 1; }
+	python3.11 -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet -c $< neural-tangents jax jaxlib
+	touch $@
+
+bench-peers: $(PEERS)/.stamp ## Make .venv-peers, where the peers of the benchmarks live (neural-tangents on its old JAX)
+
+clean: ## Remove the virtual environments and the runs
+	rm -rf $(VENV) $(PEERS) runs
