@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pluriform.gaussian_process import condition, spectrum
+from pluriform.gaussian_process.exact import condition, spectrum
 from pluriform.infinite.calibration import RIDGES, choose_ridge, fit_scale, held_out_in_folds, regression_loss
 from pluriform.infinite.predict.gradient_flow import gradient_flow
 

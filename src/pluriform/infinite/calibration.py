@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pluriform.axes import Labels, Logits
-from pluriform.gaussian_process import Spectrum
+from pluriform.gaussian_process.exact import Spectrum
 from pluriform.infinite.predict.gradient_flow import GradientFlow
 
 __all__ = ["Calibration", "HeldOut", "RIDGES", "choose_ridge", "fit_scale", "held_out_in_folds", "regression_loss"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pluriform.data.data import Data
 from pluriform.errors import ConfigError, explain
-from pluriform.gaussian_process import absolute_ridge, check_memory, spectrum
+from pluriform.gaussian_process.exact import absolute_ridge, check_memory, spectrum
 from pluriform.infinite.calibration import HeldOut, choose_ridge, fit_scale, held_out_in_folds, regression_loss
 from pluriform.infinite.kernel_function import kernel_of
 from pluriform.infinite.network import InfiniteNetwork

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pluriform.errors import ConfigError
-from pluriform.gaussian_process import condition
+from pluriform.gaussian_process.exact import condition
 from pluriform.infinite.predict.gradient_flow import gradient_flow, max_learning_rate
 
 N, M, OUTPUTS = 9, 4, 2

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pluriform.errors import ConfigError, explain
-from pluriform.gaussian_process import Cross, Outputs, Square, condition, spectrum
+from pluriform.gaussian_process.exact import Cross, Outputs, Square, condition, spectrum
 
 __all__ = ["GradientFlow", "flow_variance", "gradient_flow", "max_learning_rate"]
 
