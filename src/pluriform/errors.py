@@ -12,6 +12,7 @@
     ├── GraphError (ValueError)            an edit that the graph does not allow
     │   └── UnsupportedOpError (NotImplementedError)
     ├── SingularKernelError (ArithmeticError)
+    ├── ConvergenceError (ArithmeticError) an iteration stopped short of its tolerance
     ├── MemoryBudgetError (MemoryError)    estimated before starting
     ├── DivergenceError (ArithmeticError)  training left the finite numbers
     ├── RunError (OSError)                 the run folder
@@ -27,6 +28,7 @@ A message has four parts: what was expected, what came, where, and what to do. `
 __all__ = [
     "BoundsError",
     "ConfigError",
+    "ConvergenceError",
     "CorruptFileError",
     "DataError",
     "DataNotFoundError",
@@ -95,6 +97,10 @@ class UnsupportedOpError(GraphError, NotImplementedError):
 
 class SingularKernelError(PluriformError, ArithmeticError):
     """A kernel matrix is not positive definite (duplicate inputs, no ridge)."""
+
+
+class ConvergenceError(PluriformError, ArithmeticError):
+    """An iterative solver stopped short of its tolerance; the message carries how far it came."""
 
 
 class MemoryBudgetError(PluriformError, MemoryError):
