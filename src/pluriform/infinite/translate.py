@@ -13,7 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pluriform.errors import UnsupportedOpError, explain
 from pluriform.graph.graph import Graph, Node
 from pluriform.graph.ops import Op
-from pluriform.infinite.activation import Abrelu, Dual, Erf, Gelu, Sine, activation
+from pluriform.infinite.activation.dual import Dual
+from pluriform.infinite.activation.erf import Erf
+from pluriform.infinite.activation.gelu import Gelu
+from pluriform.infinite.activation.rectifier import Abrelu
+from pluriform.infinite.activation.rule import activation
+from pluriform.infinite.activation.trigonometric import Sine
 from pluriform.infinite.branch import concatenate, identity, product, residual_sum, scale
 from pluriform.infinite.dropout import dropout
 from pluriform.infinite.kernel import Kernel

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pluriform.infinite.activation import Abrelu, Erf, Gelu, Sine, activation
+from pluriform.infinite.activation.erf import Erf
+from pluriform.infinite.activation.gelu import Gelu
+from pluriform.infinite.activation.rectifier import Abrelu
+from pluriform.infinite.activation.rule import activation
+from pluriform.infinite.activation.trigonometric import Sine
 from pluriform.infinite.kernel import Kernel
 
 SMOOTH = {

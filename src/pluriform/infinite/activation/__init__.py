@@ -1,0 +1,1 @@
+"""Nonlinearities on jointly Gaussian units, one family a file."""
