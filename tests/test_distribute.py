@@ -148,3 +148,24 @@ def test_ray(work):
         outcomes[1].value()
     with pytest.raises(TaskError, match=r"(?i)worker.*(died|crashed)"):
         outcomes[2].value()
+
+
+@pytest.mark.parametrize("workers", ["serial", "processes"])
+def test_outcomes_are_told_as_they_come_and_telling_can_end_the_work(work, workers):
+    seen = []
+    map_tasks(work.half, [4, "raise", 6], workers=workers, tell=seen.append)
+    assert sorted((outcome.position, outcome.result, outcome.ok) for outcome in seen) == [
+        (0, 2, True), (1, None, False), (2, 3, True),
+    ]  # fmt: skip
+    count = []
+
+    def enough(outcome):
+        count.append(outcome.position)
+        if len(count) == 2:
+            raise OSError("no room")
+
+    start = time.perf_counter()
+    with pytest.raises(OSError, match="no room"):
+        map_tasks(work.where, range(200), workers=workers, tell=enough)
+    assert len(count) == 2
+    assert time.perf_counter() - start < 30

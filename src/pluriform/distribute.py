@@ -54,7 +54,12 @@ class Outcome(Generic[T]):
 
 
 def map_tasks(
-    function: Callable[[Any], T], tasks: Sequence[Any], *, workers: Workers = "serial", processes: int = 2
+    function: Callable[[Any], T],
+    tasks: Sequence[Any],
+    *,
+    workers: Workers = "serial",
+    processes: int = 2,
+    tell: Callable[[Outcome[T]], None] | None = None,
 ) -> list[Outcome[T]]:
     """Call `function` on every task; a task that fails, or kills its worker, does not sink the others.
 
@@ -66,6 +71,8 @@ def map_tasks(
         workers: `serial` calls one after the other here; `processes` in fresh local processes, which share the cores;
             `ray` on the Ray cluster that this program is connected to, or a local one, with the extra `ray`.
         processes: Number of local processes.
+        tell: Called here with each outcome as it comes in (on Ray in the order of the tasks); what it raises ends the
+            work, and is raised on.
 
     Returns:
         One outcome a task, in the order of the tasks.
@@ -78,10 +85,16 @@ def map_tasks(
         expected, got = "workers 'serial', 'processes' or 'ray', processes at least 1", f"{workers!r}, {processes}"
         raise ConfigError(explain(expected, got, "map_tasks", "change the argument"))
     if workers == "serial":
-        return [_guarded(function, task, position) for position, task in enumerate(tasks)]
+        return [_told(_guarded(function, task, position), tell) for position, task in enumerate(tasks)]
     if workers == "ray":
-        return _on_ray(function, tasks)
-    return _Pool(function, tasks, processes).run()
+        return _on_ray(function, tasks, tell)
+    return _Pool(function, tasks, processes, tell).run()
+
+
+def _told(outcome: Outcome[T], tell: Callable[[Outcome[T]], None] | None) -> Outcome[T]:
+    if tell is not None:
+        tell(outcome)
+    return outcome
 
 
 def _guarded(function: Callable[[Any], T], task: Any, position: int) -> Outcome[T]:
@@ -94,8 +107,14 @@ def _guarded(function: Callable[[Any], T], task: Any, position: int) -> Outcome[
 class _Pool:
     """Local processes, each on one task at a time; one that dies is replaced while tasks are waiting."""
 
-    def __init__(self, function: Callable[[Any], Any], tasks: Sequence[Any], processes: int) -> None:
-        self.function, self.waiting = function, deque(enumerate(tasks))
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        tasks: Sequence[Any],
+        processes: int,
+        tell: Callable[[Outcome], None] | None = None,
+    ) -> None:
+        self.function, self.waiting, self.tell = function, deque(enumerate(tasks)), tell
         self.outcomes: list[Outcome | None] = [None] * len(tasks)
         self.count = min(processes, len(tasks))
         self.busy: dict[Connection, tuple[BaseProcess, int]] = {}
@@ -137,7 +156,7 @@ class _Pool:
                 self.waiting.appendleft((position, task))
                 break
             except Exception:
-                self.outcomes[position] = Outcome(position, None, traceback.format_exc())
+                self._record(Outcome(position, None, traceback.format_exc()))
                 continue
             self.busy[connection] = (process, position)
             return
@@ -147,17 +166,21 @@ class _Pool:
     def _collect(self, connection: Connection) -> None:
         process, position = self.busy.pop(connection)
         try:
-            self.outcomes[position] = connection.recv()
+            outcome = connection.recv()
         except (EOFError, ConnectionError):
             process.join()
-            self.outcomes[position] = Outcome(position, None, f"the worker process died {_words(process.exitcode)}")
             connection.close()
             if self.waiting:
                 self._hire()
+            self._record(Outcome(position, None, f"the worker process died {_words(process.exitcode)}"))
             return
         except Exception:  # A result whose class cannot be imported here.
-            self.outcomes[position] = Outcome(position, None, traceback.format_exc())
+            outcome = Outcome(position, None, traceback.format_exc())
         self._assign(connection, process)
+        self._record(outcome)
+
+    def _record(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.position] = _told(outcome, self.tell)
 
 
 def _words(code: int | None) -> str:
@@ -190,7 +213,9 @@ def _work(connection: Connection, code: bytes, threads: int) -> None:
             connection.send(Outcome(position, None, traceback.format_exc()))
 
 
-def _on_ray(function: Callable[[Any], T], tasks: Sequence[Any]) -> list[Outcome[T]]:
+def _on_ray(
+    function: Callable[[Any], T], tasks: Sequence[Any], tell: Callable[[Outcome[T]], None] | None
+) -> list[Outcome[T]]:
     try:
         import ray  # type: ignore[import-not-found]
     except ImportError as error:
@@ -202,7 +227,7 @@ def _on_ray(function: Callable[[Any], T], tasks: Sequence[Any]) -> list[Outcome[
     try:
         remote = ray.remote(max_retries=0)(_guarded)
         futures = [remote.remote(function, task, position) for position, task in enumerate(tasks)]
-        return [_fetched(ray, future, position) for position, future in enumerate(futures)]
+        return [_told(_fetched(ray, future, position), tell) for position, future in enumerate(futures)]
     finally:
         if own:
             ray.shutdown()
