@@ -109,7 +109,7 @@ CASES = {
     ),
     "cnn-flatten": Case(
         lambda: stack(5, nn.Flatten(), nn.Linear(WIDTH * 1024, 1)),
-        (256, 256), (64, 64), 1024 * (6 + 5 * (CONV + RELU) + 2), 5,
+        (256, 256), (128, 128), 1024 * (6 + 5 * (CONV + RELU) + 2), 5,
     ),
     "mlp": Case(mlp, (4000, 4000), (4000, 4000), 2 * 784 + 4 * (RELU + 3), 4),
 }  # fmt: skip
