@@ -111,3 +111,28 @@ def test_leave_one_out_equals_leaving_each_out_at_the_end(kernels):
         rest = torch.arange(N) != i
         alone = gradient_flow(k[rest][:, rest], theta[rest][:, rest], y[rest], ridge=0.2)
         assert torch.allclose(held_out[i], alone.mean(theta[i, rest][None])[0])
+
+
+@pytest.mark.parametrize("factor", [0.01, 0.6, 0.95])
+def test_discrete_steps_are_those_of_gradient_descent(kernels, factor):
+    k, theta, y = kernels
+    rate = factor * max_learning_rate(split(theta)[0], OUTPUTS)
+    explicit = descend(theta, torch.zeros(N + M, OUTPUTS, dtype=torch.float64), y, 7 * rate, steps=7)
+    flow = gradient_flow(split(k)[0], split(theta)[0], y, time=7, learning_rate=rate, discrete=True)
+    assert torch.allclose(flow.mean(split(theta)[1]), explicit[N:], atol=1e-12)
+    unit = torch.eye(N + M, dtype=torch.float64)
+    gain = descend(theta, unit, torch.zeros(N, N + M).double(), 7 * rate * (N + M) / OUTPUTS, steps=7)
+    covariance = flow.covariance(split(theta)[1], split(k)[1], split(k)[2])
+    assert torch.allclose(covariance, (gain @ k @ gain.T)[N:, N:], atol=1e-12)
+
+
+def test_small_discrete_steps_become_the_flow_and_large_ones_are_refused(kernels):
+    k, theta, y = kernels
+    train, rate = (split(k)[0], split(theta)[0]), max_learning_rate(split(theta)[0], OUTPUTS)
+    flow = gradient_flow(*train, y, time=100, learning_rate=1e-5 * rate)
+    steps = gradient_flow(*train, y, time=100, learning_rate=1e-5 * rate, discrete=True)
+    assert torch.allclose(flow.weights, steps.weights, rtol=1e-4)
+    with pytest.raises(ConfigError, match=r"largest that converges; got 1.1 times"):
+        gradient_flow(*train, y, time=100, learning_rate=1.1 * rate, discrete=True)
+    with pytest.raises(ConfigError, match=r"whole number of steps; got 2.5"):
+        gradient_flow(*train, y, time=2.5, discrete=True)

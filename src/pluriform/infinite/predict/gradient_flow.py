@@ -21,7 +21,7 @@ from torch import Tensor
 from pluriform.errors import ConfigError, explain
 from pluriform.gaussian_process.exact import Cross, Outputs, Square, condition, spectrum
 
-__all__ = ["GradientFlow", "flow_variance", "gradient_flow", "max_learning_rate"]
+__all__ = ["Decay", "GradientFlow", "flow_variance", "gradient_flow", "max_learning_rate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +79,7 @@ def gradient_flow(
     learning_rate: float | int = 1.0,
     ridge: float | int = 0.0,
     kernel: Literal["ntk", "nngp"] = "ntk",
+    discrete: bool = False,
 ) -> GradientFlow:
     """Solve the training dynamics of the infinite ensemble.
 
@@ -91,12 +92,15 @@ def gradient_flow(
         ridge: Absolute ridge on the flowing kernel, in the inverse and in the exponential; the covariance terms keep
             the plain `K`.
         kernel: `"ntk"` trains all layers; `"nngp"` the last one, which at the end is the Bayesian posterior.
+        discrete: `time` counts whole steps of gradient descent: `(1 - rate lambda / (N O))^time` takes the place of
+            the exponential, which is its limit for small steps.
 
     Returns:
         Coefficients of mean and covariance, float64.
 
     Raises:
-        ConfigError: A negative time, learning rate or ridge.
+        ConfigError: A negative time, learning rate or ridge; discrete steps that are no whole number, or so large that
+            they diverge.
         SingularKernelError: The kernel cannot be inverted.
 
     References:
@@ -107,8 +111,8 @@ def gradient_flow(
         if value is not None and not value >= 0:
             raise ConfigError(explain(f"{name} of 0 or more", f"{value}", "gradient flow", f"give another {name}"))
     flowing = nngp if kernel == "nngp" or ntk is None else ntk
-    rate = None if time is None else learning_rate * time / targets.numel()
-    inverse, twice = _solved(flowing, targets, ridge, rate)
+    decay = Decay.of(time, learning_rate / targets.numel(), discrete)
+    inverse, twice = _solved(flowing, targets, ridge, decay)
     covariance = nngp.double()
     targets = targets.double()
     if kernel == "nngp":
@@ -116,21 +120,71 @@ def gradient_flow(
     return GradientFlow(inverse @ targets, inverse, inverse @ covariance @ inverse, True)
 
 
-def _solved(gram: Tensor, targets: Tensor, ridge: float, rate: float | None) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Decay:
+    """How errors decay along an eigenvector: by `exp(-rate lambda t)`, or `(1 - rate lambda)^t` in discrete steps.
+
+    Attributes:
+        time: `t`; `None` is infinity.
+        rate: Learning rate over the number of targets.
+        discrete: Whole steps.
+    """
+
+    time: float | None
+    rate: float
+    discrete: bool = False
+
+    @staticmethod
+    def of(time: float | int | None, rate: float, discrete: bool = False) -> "Decay":
+        """Checked.
+
+        Raises:
+            ConfigError: Discrete steps that are no whole number.
+        """
+        if discrete and time is not None and time != int(time):
+            remedy = "give whole steps, or discrete=False"
+            raise ConfigError(explain("a whole number of steps", f"{time}", "gradient flow", remedy))
+        return Decay(None if time is None else float(time), rate, discrete)
+
+    def twice(self) -> "Decay":
+        """The same at twice the time."""
+        return Decay(None if self.time is None else 2 * self.time, self.rate, self.discrete)
+
+    def gain(self, values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """`(1 - decay) / lambda` for each eigenvalue, with its limit `rate t` at 0 (0 at infinite time).
+
+        Raises:
+            ConfigError: Steps so large that they diverge.
+        """
+        positive = values > 1e-14 * values.max()
+        divisor = torch.where(positive, values, 1.0)
+        if self.time is None:
+            return torch.where(positive, 1.0 / divisor, 0.0)
+        exponent = -self.rate * self.time * values
+        if not self.discrete:
+            return torch.where(positive, -torch.expm1(exponent) / divisor, self.rate * self.time)
+        share = self.rate * values
+        if float(share.max()) >= 2:
+            got = f"{float(share.max()) / 2:.3g} times that"
+            raise ConfigError(
+                explain(
+                    "a learning rate below the largest that converges", got, "gradient descent", "take a smaller one"
+                )
+            )
+        small = -torch.expm1(self.time * torch.log1p(-share.clamp_max(0.5)))
+        lost = torch.where(share < 0.5, small, 1 - (1 - share) ** int(self.time))
+        return torch.where(positive, lost / divisor, self.rate * self.time)
+
+
+def _solved(gram: Tensor, targets: Tensor, ridge: float, decay: Decay) -> tuple[Tensor, Tensor]:
     """`M_t` at the given and at twice the time; at infinity both are the inverse."""
-    if rate is None:
+    if decay.time is None:
         inverse = torch.cholesky_inverse(condition(gram, targets, ridge).factor)
         return inverse, inverse
     basis = spectrum(gram, targets)
     shifted = basis.values + ridge
-
-    def function(speed: float) -> Tensor:
-        positive = shifted > 1e-14 * shifted.max()
-        divisor = torch.where(positive, shifted, torch.ones_like(shifted))
-        gain = torch.where(positive, -torch.expm1(-speed * shifted) / divisor, torch.full_like(shifted, speed))
-        return (basis.vectors * gain) @ basis.vectors.T
-
-    return function(rate), function(2 * rate)
+    gains = [(basis.vectors * part.gain(shifted)) @ basis.vectors.T for part in (decay, decay.twice())]
+    return gains[0], gains[1]
 
 
 def max_learning_rate(ntk: Square, outputs: int, momentum: float = 0.0) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pluriform.gaussian_process.exact import Square
 from pluriform.gaussian_process.nystrom import InducingProcess, condition_on_inducing, whitening
-from pluriform.infinite.predict.gradient_flow import GradientFlow
+from pluriform.infinite.predict.gradient_flow import Decay, GradientFlow
 
 __all__ = ["InducingFlow", "inducing_flow"]
 
@@ -48,24 +48,15 @@ class InducingFlow:
             learning_rate: Speed of the flow.
         """
         process = self.process
-        rate = None if time is None else learning_rate * time / (process.samples * len(process.energy))
-        gain = _gain(process.strengths + ridge, rate)
-        left = process.projection * gain
+        decay = Decay.of(time, learning_rate / (process.samples * len(process.energy)))
+        left = process.projection * decay.gain(process.strengths + ridge)
         weights = left @ process.moments
         if self.root is None or self.mixed is None:
-            twice = _gain(process.strengths + ridge, None if rate is None else 2 * rate) * process.strengths
+            twice = decay.twice().gain(process.strengths + ridge) * process.strengths
             spread = -(process.projection * twice) @ process.projection.T
             return GradientFlow(weights, left @ process.projection.T, spread, False)
         mixed = left @ self.mixed
         return GradientFlow(weights, mixed @ self.root.T, mixed @ mixed.T, True)
-
-
-def _gain(shifted: Tensor, rate: float | None) -> Tensor:
-    positive = shifted > 1e-14 * shifted.max()
-    divisor = torch.where(positive, shifted, torch.ones_like(shifted))
-    if rate is None:
-        return torch.where(positive, 1.0 / divisor, 0.0)
-    return torch.where(positive, -torch.expm1(-rate * shifted) / divisor, torch.full_like(shifted, rate))
 
 
 def inducing_flow(
