@@ -1,6 +1,5 @@
 """One node of the graph as one step: reads the facts of an operation and picks its rule."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +13,9 @@ from pluriform.errors import UnsupportedOpError, explain
 from pluriform.graph.graph import Graph, Node
 from pluriform.graph.ops import Op
 from pluriform.infinite.activation.dual import Dual
-from pluriform.infinite.activation.erf import Erf
-from pluriform.infinite.activation.gelu import Gelu
+from pluriform.infinite.activation.named import NAMED, dual_named
 from pluriform.infinite.activation.rectifier import Abrelu
 from pluriform.infinite.activation.rule import activation
-from pluriform.infinite.activation.trigonometric import Sine
 from pluriform.infinite.branch import concatenate, identity, product, residual_sum, scale
 from pluriform.infinite.dropout import dropout
 from pluriform.infinite.kernel import Kernel
@@ -131,34 +128,44 @@ def _conv(place: Place, variances: Any) -> Step:
 
 
 def dual_of(place: Place) -> Dual:
-    """The closed form of an activation node.
+    """The moments of an activation node.
 
     Raises:
-        UnsupportedOpError: There is none.
+        UnsupportedOpError: There are none.
     """
-    name = place.fact("function")
-    fixed: dict[str, Dual] = {
-        "relu": Abrelu(),
-        "abs": Abrelu(-1.0, 1.0),
-        "erf": Erf(),
-        "sin": Sine(),
-        "cos": Sine(math.pi / 2),
-    }
-    if name in fixed:
-        return fixed[name]
-    if name == "leaky_relu":
-        return Abrelu(float(place.fact("negative_slope", 0.01)), 1.0)
-    if name == "gelu" and place.fact("approximate", "none") == "none":
-        return Gelu()
-    known = ", ".join([*fixed, "leaky_relu", "gelu (not approximate)"])
-    raise place.refuse(f"one of {known}", f"{name}", "use one of these: others have no closed form here")
+    name = str(place.fact("function"))
+    if name == "prelu":
+        return _prelu(place)
+    if (name != "rrelu" or not _is_training(place)) and (dual := dual_named(name, place.node.attributes)) is not None:
+        return dual
+    raise place.refuse(
+        f"one of {', '.join(sorted(NAMED))}, or prelu with one frozen slope; powers with a whole exponent of 0 or more",
+        f"{name}{' in training mode' if name == 'rrelu' else ''}",
+        "use one of these: others are random, or have no moments under a Gaussian",
+    )
+
+
+def _is_training(place: Place) -> bool:
+    return place.node.module is None or place.graph.submodule(place.node).training
+
+
+def _prelu(place: Place) -> Dual:
+    slope = place.parameters[0]
+    if slope.requires_grad or bool((slope != slope.flatten()[0]).any()):
+        raise place.refuse(
+            "prelu with one frozen slope",
+            "a trainable slope, or one for each channel",
+            "call weight.requires_grad_(False) on it, or use leaky_relu",
+        )
+    return Abrelu(float(slope.flatten()[0]), 1.0)
 
 
 def _activation(place: Place, _: Any) -> Step:
     if place.fact("function") == "neg":
         return place.step(partial(scale, factor=-1.0))
-    dual = dual_of(place)
-    return place.step(partial(activation, dual=dual), bends=True)
+    if place.fact("function") == "positive":
+        return place.step(identity)
+    return place.step(partial(activation, dual=dual_of(place)), bends=True)
 
 
 def _identity(place: Place, _: Any) -> Step:

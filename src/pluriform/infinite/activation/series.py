@@ -1,0 +1,240 @@
+"""Hermite series: moments of any nonlinearity from coefficients that depend on one variance only."""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pluriform.infinite.activation.dual import Dual, Moments, positive_root
+from pluriform.infinite.activation.piecewise import Piecewise
+from pluriform.infinite.activation.smooth import FUNCTIONS
+
+__all__ = ["Hermite", "SeriesError"]
+
+MOST_TERMS = 512
+COUNTS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, MOST_TERMS)
+PANELS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 13.0)
+NODES = 32
+LEAST = 1e-10
+"""Variances below this have the coefficients of this one."""
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesError:
+    """Bounds on what truncation takes from a moment, relative to that of a unit with itself.
+
+    Attributes:
+        value: Of `E[phi(u) phi(v)]`.
+        slope: Of `E[phi'(u) phi'(v)]`.
+    """
+
+    value: Tensor
+    slope: Tensor
+
+
+@dataclass(frozen=True)
+class Hermite(Dual):
+    """Any nonlinearity by its Hermite series.
+
+        K' = sum_l a_l(q11) a_l(q22) rho^l,      kappa = sum_l d_l(q11) d_l(q22) rho^l
+        a_l(q) = E[phi(sqrt(q) z) h_l(z)],       d_l = sqrt((l + 1) / q) a_(l+1),     rho = q12 / sqrt(q11 q22)
+
+    with normalised Hermite polynomials `h_l`. Where `phi` has a kink at 0, a piecewise polynomial with the same kink is
+    taken off and its moments, known in closed form, are added, so that the series converges fast up to `rho = 1`. The
+    number of terms is chosen from the largest variance so that `error` stays below the tolerance.
+
+    Attributes:
+        name: In `FUNCTIONS`.
+        parameters: Of the function.
+        tolerance: Of truncation, relative.
+
+    References:
+        O'Donnell 2014, Analysis of Boolean Functions, section 11.2 (Hermite expansions).
+        Han, Zandieh, Lee, Novak, Xiao, Karbasi 2022, Fast Neural Kernel Embeddings for General Activations,
+        arXiv:2209.04121.
+
+    Example:
+        >>> q = torch.tensor([2.0], dtype=torch.float64)
+        >>> bool(Hermite("tanh").error(q).value < 1e-12)
+        True
+    """
+
+    name: str
+    parameters: tuple[float, ...] = ()
+    tolerance: float = 1e-8
+
+    def phi(self, x: Tensor) -> Tensor:
+        """The nonlinearity itself."""
+        return FUNCTIONS[self.name].phi(x, *self.parameters)
+
+    @property
+    def odd(self) -> bool:
+        """Whether the function is odd."""
+        return FUNCTIONS[self.name].odd
+
+    @property
+    def kink(self) -> Piecewise | None:
+        """The piecewise polynomial that is taken off."""
+        jumps = FUNCTIONS[self.name].jumps(*self.parameters)
+        return Piecewise(tuple((0.0, k, jump) for k, jump in enumerate(jumps, 1) if jump)) if jumps else None
+
+    def mean(self, q: Tensor) -> Tensor:
+        """`E[phi(u)]`."""
+        nodes, weights = _quadrature(q)
+        return (self.phi(positive_root(q)[..., None] * nodes) * weights).sum(-1).to(q.dtype)
+
+    def own(self, q: Tensor) -> Moments:
+        """Moments of a unit with itself, by quadrature on both sides of 0."""
+        nodes, weights = _quadrature(q)
+        x = positive_root(q.double())[..., None] * nodes
+        value, slope = self.phi(x) ** 2, _derivative(self, x) ** 2
+        return Moments(*((part * weights).sum(-1).to(q.dtype) for part in (value, slope)))
+
+    def moments(self, q12: Tensor, q11: Tensor, q22: Tensor) -> Moments:
+        """Moments of pairs."""
+        count = self.terms(torch.stack([q11.detach().max(), q22.detach().max()]))
+        root1, root2 = (q.double().clamp(min=LEAST).sqrt() for q in (q11, q22))
+        rho = _correlation(q12, q11, q22)
+        kink = self.kink
+        first, second = (_coefficients(self, root, count) for root in (root1, root2))
+        value, slope = _sums(rho, first, second, root1, root2)
+        if kink is not None:
+            first, second = (_coefficients(kink, root, count) for root in (root1, root2))
+            less, closed = _sums(rho, first, second, root1, root2), kink.moments(q12, q11, q22)
+            value, slope = value - less[0] + closed.value, slope - less[1] + closed.slope
+        return Moments(value, slope)
+
+    def terms(self, q: Tensor) -> int:
+        """Number of terms for variances up to the largest of `q`; fewer where their precision is low."""
+        if q.device.type == "meta":
+            return COUNTS[0]
+        most = q.detach().max().reshape(1)
+        wanted = max(self.tolerance, 8 * torch.finfo(q.dtype).eps)
+        tails = torch.cat(self._tails(most), 1).amax(1)
+        return next((count for count in COUNTS[:-1] if float(tails[count]) <= wanted), MOST_TERMS)
+
+    def error(self, q: Tensor) -> SeriesError:
+        """Bounds on the truncation error between units of one variance, for any correlation.
+
+        What the terms left out hold, up to the last that is ever computed, and how far all computed terms are from the
+        one-dimensional integral at correlation 1, where the series converges slowest.
+        """
+        flat = q.detach().double().reshape(-1)
+        last = min(self.terms(q), MOST_TERMS - 1)
+        own, pairs = self.own(flat), self.moments(flat, flat, flat)
+        bounds = [
+            (tail[last] + (got / whole - 1).abs()).reshape(q.shape)
+            for tail, got, whole in zip(
+                self._tails(flat), (pairs.value, pairs.slope), (own.value, own.slope), strict=True
+            )
+        ]
+        return SeriesError(*bounds)
+
+    def _tails(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """What terms from each number on hold, `(terms, *q)`, relative to the whole (Cauchy-Schwarz)."""
+        root = q.detach().double().clamp(min=LEAST).sqrt()
+        whole, kink = self.own(root**2), self.kink
+        full = _coefficients(self, root, MOST_TERMS)
+        bent = torch.zeros_like(full) if kink is None else _coefficients(kink, root, MOST_TERMS)
+        found = []
+        for total, parts in ((whole.value, (full - bent, bent)), (whole.slope, _slopes((full - bent, bent), root))):
+            rest, kinked = (part.square().flip(-1).cumsum(-1).flip(-1) for part in parts)
+            found.append(((rest + 2 * (rest * kinked).sqrt()) / total[..., None]).movedim(-1, 0))
+        return found[0], found[1]
+
+
+def _slopes(parts: tuple[Tensor, Tensor], root: Tensor) -> tuple[Tensor, Tensor]:
+    order = torch.arange(parts[0].shape[-1], dtype=root.dtype, device=root.device).sqrt()
+    first, second = (part * order / root[..., None] for part in parts)
+    return first, second
+
+
+def _derivative(dual: Dual, x: Tensor) -> Tensor:
+    """`phi'(x)`, differentiable where `x` is."""
+    with torch.enable_grad():
+        at = x if x.requires_grad else x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(dual.phi(at).sum(), at, create_graph=x.requires_grad)
+    return slope
+
+
+def _correlation(q12: Tensor, q11: Tensor, q22: Tensor) -> Tensor:
+    norms = q11 * q22
+    return torch.where(norms > 0, q12 * torch.where(norms > 0, norms, 1.0).rsqrt(), 0.0)
+
+
+def _coefficients(dual: Dual, root: Tensor, count: int) -> Tensor:
+    """`a_l` at standard deviations `root`, `(*root, count)`."""
+    nodes, _ = _quadrature(root)
+    return dual.phi(root[..., None] * nodes) @ _basis(count).to(root.device)
+
+
+def _sums(rho: Tensor, first: Tensor, second: Tensor, root1: Tensor, root2: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and slope."""
+    order = torch.arange(1, first.shape[-1], dtype=first.dtype, device=first.device).sqrt()
+    slopes = [part[..., 1:] * order / root[..., None] for part, root in ((first, root1), (second, root2))]
+    value = _PowerSum.apply(rho, first.to(rho.dtype), second.to(rho.dtype))
+    return value, _PowerSum.apply(rho, slopes[0].to(rho.dtype), slopes[1].to(rho.dtype))
+
+
+class _PowerSum(torch.autograd.Function):
+    """`sum_l a_l b_l rho^l` by Horner's rule, keeping no intermediate sums for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rho: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(rho, a, b)
+        return _horner(rho, a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        rho, a, b = ctx.saved_tensors
+        order = torch.arange(1, a.shape[-1], dtype=a.dtype, device=a.device)
+        along = gradient * _PowerSum.apply(rho, a[..., 1:] * order, b[..., 1:]) if a.shape[-1] > 1 else None
+        sides: list[Tensor | None] = [None, None]
+        for place, (own, other) in enumerate(((a, b), (b, a))):
+            if ctx.needs_input_grad[place + 1]:
+                parts, power = [], gradient
+                for term in other.unbind(-1):
+                    parts.append((power * term).sum_to_size(own.shape[:-1]))
+                    power = power * rho
+                sides[place] = torch.stack(parts, -1)
+        return along, *sides
+
+
+def _horner(rho: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    total = a[..., -1] * b[..., -1] + torch.zeros_like(rho)
+    for left, right in zip(a.unbind(-1)[-2::-1], b.unbind(-1)[-2::-1], strict=True):
+        total = torch.addcmul(left * right, total, rho)
+    return total
+
+
+def _quadrature(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes of the standard normal distribution, and weights with its density."""
+    nodes, weights = _nodes()
+    density = weights * np.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
+    return torch.as_tensor(nodes, device=like.device), torch.as_tensor(density, device=like.device)
+
+
+@cache
+def _nodes() -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre panels on both sides of 0, finer near it, where functions bend."""
+    unit, weights = np.polynomial.legendre.leggauss(NODES)
+    centres, halves = np.add(PANELS[1:], PANELS[:-1]) / 2, np.diff(PANELS) / 2
+    right = (centres[:, None] + halves[:, None] * unit).ravel()
+    along = (halves[:, None] * weights).ravel()
+    return np.concatenate([-right[::-1], right]), np.concatenate([along[::-1], along])
+
+
+@cache
+def _basis(count: int) -> Tensor:
+    """`h_l(z) p(z) weight`, `(nodes, count)`; the root of the density goes first so that nothing overflows."""
+    nodes, weights = _nodes()
+    half = np.exp(-(nodes**2) / 4) / math.sqrt(math.sqrt(2 * math.pi))
+    columns = [half, nodes * half]
+    for order in range(1, count - 1):
+        columns.append((nodes * columns[-1] - math.sqrt(order) * columns[-2]) / math.sqrt(order + 1))
+    return torch.as_tensor(np.stack(columns, 1) * (half * weights)[:, None])
