@@ -59,7 +59,7 @@ class Hermite(Dual):
 
     Example:
         >>> q = torch.tensor([2.0], dtype=torch.float64)
-        >>> bool(Hermite("tanh").error(q).value < 1e-12)
+        >>> bool(Hermite("tanh").error(q).value < 1e-8)
         True
     """
 
