@@ -7,12 +7,16 @@ from torch import Tensor
 
 from pluriform.infinite.kernel import Kernel
 
-__all__ = ["LayerVariances", "linear"]
+__all__ = ["Amount", "LayerVariances", "linear"]
+
+Amount = float | Tensor
 
 
 @dataclass(frozen=True)
 class LayerVariances:
     """What a layer with weights contributes.
+
+    Numbers, or tensors of no axes through which gradients flow to the variances.
 
     Attributes:
         weight: Variance of a weight times the fan-in.
@@ -21,15 +25,15 @@ class LayerVariances:
         bias_rate: What the bias adds to the NTK (`g_b`); 0 for frozen or absent biases.
     """
 
-    weight: float
-    bias: float
-    weight_rate: float
-    bias_rate: float
+    weight: Amount
+    bias: Amount
+    weight_rate: Amount
+    bias_rate: Amount
 
     @staticmethod
     def of(
-        weight_var: float | int,
-        bias_var: float | int,
+        weight_var: float | int | Tensor,
+        bias_var: float | int | Tensor,
         *,
         fan_in: int,
         has_bias: bool,
@@ -48,7 +52,16 @@ class LayerVariances:
         ntk = parameterization == "ntk"
         weight_rate = (weight_var if ntk else float(fan_in)) if train_weight else 0.0
         bias_rate = (bias if ntk else 1.0) if has_bias and train_bias else 0.0
-        return LayerVariances(float(weight_var), float(bias), float(weight_rate), float(bias_rate))
+        return LayerVariances(_amount(weight_var), _amount(bias), _amount(weight_rate), _amount(bias_rate))
+
+
+def _amount(value: float | int | Tensor) -> Amount:
+    return value if isinstance(value, Tensor) else float(value)
+
+
+def _present(value: Amount) -> bool:
+    """Whether it adds anything; a tensor may, and carries a gradient even at 0."""
+    return isinstance(value, Tensor) or value != 0
 
 
 def linear(kernel: Kernel, layer: LayerVariances) -> Kernel:
@@ -63,12 +76,15 @@ def linear(kernel: Kernel, layer: LayerVariances) -> Kernel:
     """
 
     def moment(part: Tensor) -> Tensor:
-        return layer.weight * part + layer.bias if layer.bias else layer.weight * part
+        return layer.weight * part + layer.bias if _present(layer.bias) else layer.weight * part
 
     ntk = None
     if kernel.ntk is not None:
-        ntk = torch.add(layer.weight * kernel.ntk, kernel.nngp, alpha=layer.weight_rate)
-        ntk = ntk + layer.bias_rate if layer.bias_rate else ntk
+        if isinstance(layer.weight_rate, Tensor):
+            ntk = layer.weight * kernel.ntk + layer.weight_rate * kernel.nngp
+        else:
+            ntk = torch.add(layer.weight * kernel.ntk, kernel.nngp, alpha=layer.weight_rate)
+        ntk = ntk + layer.bias_rate if _present(layer.bias_rate) else ntk
     return kernel.replace(
         nngp=moment(kernel.nngp),
         ntk=ntk,

@@ -19,7 +19,7 @@ __all__ = ["Variances", "plan_of"]
 
 @dataclass(frozen=True)
 class Variances:
-    """Variances of all layers.
+    """Variances of all layers: numbers, or tensors of no axes to which gradients flow.
 
     Attributes:
         weight: Variance of a weight times the fan-in.
@@ -28,15 +28,15 @@ class Variances:
         parameterization: `"ntk"` or `"standard"`.
     """
 
-    weight: float | int
-    bias: float | int
-    overrides: Mapping[str, tuple[float | int, float | int]]
+    weight: float | int | Tensor
+    bias: float | int | Tensor
+    overrides: Mapping[str, tuple[float | int | Tensor, float | int | Tensor]]
     parameterization: str
 
     def check(self, graph: Graph) -> None:
         """Refuse negative variances and overrides of what is not a layer with weights."""
         for weight, bias in ((self.weight, self.bias), *self.overrides.values()):
-            if not (weight >= 0 and bias >= 0 and math.isfinite(weight + bias)):
+            if not (weight >= 0 and bias >= 0 and weight + bias < math.inf):
                 raise ConfigError(
                     explain("finite variances of 0 or more", f"({weight}, {bias})", "kernel_of", "give other variances")
                 )
