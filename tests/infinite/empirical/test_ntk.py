@@ -5,8 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from pluriform.errors import ConfigError, ShapeError
-from pluriform.infinite.empirical import empirical_nngp, empirical_ntk
+from pluriform.errors import ConfigError, MemoryBudgetError, ShapeError
+from pluriform.infinite.empirical import count_cost, empirical_nngp, empirical_ntk
+from pluriform.infinite.empirical.cost import costs_of, numbers_of
+from pluriform.infinite.empirical.layer_ntk import Sizes
+from pluriform.infinite.empirical.structured import StructuredDerivatives
+from pluriform.infinite.empirical.subject import subject_of
 
 spec = importlib.util.spec_from_file_location("networks", Path(__file__).parent / "networks.py")
 networks = importlib.util.module_from_spec(spec)
@@ -89,3 +93,34 @@ def test_other_faults_are_said():
         empirical_ntk(nn.Conv2d(1, 2, 3), torch.zeros(2, 1, 4, 4))
     with pytest.raises(ConfigError, match="trainable parameters"):
         empirical_ntk(net.requires_grad_(False), torch.zeros(2, 3))
+    with pytest.raises(ConfigError, match="algorithm auto, jacobian, ntk-vp, structured; got 'fast'"):
+        empirical_ntk(nn.Linear(3, 2), torch.zeros(2, 3), algorithm="fast")
+    with pytest.raises(ConfigError, match="output full, trace, diagonal"):
+        empirical_ntk(nn.Linear(3, 2), torch.zeros(2, 3), output="sum")
+    with pytest.raises(MemoryBudgetError, match="budget of at least .* MiB.*raise memory"):
+        empirical_ntk(nn.Linear(3, 2), torch.zeros(2, 3), memory=8)
+
+
+@pytest.mark.parametrize("output", ["full", "diagonal", "trace"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_small_budget_splits_inputs_and_outputs_and_changes_nothing(algorithm, output):
+    net, x1, x2 = networks.build("residual")
+    method = StructuredDerivatives(subject_of(net, x1))
+    named = costs_of(method, 4, 3, output).algorithm if algorithm == "auto" else algorithm
+    memory = 8 * numbers_of(method, named).total(1, 2)
+    expected = empirical_ntk(net, x1, x2, algorithm="jacobian", output=output)
+    for second, wanted in ((x2, expected), (None, empirical_ntk(net, x1, algorithm="jacobian", output=output))):
+        got = empirical_ntk(net, x1, second, algorithm=algorithm, output=output, memory=memory)
+        torch.testing.assert_close(got, wanted)
+
+
+def test_the_counted_cost_names_the_cheapest_algorithm_and_the_order_of_each_layer():
+    wide = nn.Sequential(nn.Conv2d(2, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(64, 3))
+    costs = count_cost(wide, torch.zeros(4, 2, 5, 5))
+    assert costs.algorithm == "structured"
+    assert costs.layers == {"0": "explicit", "2": "gram", "4": "gram"}
+    # by hand: 1 x 1 positions, patches 576, 64 channels, 9 pairs of outputs, 4 x 4 pairs of inputs
+    assert Sizes(4, 4, 3, 1, 576, 64, 1, same=True).gram("full") == 16 * (576 + 9 * 66)
+    assert Sizes(4, 4, 3, 1, 576, 64, 1, same=True).explicit("full") == 576 * 64 * (12 + 16 * 9)
+    narrow = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 200))
+    assert count_cost(narrow, torch.zeros(1, 2), torch.zeros(1, 2)).algorithm == "ntk-vp"

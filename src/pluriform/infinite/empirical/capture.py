@@ -1,7 +1,7 @@
 """Inputs of layers, and cotangents of their outputs: one forward pass, and one backward pass for each output."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,20 +11,30 @@ from pluriform.graph.graph import Graph
 from pluriform.graph.inplace import writes_in_place
 from pluriform.infinite.empirical.layer import Layer
 
-__all__ = ["Captured", "capture"]
+__all__ = ["Recording", "cotangents", "record"]
 
 
 @dataclass(frozen=True, eq=False)
-class Captured:
-    """What one layer saw.
+class Recording:
+    """One forward pass whose graph of operations is kept.
 
     Attributes:
-        a: Its input, `(n, ...)`.
-        b: Derivative of every network output with respect to its output, `(n, outputs, ...)`.
+        x: Inputs of the network.
+        outputs: Its outputs, `(n, outputs)`.
+        inputs: Input of each layer, by node.
+        results: Output of each layer, by node.
+        kept: What was computed from inputs of layers and serves every output, by node and purpose.
+        inner: Inner products of patches with those of another recording, whose `token` stands first, by node.
+        token: Names this recording.
     """
 
-    a: Tensor
-    b: Tensor
+    x: Tensor
+    outputs: Tensor
+    inputs: dict[str, Tensor]
+    results: dict[str, Tensor]
+    kept: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    inner: dict[str, tuple[object, Tensor]] = field(default_factory=dict)
+    token: object = field(default_factory=object)
 
 
 class _Recorder(fx.Interpreter):
@@ -32,43 +42,56 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, graph: Graph, layers: Sequence[Layer]) -> None:
         super().__init__(graph.module)
-        self.wanted = {graph.names[layer.node.name] for layer in layers}
+        self.wanted = {graph.names[layer.node.name]: layer.node.name for layer in layers}
         self.written = any(writes_in_place(node, graph.module) for node in graph.module.graph.nodes)
-        self.seen: dict[str, tuple[Tensor, Tensor]] = {}
+        self.inputs: dict[str, Tensor] = {}
+        self.results: dict[str, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.name in self.wanted:
-            read = self.env[n.all_input_nodes[0]]
-            self.seen[n.name] = (read.detach(), value)
-            return value.clone() if self.written else value
-        return value
+        if n.name not in self.wanted:
+            return value
+        name, read = self.wanted[n.name], self.env[n.all_input_nodes[0]].detach()
+        self.inputs[name] = read.clone() if self.written else read
+        self.results[name] = value
+        return value.clone() if self.written else value
 
 
-def capture(graph: Graph, layers: Sequence[Layer], x: Tensor, block: slice) -> dict[str, Captured]:
-    """Inputs and output cotangents of layers, by name of their nodes; no gradient of a parameter is formed.
+def record(graph: Graph, layers: Sequence[Layer], x: Tensor) -> Recording:
+    """Run the network once.
 
     Args:
         graph: The traced network.
-        layers: Which.
+        layers: Whose inputs and outputs to keep.
         x: Inputs of the network.
-        block: Network outputs.
     """
     recorder = _Recorder(graph, layers)
     with torch.enable_grad():
-        outputs = recorder.run(x.detach())[:, block]
-    names = list(recorder.seen)
-    results = [recorder.seen[name][1] for name in names]
-    cotangents: dict[str, list[Tensor]] = {name: [] for name in names}
-    for output in range(outputs.shape[1]):
+        outputs = recorder.run(x.detach())
+    return Recording(x, outputs, recorder.inputs, recorder.results)
+
+
+def cotangents(recording: Recording, block: slice) -> dict[str, Tensor]:
+    """Derivatives of a block of network outputs with respect to the outputs of layers; no weight gradient is formed.
+
+    Args:
+        recording: A forward pass.
+        block: Network outputs.
+
+    Returns:
+        By node, `(n, outputs, ...)`.
+    """
+    names = list(recording.results)
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    for output in recording.outputs[:, block].unbind(1):
         grads = torch.autograd.grad(
-            outputs[:, output].sum(),
-            results,
-            retain_graph=output + 1 < outputs.shape[1],
+            output,
+            list(recording.results.values()),
+            torch.ones_like(output),
+            retain_graph=True,
             allow_unused=True,
             materialize_grads=True,
         )
         for name, grad in zip(names, grads, strict=True):
-            cotangents[name].append(grad)
-    by_code = {graph.names[layer.node.name]: layer.node.name for layer in layers}
-    return {by_code[name]: Captured(recorder.seen[name][0], torch.stack(cotangents.pop(name), 1)) for name in names}
+            found[name].append(grad)
+    return {name: parts[0][:, None] if len(parts) == 1 else torch.stack(parts, 1) for name, parts in found.items()}

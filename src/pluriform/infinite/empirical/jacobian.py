@@ -70,6 +70,10 @@ class JacobianContraction:
 
     subject: Subject
 
+    def prepare(self, x: Tensor) -> Tensor:
+        """The batch itself."""
+        return x
+
     def side(self, x: Tensor, block: slice) -> dict[str, Tensor]:
         """What one batch contributes: its Jacobian."""
         return {name: part.flatten(2) for name, part in jacobian(self.subject, x, None, block).items()}

@@ -5,7 +5,7 @@ A linear or convolutional layer is a matrix product at every position p: with pa
 
     df/dW = sum_p b_p a_p'        df/dbias = sum_p b_p
 
-and a norm with scale and shift, with the normalised input `u`, has `df/dscale = sum_p b_p u_p`, `df/dshift = sum_p b_p`.
+and a norm with normalised input `u`, scale and shift has `df/dscale = sum_p b_p u_p`, `df/dshift = sum_p b_p`.
 """
 
 from dataclasses import dataclass
@@ -74,24 +74,25 @@ class Layer:
         """Of the trainable parameters."""
         return tuple(name for name in (self.weight, self.bias) if name is not None)
 
-    def factors(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Patches and cotangents of a linear or convolutional layer, by position.
-
-        Args:
-            a: Input, `(n, ...)`.
-            b: Cotangents of the output, `(n, outputs, ...)`.
-
-        Returns:
-            `(n, groups, fan-in, positions)` and `(n, outputs, groups, fan-out, positions)`.
-        """
-        if self.kind == "linear":
-            return a.flatten(1, -2)[:, None].transpose(2, 3) if a.dim() > 2 else a[:, None, :, None], _last(b)
+    def patches(self, a: Tensor) -> Tensor:
+        """Of the input `(n, ...)` of a linear or convolutional layer: `(n, groups, fan-in, positions)`."""
         if self.kind == "conv":
-            left, right = _patches(a, self.node, self.groups), b.flatten(3).unflatten(2, (self.groups, -1))
-            return left, right
-        n, outputs = b.shape[:2]
-        patches = _patches(b.flatten(0, 1), self.node, self.groups, tuple(a.shape[2:]))
-        return a.flatten(2).unflatten(1, (self.groups, -1)), patches.unflatten(0, (n, outputs))
+            return _patches(a, self.node, self.groups)
+        if self.kind == "conv_transpose":
+            return a.flatten(2).unflatten(1, (self.groups, -1))
+        return a.flatten(1, -2)[:, None].transpose(2, 3) if a.dim() > 2 else a[:, None, :, None]
+
+    def cotangents(self, b: Tensor, positions: tuple[int, ...]) -> Tensor:
+        """Of the cotangents `(n, outputs, ...)` of its output: `(n, outputs, groups, fan-out, positions)`.
+
+        A transposed convolution reads windows of its output, at the positions of its input.
+        """
+        if self.kind == "conv":
+            return b.flatten(3).unflatten(2, (self.groups, -1))
+        if self.kind == "conv_transpose":
+            windows = _patches(b.flatten(0, 1), self.node, self.groups, positions)
+            return windows.unflatten(0, tuple(b.shape[:2]))
+        return b.flatten(2, -2)[:, :, None].transpose(3, 4) if b.dim() > 3 else b[:, :, None, :, None]
 
     def normalised(self, a: Tensor) -> Tensor:
         """What a norm multiplies with its scale."""
@@ -111,11 +112,6 @@ class Layer:
             kept = len(self.shape)
             return b.flatten(2, -kept - 1).sum(2).flatten(2) if b.dim() > 2 + kept else b.flatten(2)
         return b.flatten(3).sum(3) if b.dim() > 3 else b
-
-
-def _last(b: Tensor) -> Tensor:
-    """Cotangents of a linear layer, channels before positions."""
-    return b.flatten(2, -2)[:, :, None].transpose(3, 4) if b.dim() > 3 else b[:, :, None, :, None]
 
 
 def _patches(x: Tensor, node: Node, groups: int, positions: tuple[int, ...] | None = None) -> Tensor:

@@ -1,4 +1,13 @@
-"""The NTK of the weight of one linear or convolutional layer, contracted in the cheaper of two orders."""
+"""The NTK of the weight of one linear or convolutional layer, contracted in the cheaper of two orders.
+
+With patches `a_p` and cotangents `b_p` at positions p, the gradient of the weight is `sum_p b_p a_p'`, and
+
+    Theta = sum_pp' (a_p . a'_p') (b_p . b'_p')
+
+either by inner products over all pairs of positions (few positions, many channels), or by forming the gradients.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -6,79 +15,132 @@ from torch import Tensor
 
 from pluriform.infinite.empirical.contraction import Over, contract
 
-__all__ = ["Factors", "bilinear_ntk", "explicit_cost", "explicit_ntk", "gram_cost", "gram_ntk"]
-
-Factors = tuple[Tensor, Tensor]
-"""Patches `a`, `(n, groups, I, P)`, and cotangents `b`, `(n, outputs, groups, Q, P)`, P positions."""
+__all__ = ["Factors", "Sizes", "explicit_ntk", "gram_ntk", "inner_products"]
 
 
-def bilinear_ntk(left: Factors, right: Factors, over: Over) -> Float[Tensor, "n1 n2 *pairs"]:
-    """The cheaper of `gram_ntk` and `explicit_ntk`, by counted operations.
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """Both factors of the gradient of a weight.
 
-    Args:
-        left: Factors of the first inputs; the same object as `right` counts once.
-        right: Factors of the second inputs.
-        over: Pairs of outputs.
+    Attributes:
+        a: Patches of the input, `(n, groups, patch, positions)`.
+        b: Cotangents of the output, `(n, outputs, groups, width, positions)`.
     """
-    cheaper = gram_ntk if gram_cost(left, right, over) <= explicit_cost(left, right, over) else explicit_ntk
-    return cheaper(left, right, over)
+
+    a: Float[Tensor, "n groups patch positions"]
+    b: Float[Tensor, "n outputs groups width positions"]
 
 
-def gram_cost(left: Factors, right: Factors, over: Over) -> int:
-    """Multiplications of `gram_ntk`."""
-    (n1, groups, patch, p1), (n2, *_, p2) = left[0].shape, right[0].shape
-    o1, o2, width = left[1].shape[1], right[1].shape[1], left[1].shape[3]
-    pairs = o1 * o2 if over == "full" else o1
-    return n1 * n2 * p1 * p2 * groups * (patch + pairs * (width + 1))
+@dataclass(frozen=True)
+class Sizes:
+    """Extents of one layer in one tile, for counting.
 
+    Attributes:
+        n1: First inputs.
+        n2: Second inputs.
+        outputs: Network outputs on a side.
+        groups: Groups of the layer.
+        patch: Fan-in.
+        width: Output channels of a group.
+        positions: Positions of the layer's output.
+        same: Both sides are the same batch.
+    """
 
-def explicit_cost(left: Factors, right: Factors, over: Over) -> int:
-    """Multiplications of `explicit_ntk`."""
-    (n1, groups, patch, p1), (n2, *_, p2) = left[0].shape, right[0].shape
-    o1, o2, width = left[1].shape[1], right[1].shape[1], left[1].shape[3]
-    size = groups * patch * width
-    forming = n1 * o1 * p1 + (0 if left is right else n2 * o2 * p2)
-    return size * (forming + n1 * n2 * (o1 * o2 if over == "full" else o1))
+    n1: int
+    n2: int
+    outputs: int
+    groups: int
+    patch: int
+    width: int
+    positions: int
+    same: bool
+
+    def gram(self, over: Over) -> int:
+        """Multiplications by inner products over pairs of positions."""
+        pairs = self.n1 * (self.n1 + 1) // 2 if self.same and over != "full" else self.n1 * self.n2
+        products = self.outputs**2 if over == "full" else self.outputs
+        return pairs * self.positions**2 * self.groups * (self.patch + products * (self.width + 2))
+
+    def explicit(self, over: Over) -> int:
+        """Multiplications by forming gradients."""
+        forming = (self.n1 if self.same else self.n1 + self.n2) * self.outputs * self.positions
+        contracting = self.n1 * self.n2 * (self.outputs**2 if over == "full" else self.outputs)
+        return self.groups * self.patch * self.width * (forming + contracting)
+
+    def cheaper(self, over: Over) -> str:
+        """`"gram"` or `"explicit"`."""
+        return "gram" if self.gram(over) <= self.explicit(over) else "explicit"
 
 
 def explicit_ntk(left: Factors, right: Factors, over: Over) -> Float[Tensor, "n1 n2 *pairs"]:
-    """Form the gradients `sum_p b_p a_p'`, then contract them."""
+    """Form the gradients of every input and output, then contract them.
+
+    Args:
+        left: Of the first inputs.
+        right: Of the second inputs; the same object counts once.
+        over: Pairs of outputs.
+    """
     first = _gradients(left)
     return contract(first, first if left is right else _gradients(right), over)
 
 
 def _gradients(factors: Factors) -> Float[Tensor, "n outputs weights"]:
-    a, b = factors
+    a, b = factors.a, factors.b
     (n, groups, patch, _), (outputs, width) = a.shape, (b.shape[1], b.shape[3])
     if groups == 1:
         return (b.reshape(n, outputs * width, -1) @ a[:, 0].transpose(1, 2)).reshape(n, outputs, width * patch)
     return (b @ a[:, None].transpose(3, 4)).reshape(n, outputs, groups * width * patch)
 
 
-def gram_ntk(left: Factors, right: Factors, over: Over) -> Float[Tensor, "n1 n2 *pairs"]:
-    """`sum_pp' (a_p . a'_p') (b_p . b'_p')`: inner products of patches and of cotangents over all pairs of positions."""
-    n1, n2 = len(left[0]), len(right[0])
-    p1, p2 = left[0].shape[3], right[0].shape[3]
-    inner = _rows(left[0]) @ _rows(right[0]).transpose(1, 2)
-    o1, o2 = left[1].shape[1], right[1].shape[1]
+def inner_products(
+    left: Float[Tensor, "n1 groups patch positions1"], right: Float[Tensor, "n2 groups patch positions2"]
+) -> Float[Tensor, "groups rows columns"]:
+    """`a_p . a'_p'` for all inputs and positions of either side, which are the rows and columns."""
+    return _rows(left) @ _rows(right).transpose(1, 2)
 
-    def paired(first: Tensor, second: Tensor) -> Tensor:
-        """Of cotangents `(n, groups, Q, P)`: `(n1, n2)`."""
-        products = inner * (_rows(first) @ _rows(second).transpose(1, 2))
-        return products.sum(0).reshape(n1, p1, n2, p2).sum((1, 3))
 
+def gram_ntk(
+    left: Factors, right: Factors, over: Over, inner: Float[Tensor, "groups rows columns"]
+) -> Float[Tensor, "n1 n2 *pairs"]:
+    """Inner products of cotangents over all pairs of positions, weighted by those of patches.
+
+    Args:
+        left: Of the first inputs.
+        right: Of the second inputs; of the same object only half of the pairs are computed.
+        over: Pairs of outputs.
+        inner: `inner_products` of the patches.
+    """
     if over == "trace":
-        return paired(_joined(left[1]), _joined(right[1]))
+        return _paired(_joined(left.b), _joined(right.b), inner, same=left is right)
+    o1, o2 = left.b.shape[1], right.b.shape[1]
     if over == "diagonal":
-        return torch.stack([paired(left[1][:, o], right[1][:, o]) for o in range(o1)], 2)
-    rows = [torch.stack([paired(left[1][:, o], right[1][:, p]) for p in range(o2)], 2) for o in range(o1)]
+        parts = [_paired(left.b[:, o], right.b[:, o], inner, same=left is right) for o in range(o1)]
+        return torch.stack(parts, 2)
+    rows = [
+        torch.stack([_paired(left.b[:, i], right.b[:, j], inner, same=False) for j in range(o2)], 2) for i in range(o1)
+    ]
     return torch.stack(rows, 2)
 
 
-def _rows(x: Float[Tensor, "n groups size positions"]) -> Float[Tensor, "groups rows size"]:
+def _paired(left: Tensor, right: Tensor, inner: Tensor, *, same: bool) -> Float[Tensor, "n1 n2"]:
+    """Weighted products of cotangents `(n, groups, size, positions)`."""
+    n1, n2, p1, p2 = len(left), len(right), left.shape[3], right.shape[3]
+    first, second = _rows(left), _rows(right).transpose(1, 2)
+    if not same:
+        return (inner * (first @ second)).sum(0).reshape(n1, p1, n2, p2).sum((1, 3))
+    found = left.new_empty(n1, n1)
+    for i in range(n1):
+        rows, columns = slice(i * p1, (i + 1) * p1), slice(i * p1, None)
+        weighted = inner[:, rows, columns] * (first[:, rows] @ second[:, :, columns])
+        found[i, i:] = found[i:, i] = weighted.sum((0, 1)).reshape(n1 - i, p1).sum(1)
+    return found
+
+
+def _rows(x: Tensor) -> Tensor:
+    """`(n, groups, size, positions)` as `(groups, n * positions, size)`."""
     return x.permute(1, 0, 3, 2).flatten(1, 2)
 
 
-def _joined(b: Float[Tensor, "n outputs groups width positions"]) -> Float[Tensor, "n groups size positions"]:
+def _joined(b: Tensor) -> Tensor:
     """Outputs and channels as one axis, which the trace sums over."""
     return b.transpose(1, 2).flatten(2, 3)

@@ -58,6 +58,10 @@ class NtkVectorProducts:
     subject: Subject
     vectors: int = 16
 
+    def prepare(self, x: Tensor) -> Tensor:
+        """The batch itself."""
+        return x
+
     def side(self, x: Tensor, block: slice) -> Batch:
         """What one batch contributes: itself."""
         return Batch(x, block)

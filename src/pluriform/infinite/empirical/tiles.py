@@ -1,6 +1,6 @@
-"""A kernel tile by tile, so that gradients of few inputs and outputs are held at a time."""
+"""A kernel tile by tile, so that derivatives of few inputs and outputs are held at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,8 +22,12 @@ class Method(Protocol):
         """The network."""
         ...
 
-    def side(self, x: Tensor, block: slice) -> Any:
-        """What a batch contributes, for a block of outputs."""
+    def prepare(self, x: Tensor) -> Any:
+        """What serves all outputs of a batch."""
+        ...
+
+    def side(self, prepared: Any, block: slice) -> Any:
+        """What a batch contributes for a block of outputs."""
         ...
 
     def kernel(self, left: Any, right: Any, over: Over) -> Tensor:
@@ -44,6 +48,14 @@ class TileSize:
     outputs: int
 
 
+@dataclass(frozen=True)
+class _Half:
+    """Inputs and outputs on one side of a tile."""
+
+    part: slice
+    block: slice
+
+
 def tiled(method: Method, x1: Tensor, x2: Tensor | None, over: Over, size: TileSize) -> Float[Tensor, "n1 n2 *pairs"]:
     """The whole kernel; of a batch with itself tiles on and above the diagonal are computed, the others mirrored.
 
@@ -60,53 +72,62 @@ def tiled(method: Method, x1: Tensor, x2: Tensor | None, over: Over, size: TileS
     outputs, n2 = method.subject.outputs, len(x1 if x2 is None else x2)
     pairs = {"full": (outputs, outputs), "trace": (), "diagonal": (outputs,)}[over]
     whole = x1.new_zeros(len(x1), n2, *pairs, dtype=method.subject.dtype)
-    for tile, left, right in _sides(method, x1, x2, over, size):
-        block = method.kernel(left, right, over)
-        _add(whole, block, tile, over)
-        if x2 is None and (tile.rows, tile.first) != (tile.columns, tile.second):
-            mirrored = block.transpose(0, 1)
-            _add(whole, mirrored.transpose(2, 3) if over == "full" else mirrored, tile.mirrored(), over)
+    for row, column, tile in _tiles(method, x1, x2, over, size):
+        _add(whole, tile, row, column, over)
+        if x2 is None and row != column:
+            mirrored = tile.transpose(0, 1)
+            _add(whole, mirrored.transpose(2, 3) if over == "full" else mirrored, column, row, over)
     return whole / outputs if over == "trace" else whole
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """Inputs and outputs on both sides."""
-
-    rows: slice
-    columns: slice
-    first: slice
-    second: slice
-
-    def mirrored(self) -> "_Tile":
-        return _Tile(self.columns, self.rows, self.second, self.first)
-
-
-def _sides(
+def _tiles(
     method: Method, x1: Tensor, x2: Tensor | None, over: Over, size: TileSize
-) -> Iterator[tuple[_Tile, Any, Any]]:
-    """Every tile with what its two sides contribute; the left side is kept along a row."""
-    second = x1 if x2 is None else x2
-    blocks = _slices(method.subject.outputs, size.outputs)
-    rows = [(part, block) for block in blocks for part in _slices(len(x1), size.inputs)]
-    columns = [(part, block) for block in blocks for part in _slices(len(second), size.inputs)]
-    for i, (row, first) in enumerate(rows):
-        left = method.side(x1[row], first)
-        for j, (column, other) in enumerate(columns):
-            if (x2 is None and j < i) or (over != "full" and first != other):
+) -> Iterator[tuple[_Half, _Half, Tensor]]:
+    """Every tile; one side is kept along a row, and one prepared batch of either side."""
+    rows, columns = _halves(method, x1, size), _halves(method, x1 if x2 is None else x2, size)
+    first = _latest(lambda start, stop: method.prepare(x1[start:stop]))
+    second = (
+        first
+        if x2 is None and len(x1) <= size.inputs
+        else _latest(lambda start, stop: method.prepare((x1 if x2 is None else x2)[start:stop]))
+    )
+    for i, row in enumerate(rows):
+        left = method.side(first(row.part.start, row.part.stop), row.block)
+        for j, column in enumerate(columns):
+            if (x2 is None and j < i) or (over != "full" and row.block != column.block):
                 continue
-            right = left if x2 is None and i == j else method.side(second[column], other)
-            yield _Tile(row, column, first, other), left, right
+            own = x2 is None and i == j
+            right = left if own else method.side(second(column.part.start, column.part.stop), column.block)
+            yield row, column, method.kernel(left, right, over)
+
+
+def _latest(prepare: Callable[[int, int], Any]) -> Callable[[int, int], Any]:
+    """The same function, which remembers its latest result."""
+    known: dict[tuple[int, int], Any] = {}
+
+    def remembered(start: int, stop: int) -> Any:
+        if (start, stop) not in known:
+            known.clear()
+            known[start, stop] = prepare(start, stop)
+        return known[start, stop]
+
+    return remembered
+
+
+def _halves(method: Method, x: Tensor, size: TileSize) -> list[_Half]:
+    """All sides, blocks of outputs innermost."""
+    parts, blocks = _slices(len(x), size.inputs), _slices(method.subject.outputs, size.outputs)
+    return [_Half(part, block) for part in parts for block in blocks]
 
 
 def _slices(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, max(size, 1))]
 
 
-def _add(whole: Tensor, block: Tensor, tile: _Tile, over: Over) -> None:
+def _add(whole: Tensor, tile: Tensor, row: _Half, column: _Half, over: Over) -> None:
     if over == "full":
-        whole[tile.rows, tile.columns, tile.first, tile.second] += block
+        whole[row.part, column.part, row.block, column.block] += tile
     elif over == "trace":
-        whole[tile.rows, tile.columns] += block
+        whole[row.part, column.part] += tile
     else:
-        whole[tile.rows, tile.columns, tile.first] += block
+        whole[row.part, column.part, row.block] += tile
