@@ -146,9 +146,15 @@ def conv_after():
 
 
 def test_grouped_convolution_has_the_same_limit():
-    x = images(channels=4)
-    nets = [nn.Sequential(nn.Conv2d(4, 8, 3, groups=g), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=g)) for g in (1, 2)]
-    assert same(*(nn.Sequential(net, nn.Flatten(), nn.Linear(32, 1)) for net in nets), x)
+    nets = [nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=g), nn.ReLU()) for g in (1, 2)]
+    assert same(*(nn.Sequential(net, nn.Flatten(), nn.Linear(128, 1)) for net in nets), images())
+
+
+def test_depthwise_convolution_before_a_pointwise_one():
+    nets = [
+        nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=g), nn.Conv2d(8, 8, 1), nn.ReLU()) for g in (1, 8)
+    ]
+    assert same(*(nn.Sequential(net, nn.Flatten(), nn.Linear(128, 1)) for net in nets), images())
 
 
 def test_fresh_batch_norm_in_evaluation_mode_is_almost_the_identity():
@@ -208,9 +214,35 @@ REFUSED = {
         "random",
     ),
     "depthwise": (
-        nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), nn.Linear(32, 1)),
-        "depthwise",
-        "fewer groups",
+        nn.Sequential(conv(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 1)),
+        "channels apart",
+        "linear or convolutional layer before it",
+    ),
+    "groups of the inputs": (
+        nn.Sequential(nn.Conv2d(2, 8, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(128, 1)),
+        "Gaussian units before a nonlinearity",
+        "linear or convolutional layer before it",
+    ),
+    "dropped inputs": (nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(72, 1)), "dropout of the inputs", "eval()"),
+    "alpha dropout": (
+        nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.SELU(), nn.AlphaDropout(), nn.Linear(8, 1)),
+        "alpha dropout",
+        "nn.Dropout",
+    ),
+    "broadcast gate": (
+        Function(lambda x: (x * x.mean((2, 3), keepdim=True)).flatten(1), conv(), 288),
+        "broadcasting has no rule",
+        "equally wide and large",
+    ),
+    "mean over channels": (
+        Function(lambda x: x.mean(1).flatten(1), conv(), 36),
+        "one over axes (1,)".replace("(", r"\(").replace(")", r"\)"),
+        "reduce positions only",
+    ),
+    "half of the channels": (
+        Function(lambda x: x[:, :4].flatten(1), conv(), 144),
+        "slicing of samples or channels",
+        "a layer of its own",
     ),
     "norm after relu": (
         nn.Sequential(conv(), nn.ReLU(), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(288, 1)),

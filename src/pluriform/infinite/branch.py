@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pluriform.infinite.kernel import Kernel
 
-__all__ = ["concatenate", "identity", "product", "residual_sum", "scale"]
+__all__ = ["concatenate", "concatenate_positions", "identity", "product", "residual_sum", "scale"]
 
 
 def residual_sum(*branches: Kernel) -> Kernel:
@@ -49,7 +49,10 @@ def product(*branches: Kernel) -> Kernel:
 
 
 def concatenate(*branches: Kernel, widths: Sequence[int]) -> Kernel:
-    """Concatenation on channels: the mean of moments, weighted by width; units are no longer alike."""
+    """Concatenation on channels: the mean of moments, weighted by width; units are no longer alike.
+
+    As the output of a network this is the mean of the covariances of all outputs.
+    """
     shares = [width / sum(widths) for width in widths]
     first = branches[0]
 
@@ -62,6 +65,37 @@ def concatenate(*branches: Kernel, widths: Sequence[int]) -> Kernel:
         variance1=mixed([k.variance1 for k in branches]),
         variance2=mixed([k.variance2 for k in branches]),
         gaussian=False,
+        zero_mean=all(k.zero_mean for k in branches),
+    )
+
+
+def concatenate_positions(*branches: Kernel, axis: int) -> Kernel:
+    """Concatenation along a spatial axis of independent branches, all but one of mean zero: block-diagonal moments."""
+    first, axes = branches[0], len(branches[0].spatial)
+    lengths = [branch.spatial[axis] for branch in branches]
+
+    def joined(parts: Sequence[Tensor], samples: int) -> Tensor:
+        if first.layout == "diagonal":
+            return torch.cat(list(parts), samples + axis)
+        rows = []
+        for place, part in enumerate(parts):
+            at = samples + axes + axis
+            shape = list(part.shape)
+            shape[at] = sum(lengths[:place])
+            before = part.new_zeros(shape)
+            shape[at] = sum(lengths[place + 1 :])
+            rows.append(torch.cat([before, part, part.new_zeros(shape)], at))
+        return torch.cat(rows, samples + axis)
+
+    spatial = tuple(sum(lengths) if at == axis else length for at, length in enumerate(first.spatial))
+    variance1 = joined([k.variance1 for k in branches], 1)
+    return first.replace(
+        nngp=joined([k.nngp for k in branches], 2),
+        ntk=None if first.ntk is None else joined(_tangents(branches), 2),
+        variance1=variance1,
+        variance2=variance1 if first.same else joined([k.variance2 for k in branches], 1),
+        spatial=spatial,
+        gaussian=all(k.gaussian for k in branches),
         zero_mean=all(k.zero_mean for k in branches),
     )
 

@@ -146,7 +146,8 @@ def _check(step: Step, taken: list[Kernel]) -> None:
     if step.bends and not taken[0].gaussian:
         expected = "Gaussian units before a nonlinearity"
         got = (
-            "units that are not: a nonlinearity, or a sum or concatenation with a branch that ends in one, comes before"
+            "units that are not: a nonlinearity, a sum or concatenation with a branch that ends in one, or a layer "
+            "that keeps channels apart comes before"
         )
         remedy = "put a linear or convolutional layer before it, as residual blocks with pre-activation do"
     elif step.centres and not taken[0].zero_mean:

@@ -13,6 +13,7 @@ from pluriform.graph.ops import Op
 from pluriform.graph.trace import trace
 from pluriform.infinite.plan import Plan, Step
 from pluriform.infinite.translate import RULES, WEIGHTED, Place
+from pluriform.infinite.translation.place import channel_axes
 
 __all__ = ["Variances", "plan_of"]
 
@@ -63,11 +64,11 @@ def plan_of(module: nn.Module, example: Tensor, variances: Variances) -> Plan:
     variances.check(graph)
     fixed = _deterministic(graph)
     _refuse_tied(graph)
-    steps = []
+    steps, axes = [], channel_axes(graph, fixed)
     for node in graph.nodes:
         if node.name in fixed or node.op is Op.OUTPUT:
             continue
-        place = Place(graph, node, tuple(n for n in node.inputs if graph[n].op is not Op.PARAMETER), fixed)
+        place = Place(graph, node, tuple(n for n in node.inputs if graph[n].op is not Op.PARAMETER), fixed, axes)
         rule = RULES.get(node.op)
         if rule is None:
             raise unsupported(node)

@@ -19,12 +19,16 @@ __all__ = [
     "adaptive_matrix",
     "convolution",
     "flatten",
+    "flatten_axes",
+    "mapped",
     "pad",
     "permute",
     "pooling",
     "pooling_matrix",
     "respatial",
+    "select",
     "transpose",
+    "unflatten",
 ]
 
 
@@ -47,10 +51,16 @@ class Window:
     mode: str = "zeros"
 
 
-def convolution(kernel: Kernel, windows: tuple[Window, ...], layer: LayerVariances) -> Kernel:
+def convolution(kernel: Kernel, windows: tuple[Window, ...], layer: LayerVariances, *, alike: bool = True) -> Kernel:
     """A convolution with shared weights and infinitely many channels (per group).
 
         A[K](o, o') = 1/|F| sum over offsets d of K(s o + d, s o' + d)      then the rule of a linear layer
+
+    Args:
+        kernel: Of the input.
+        windows: One for each spatial axis.
+        layer: Variances.
+        alike: Channels are alike, and so Gaussian; not after a depthwise convolution.
 
     References:
         Novak et al. 2019, Bayesian Deep Convolutional Networks with Many Channels are Gaussian Processes,
@@ -69,7 +79,7 @@ def convolution(kernel: Kernel, windows: tuple[Window, ...], layer: LayerVarianc
         (size + sum(window.padding) - window.dilation * (window.size - 1) - 1) // window.stride + 1
         for size, window in zip(kernel.spatial, windows, strict=True)
     )
-    return linear(_mapped(kernel, moved, spatial), layer)
+    return linear(mapped(kernel, moved, spatial), layer).replace(gaussian=alike)
 
 
 def _slide(part: Tensor, where: tuple[int, ...], window: Window) -> Tensor:
@@ -117,7 +127,7 @@ def pad(kernel: Kernel, padding: tuple[tuple[int, int], ...], mode: str) -> Kern
         return part
 
     spatial = tuple(size + sum(sides) for size, sides in zip(kernel.spatial, padding, strict=True))
-    return _mapped(kernel, padded, spatial)
+    return mapped(kernel, padded, spatial)
 
 
 def pooling(kernel: Kernel, matrices: tuple[Tensor, ...], spatial: tuple[int, ...] | None = None) -> Kernel:
@@ -132,13 +142,13 @@ def pooling(kernel: Kernel, matrices: tuple[Tensor, ...], spatial: tuple[int, ..
     """
     axes = len(kernel.spatial)
 
-    def mapped(part: Tensor, samples: int) -> Tensor:
+    def averaged(part: Tensor, samples: int) -> Tensor:
         for axis, matrix in enumerate(matrices):
             for at in (samples + axis, samples + axes + axis):
                 part = torch.movedim(torch.movedim(part, at, -1) @ matrix.to(part).T, -1, at)
         return part
 
-    pooled = _mapped(kernel, mapped, tuple(len(matrix) for matrix in matrices))
+    pooled = mapped(kernel, averaged, tuple(len(matrix) for matrix in matrices))
     return pooled if spatial is None else respatial(pooled, spatial)
 
 
@@ -174,17 +184,75 @@ def flatten(kernel: Kernel) -> Kernel:
     def mean(part: Tensor, samples: int) -> Tensor:
         return part.flatten(samples).mean(-1) if kernel.spatial else part
 
-    return _mapped(kernel, mean, ()).replace(gaussian=kernel.gaussian and not kernel.spatial, channel_axis=1)
+    return mapped(kernel, mean, ()).replace(gaussian=kernel.gaussian and set(kernel.spatial) <= {1}, channel_axis=1)
 
 
-def respatial(kernel: Kernel, spatial: tuple[int, ...]) -> Kernel:
-    """The same positions on other axes: drops or adds axes of length one."""
+def respatial(kernel: Kernel, spatial: tuple[int, ...], channel_axis: int | None = None) -> Kernel:
+    """The same positions in the same order on other axes: merged, split, or with axes of length one."""
     twice = spatial if kernel.layout == "full" else ()
 
     def reshaped(part: Tensor, samples: int) -> Tensor:
         return part.reshape(*part.shape[:samples], *spatial, *twice)
 
-    return _mapped(kernel, reshaped, spatial)
+    return mapped(kernel, reshaped, spatial).replace(channel_axis=channel_axis or kernel.channel_axis)
+
+
+def flatten_axes(kernel: Kernel, axes: tuple[int, ...]) -> Kernel:
+    """Some positions join the channels: the mean over equal positions of these axes; units are no longer alike."""
+    count = len(kernel.spatial)
+    kept = [axis for axis in range(count) if axis not in axes]
+
+    def mean(part: Tensor, samples: int) -> Tensor:
+        if kernel.layout == "full":
+            for axis in sorted(axes, reverse=True):
+                left = (part.ndim - samples) // 2
+                part = torch.diagonal(part, 0, samples + axis, samples + left + axis).mean(-1)
+            return part
+        return part.mean([samples + axis for axis in axes])
+
+    spatial = tuple(kernel.spatial[axis] for axis in kept)
+    return mapped(kernel, mean, spatial).replace(gaussian=False)
+
+
+def select(kernel: Kernel, indices: tuple[tuple[int, ...] | None, ...], spatial: tuple[int, ...]) -> Kernel:
+    """Some positions in a given order: slicing, reading one token, rolling.
+
+    Args:
+        kernel: Of the input.
+        indices: For each spatial axis what to take, or `None` for all.
+        spatial: Extent of the output, with axes of length one dropped or added.
+    """
+    full, axes = kernel.layout == "full", len(kernel.spatial)
+
+    def taken(part: Tensor, samples: int) -> Tensor:
+        for axis, index in enumerate(indices):
+            for at in (samples + axis, samples + axes + axis) if full else (samples + axis,):
+                if index is not None:
+                    part = part.index_select(at, torch.tensor(index, device=part.device))
+        return part.reshape(*part.shape[:samples], *spatial, *(spatial if full else ()))
+
+    return mapped(kernel, taken, spatial)
+
+
+def unflatten(kernel: Kernel, spatial: tuple[int, ...], channel_axis: int, where: str) -> Kernel:
+    """Units of a vector spread over positions: independent ones, so that moments of unequal positions vanish.
+
+    Raises:
+        UnsupportedOpError: Units are not Gaussian with mean zero.
+    """
+    if not (kernel.gaussian and kernel.zero_mean):
+        expected, got = "a reshape of Gaussian units to channels and positions", "units after something else"
+        raise UnsupportedOpError(explain(expected, got, where, "reshape right after the linear layer"))
+
+    def spread(part: Tensor, _: int) -> Tensor:
+        ones = (1,) * len(spatial)
+        if kernel.layout == "diagonal":
+            return part.reshape(*part.shape, *ones).expand(*part.shape, *spatial)
+        count = torch.Size(spatial).numel()
+        eye = torch.eye(count, dtype=part.dtype, device=part.device).reshape(*spatial, *spatial)
+        return part.reshape(*part.shape, *ones, *ones) * eye
+
+    return mapped(kernel, spread, spatial).replace(channel_axis=channel_axis)
 
 
 def transpose(kernel: Kernel, dims: tuple[int, ...], where: str) -> Kernel:
@@ -213,10 +281,10 @@ def permute(kernel: Kernel, order: tuple[int, ...], channel_axis: int) -> Kernel
         return part.permute(*range(samples), *places)
 
     spatial = tuple(kernel.spatial[axis] for axis in order)
-    return _mapped(kernel, reordered, spatial).replace(channel_axis=channel_axis)
+    return mapped(kernel, reordered, spatial).replace(channel_axis=channel_axis)
 
 
-def _mapped(kernel: Kernel, change: Callable[[Tensor, int], Tensor], spatial: tuple[int, ...]) -> Kernel:
+def mapped(kernel: Kernel, change: Callable[[Tensor, int], Tensor], spatial: tuple[int, ...]) -> Kernel:
     """Apply one map of positions to every tensor; `change` is told how many axes of samples come first."""
     first = change(kernel.variance1, 1)
     return kernel.replace(
