@@ -105,8 +105,8 @@ def test_other_faults_are_said():
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_small_budget_splits_inputs_and_outputs_and_changes_nothing(algorithm, output):
     net, x1, x2 = networks.build("residual")
-    method = StructuredDerivatives(subject_of(net, x1))
-    named = costs_of(method, 4, 3, output).algorithm if algorithm == "auto" else algorithm
+    method = StructuredDerivatives(subject_of(net, x1), output)
+    named = costs_of(method, 4, 3).algorithm if algorithm == "auto" else algorithm
     memory = 8 * numbers_of(method, named).total(1, 2)
     expected = empirical_ntk(net, x1, x2, algorithm="jacobian", output=output)
     for second, wanted in ((x2, expected), (None, empirical_ntk(net, x1, algorithm="jacobian", output=output))):

@@ -1,6 +1,6 @@
 """Inputs of layers, and cotangents of their outputs: one forward pass, and one backward pass for each output."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,27 +71,24 @@ def record(graph: Graph, layers: Sequence[Layer], x: Tensor) -> Recording:
     return Recording(x, outputs, recorder.inputs, recorder.results)
 
 
-def cotangents(recording: Recording, block: slice) -> dict[str, Tensor]:
-    """Derivatives of a block of network outputs with respect to the outputs of layers; no weight gradient is formed.
+def cotangents(recording: Recording, block: slice) -> Iterator[dict[str, Tensor]]:
+    """Derivatives of network outputs, one at a time, with respect to the outputs of layers; weights have no part.
 
     Args:
         recording: A forward pass.
         block: Network outputs.
 
-    Returns:
-        By node, `(n, outputs, ...)`.
+    Yields:
+        By node, `(n, 1, ...)`.
     """
-    names = list(recording.results)
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    results = list(recording.results.values())
     for output in recording.outputs[:, block].unbind(1):
         grads = torch.autograd.grad(
             output,
-            list(recording.results.values()),
+            results,
             torch.ones_like(output),
             retain_graph=True,
             allow_unused=True,
             materialize_grads=True,
         )
-        for name, grad in zip(names, grads, strict=True):
-            found[name].append(grad)
-    return {name: parts[0][:, None] if len(parts) == 1 else torch.stack(parts, 1) for name, parts in found.items()}
+        yield {name: grad[:, None] for name, grad in zip(recording.results, grads, strict=True)}

@@ -87,19 +87,18 @@ def count_cost(
     """
     subject = subject_of(module, x1)
     subject.check_inputs(x1, x2)
-    return costs_of(StructuredDerivatives(subject), len(x1), None if x2 is None else len(x2), output)
+    return costs_of(StructuredDerivatives(subject, output), len(x1), None if x2 is None else len(x2))
 
 
-def costs_of(method: StructuredDerivatives, n1: int, n2: int | None, over: Over) -> Costs:
+def costs_of(method: StructuredDerivatives, n1: int, n2: int | None) -> Costs:
     """The same for a network that was traced.
 
     Args:
         method: The structured algorithm on the network.
         n1: First inputs.
         n2: Second inputs, or `None` for the first.
-        over: Pairs of outputs.
     """
-    subject = method.subject
+    subject, over = method.subject, method.over
     forward, outputs = _forward(subject.graph), subject.outputs
     second, sides = (n1 if n2 is None else n2), (n1 if n2 is None else n1 + n2)
     pairs = n1 * second * (outputs**2 if over == "full" else outputs)
@@ -141,7 +140,7 @@ def numbers_of(method: StructuredDerivatives, algorithm: str) -> Numbers:
             continue
         sizes = _sizes(subject, layer, 1, 1, True)
         fixed += sizes.groups * sizes.patch * sizes.positions
-        gram = sizes.cheaper("trace") == "gram"
+        gram = sizes.cheaper(method.over) == "gram"
         pairs += 2 * sizes.groups * sizes.positions**2 if gram else 0
         widest = max(widest, 0 if gram else sizes.groups * sizes.patch * sizes.width)
     others = sum(subject.parameters[name].numel() for name in method.others)

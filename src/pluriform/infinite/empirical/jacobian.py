@@ -66,19 +66,21 @@ class JacobianContraction:
 
     Attributes:
         subject: The network.
+        over: Pairs of outputs.
     """
 
     subject: Subject
+    over: Over
 
     def prepare(self, x: Tensor) -> Tensor:
         """The batch itself."""
         return x
 
-    def side(self, x: Tensor, block: slice) -> dict[str, Tensor]:
+    def side(self, prepared: Tensor, block: slice) -> dict[str, Tensor]:
         """What one batch contributes: its Jacobian."""
-        return {name: part.flatten(2) for name, part in jacobian(self.subject, x, None, block).items()}
+        return {name: part.flatten(2) for name, part in jacobian(self.subject, prepared, None, block).items()}
 
-    def kernel(self, left: dict[str, Tensor], right: dict[str, Tensor], over: Over) -> Float[Tensor, "n1 n2 *pairs"]:
+    def kernel(self, left: dict[str, Tensor], right: dict[str, Tensor]) -> Float[Tensor, "n1 n2 *pairs"]:
         """The NTK of two batches."""
-        parts = [contract(part, right[name], over) for name, part in left.items()]
+        parts = [contract(part, right[name], self.over) for name, part in left.items()]
         return sum(parts[1:], parts[0])

@@ -8,6 +8,7 @@ A linear or convolutional layer is a matrix product at every position p: with pa
 and a norm with normalised input `u`, scale and shift has `df/dscale = sum_p b_p u_p`, `df/dshift = sum_p b_p`.
 """
 
+import operator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -172,14 +173,8 @@ def _read(graph: Graph, node: Node) -> list[Tensor]:
     """Parameters that a node reads, once for each reader."""
     if node.module is not None:
         return list(graph.submodule(node).parameters())
-    return [_parameter(graph, graph[name]) for name in node.inputs if graph[name].op is Op.PARAMETER]
-
-
-def _parameter(graph: Graph, node: Node) -> Tensor:
-    found = graph.module
-    for part in str(node.attributes["path"]).split("."):
-        found = getattr(found, part)
-    return found  # type: ignore[return-value]
+    read = [graph[name].attributes["path"] for name in node.inputs if graph[name].op is Op.PARAMETER]
+    return [found for path in read if (found := _attribute(graph, str(path))) is not None]
 
 
 def _weights(graph: Graph, node: Node) -> tuple[Tensor | None, Tensor | None] | None:
@@ -203,10 +198,12 @@ def _given(graph: Graph, node: Node) -> tuple[Tensor | None, Tensor | None] | No
     taken = []
     for position, name in ((1, "weight"), (2, "bias")):
         item = code.args[position] if len(code.args) > position else code.kwargs.get(name)
-        read = isinstance(item, fx.Node) and item.op == "get_attr"
-        found = graph.module
-        if read:
-            for part in str(item.target).split("."):
-                found = getattr(found, part)
-        taken.append(found if read and isinstance(found, Tensor) else None)
+        taken.append(
+            _attribute(graph, str(item.target)) if isinstance(item, fx.Node) and item.op == "get_attr" else None
+        )
     return taken[0], taken[1]
+
+
+def _attribute(graph: Graph, path: str) -> Tensor | None:
+    found = operator.attrgetter(path)(graph.module)
+    return found if isinstance(found, Tensor) else None

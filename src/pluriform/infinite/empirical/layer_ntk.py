@@ -15,7 +15,10 @@ from torch import Tensor
 
 from pluriform.infinite.empirical.contraction import Over, contract
 
-__all__ = ["Factors", "Sizes", "explicit_ntk", "gram_ntk", "inner_products"]
+__all__ = ["Factors", "Sizes", "explicit_ntk", "gradients", "gram_ntk", "inner_products"]
+
+PIECE = 2**22
+"""Numbers of a piece of gradients: larger pieces would be given back to the system and fetched anew each time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,19 +76,32 @@ class Sizes:
 
 
 def explicit_ntk(left: Factors, right: Factors, over: Over) -> Float[Tensor, "n1 n2 *pairs"]:
-    """Form the gradients of every input and output, then contract them.
+    """Form the gradients of every input and output, then contract them, some output channels at a time.
 
     Args:
         left: Of the first inputs.
         right: Of the second inputs; the same object counts once.
         over: Pairs of outputs.
     """
-    first = _gradients(left)
-    return contract(first, first if left is right else _gradients(right), over)
+    n, outputs, groups, width, _ = left.b.shape
+    size = max(1, PIECE // max(n * outputs * groups * left.a.shape[2], 1))
+    total = None
+    for start in range(0, width, size):
+        first = gradients(left, slice(start, start + size))
+        second = first if left is right else gradients(right, slice(start, start + size))
+        part = contract(first, second, over)
+        total = part if total is None else total.add_(part)
+    return contract(left.b.flatten(2)[..., :0], right.b.flatten(2)[..., :0], over) if total is None else total
 
 
-def _gradients(factors: Factors) -> Float[Tensor, "n outputs weights"]:
-    a, b = factors.a, factors.b
+def gradients(factors: Factors, channels: slice = slice(None)) -> Float[Tensor, "n outputs weights"]:
+    """`sum_p b_p a_p'` of some output channels of each group.
+
+    Args:
+        factors: Of one batch.
+        channels: Output channels.
+    """
+    a, b = factors.a, factors.b[:, :, :, channels]
     (n, groups, patch, _), (outputs, width) = a.shape, (b.shape[1], b.shape[3])
     if groups == 1:
         return (b.reshape(n, outputs * width, -1) @ a[:, 0].transpose(1, 2)).reshape(n, outputs, width * patch)
@@ -112,14 +128,20 @@ def gram_ntk(
     """
     if over == "trace":
         return _paired(_joined(left.b), _joined(right.b), inner, same=left is right)
-    o1, o2 = left.b.shape[1], right.b.shape[1]
+    o1 = left.b.shape[1]
     if over == "diagonal":
         parts = [_paired(left.b[:, o], right.b[:, o], inner, same=left is right) for o in range(o1)]
         return torch.stack(parts, 2)
-    rows = [
-        torch.stack([_paired(left.b[:, i], right.b[:, j], inner, same=False) for j in range(o2)], 2) for i in range(o1)
-    ]
-    return torch.stack(rows, 2)
+    return torch.stack([_all_second(left.b[:, o], right.b, inner) for o in range(o1)], 2)
+
+
+def _all_second(left: Tensor, right: Tensor, inner: Tensor) -> Float[Tensor, "n1 n2 outputs2"]:
+    """Weighted products of the cotangents of one first output with those of all second outputs."""
+    n1, n2, p1, p2, outputs = len(left), len(right), left.shape[3], right.shape[4], right.shape[1]
+    groups = left.shape[1]
+    products = _rows(left) @ _rows(right.flatten(0, 1)).transpose(1, 2)
+    weighted = products.view(groups, n1 * p1, n2, outputs, p2).mul_(inner.view(groups, n1 * p1, n2, 1, p2))
+    return weighted.sum((0, 4)).view(n1, p1, n2, outputs).sum(1)
 
 
 def _paired(left: Tensor, right: Tensor, inner: Tensor, *, same: bool) -> Float[Tensor, "n1 n2"]:

@@ -69,12 +69,12 @@ def empirical_ntk(
     over: Over = output  # type: ignore[assignment]
     subject = subject_of(module, x1)
     subject.check_inputs(x1, x2)
-    structured = StructuredDerivatives(subject)
+    structured = StructuredDerivatives(subject, over)
     if algorithm == "auto":
-        algorithm = costs_of(structured, len(x1), None if x2 is None else len(x2), over).algorithm
+        algorithm = costs_of(structured, len(x1), None if x2 is None else len(x2)).algorithm
     methods: dict[str, Method] = {
-        "jacobian": JacobianContraction(subject),
-        "ntk-vp": NtkVectorProducts(subject),
+        "jacobian": JacobianContraction(subject, over),
+        "ntk-vp": NtkVectorProducts(subject, over),
         "structured": structured,
     }
     streamed = algorithm == "structured" and over != "full" and not structured.others
@@ -82,7 +82,7 @@ def empirical_ntk(
     size = tile_size(
         numbers_of(structured, algorithm), subject, chunk or most, 1 if streamed else subject.outputs, memory
     )
-    return tiled(methods[algorithm], x1, x2, over, size if chunk is None else TileSize(chunk, size.outputs))
+    return tiled(methods[algorithm], x1, x2, size if chunk is None else TileSize(chunk, size.outputs))
 
 
 def _check_options(algorithm: str, output: str, chunk: int | None) -> None:

@@ -30,7 +30,7 @@ def ntk_vector_product(
         vector: One number for each second input and output.
         blocks: Outputs of the first and of the second inputs.
     """
-    _, pull = vjp(subject.function(x2, blocks[1]), subject.parameters)
+    pull = vjp(subject.function(x2, blocks[1]), subject.parameters)[1]
     (tangent,) = pull(vector)
     return push_forward(subject.function(x1, blocks[0]), (subject.parameters,), (tangent,))[1]
 
@@ -52,21 +52,23 @@ class NtkVectorProducts:
 
     Attributes:
         subject: The network.
+        over: Pairs of outputs.
         vectors: Basis vectors computed at once.
     """
 
     subject: Subject
+    over: Over
     vectors: int = 16
 
     def prepare(self, x: Tensor) -> Tensor:
         """The batch itself."""
         return x
 
-    def side(self, x: Tensor, block: slice) -> Batch:
+    def side(self, prepared: Tensor, block: slice) -> Batch:
         """What one batch contributes: itself."""
-        return Batch(x, block)
+        return Batch(prepared, block)
 
-    def kernel(self, left: Batch, right: Batch, over: Over) -> Float[Tensor, "n1 n2 *pairs"]:
+    def kernel(self, left: Batch, right: Batch) -> Float[Tensor, "n1 n2 *pairs"]:
         """The NTK of two batches."""
         outputs = len(range(*right.block.indices(self.subject.outputs)))
         basis = torch.eye(outputs, dtype=self.subject.dtype, device=right.x.device)
@@ -78,4 +80,4 @@ class NtkVectorProducts:
         places = torch.arange(len(right.x) * outputs, device=right.x.device)
         columns = vmap(column, chunk_size=self.vectors)(places)
         full = columns.reshape(len(right.x), outputs, len(left.x), -1).permute(2, 0, 3, 1)
-        return over_outputs(full, over)
+        return over_outputs(full, self.over)

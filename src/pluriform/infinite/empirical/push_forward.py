@@ -22,4 +22,5 @@ def push_forward(function: Callable[..., Any], primals: tuple[Any, ...], tangent
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.*", category=DeprecationWarning)
-        return jvp(function, primals, tangents)
+        value, derivative, *_ = jvp(function, primals, tangents)
+    return value, derivative

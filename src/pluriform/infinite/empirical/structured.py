@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from pluriform.infinite.empirical.capture import Recording, cotangents, record
 from pluriform.infinite.empirical.contraction import Over, contract
 from pluriform.infinite.empirical.jacobian import jacobian
 from pluriform.infinite.empirical.layer import Layer, layers_of
-from pluriform.infinite.empirical.layer_ntk import Factors, Sizes, explicit_ntk, gram_ntk, inner_products
+from pluriform.infinite.empirical.layer_ntk import Factors, Sizes, explicit_ntk, gradients, gram_ntk, inner_products
 from pluriform.infinite.empirical.subject import Subject
 
 __all__ = ["Side", "StructuredDerivatives"]
@@ -23,13 +24,13 @@ class Side:
 
     Attributes:
         recording: The forward pass.
-        cotangents: Derivatives with respect to the outputs of layers, `(n, outputs, ...)`, by node.
-        gradients: Gradients of the parameters that no layer claims, `(n, outputs, size)`, by name.
+        gradients: Gradients of parameters, `(n, outputs, size)`, by name, where they are small or have no structure.
+        cotangents: Derivatives with respect to the outputs of the other layers, `(n, outputs, ...)`, by node.
     """
 
     recording: Recording
-    cotangents: dict[str, Tensor]
     gradients: dict[str, Tensor]
+    cotangents: dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,7 @@ class StructuredDerivatives:
 
     Attributes:
         subject: The network.
+        over: Pairs of outputs.
         scales: Factor of the contribution of a parameter, by name; 1 for the others.
 
     References:
@@ -50,6 +52,7 @@ class StructuredDerivatives:
     """
 
     subject: Subject
+    over: Over
     scales: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -67,52 +70,62 @@ class StructuredDerivatives:
         """One forward pass, which serves all blocks of outputs."""
         return record(self.subject.graph, self.layers, x)
 
-    def side(self, recording: Recording, block: slice) -> Side:
-        """One backward pass for each output."""
-        gradients = jacobian(self.subject, recording.x, self.others, block) if self.others else {}
-        found = cotangents(recording, block) if self.layers else {}
-        return Side(recording, found, {name: part.flatten(2) for name, part in gradients.items()})
+    def side(self, prepared: Recording, block: slice) -> Side:
+        """One backward pass for each output; what is smaller as a gradient than as a cotangent becomes one at once."""
+        rows: dict[str, list[Tensor]] = {}
+        held: dict[str, list[Tensor]] = {}
+        for found in cotangents(prepared, block) if self.layers else ():
+            for layer in self.layers:
+                b = found[layer.node.name]
+                if layer.bias is not None:
+                    rows.setdefault(layer.bias, []).append(layer.reduced(b))
+                if layer.weight is None:
+                    continue
+                row = self._small_gradient(layer, prepared, b)
+                if row is None:
+                    held.setdefault(layer.node.name, []).append(b)
+                else:
+                    rows.setdefault(layer.weight, []).append(row)
+        explicit = jacobian(self.subject, prepared.x, self.others, block) if self.others else {}
+        made = {name: part.flatten(2) for name, part in explicit.items()}
+        return Side(prepared, made | _joined(rows), _joined(held))
 
-    def kernel(self, left: Side, right: Side, over: Over) -> Float[Tensor, "n1 n2 *pairs"]:
+    def kernel(self, left: Side, right: Side) -> Float[Tensor, "n1 n2 *pairs"]:
         """The NTK of two batches."""
-        parts = [self.scales.get(name, 1.0) * part for name, part in self.parts(left, right, over)]
+        parts = [self.scales.get(name, 1.0) * part for name, part in self.parts(left, right)]
         return sum(parts[1:], parts[0])
 
-    def parts(self, left: Side, right: Side, over: Over) -> Iterator[tuple[str, Tensor]]:
+    def parts(self, left: Side, right: Side) -> Iterator[tuple[str, Tensor]]:
         """The contribution of every parameter, by name."""
+        for name, rows in left.gradients.items():
+            yield name, contract(rows, right.gradients[name], self.over)
         for layer in self.layers:
-            name = layer.node.name
-            one, two = left.cotangents[name], right.cotangents[name]
-            if layer.weight is not None:
-                yield layer.weight, (_scale_ntk if layer.kind == "norm" else _weight_ntk)(layer, left, right, over)
-            if layer.bias is not None:
-                first = layer.reduced(one)
-                yield layer.bias, contract(first, first if left is right else layer.reduced(two), over)
-        for name in self.others:
-            yield name, contract(left.gradients[name], right.gradients[name], over)
+            if layer.weight is not None and layer.node.name in left.cotangents:
+                yield layer.weight, _weight_ntk(layer, left, right, self.over)
 
-
-def _scale_ntk(layer: Layer, left: Side, right: Side, over: Over) -> Tensor:
-    """Of the scale of a norm."""
-    name = layer.node.name
-
-    def gradients(side: Side) -> Tensor:
-        plain = _kept(side.recording, (name, "normalised"), lambda: layer.normalised(side.recording.inputs[name]))
-        return layer.reduced(side.cotangents[name] * plain[:, None])
-
-    first = gradients(left)
-    return contract(first, first if left is right else gradients(right), over)
+    def _small_gradient(self, layer: Layer, recording: Recording, b: Tensor) -> Tensor | None:
+        """The gradient of a weight, or None where cotangents are to be kept: they are smaller, or contract cheaper."""
+        name = layer.node.name
+        read = recording.inputs[name]
+        if layer.kind == "norm":
+            plain = _kept(recording, (name, "normalised"), lambda: layer.normalised(read))
+            return layer.reduced(b * plain[:, None])
+        factors = _factors(layer, recording, b)
+        (n, groups, patch, positions), width = factors.a.shape, factors.b.shape[3]
+        sizes = Sizes(n, n, recording.outputs.shape[1], groups, patch, width, positions, same=False)
+        if patch > positions or sizes.cheaper(self.over) == "gram":
+            return None
+        return gradients(factors)
 
 
 def _weight_ntk(layer: Layer, left: Side, right: Side, over: Over) -> Tensor:
-    """Of the weight of a linear or convolutional layer."""
-    name, same = layer.node.name, left.recording is right.recording
-    first = _factors(layer, left)
-    second = first if left is right else _factors(layer, right)
-    (n1, groups, patch, positions), (_, outputs, _, width, _) = first.a.shape, first.b.shape
-    sizes = Sizes(n1, len(second.a), outputs, groups, patch, width, positions, same)
-    whole = Sizes(n1, len(second.a), left.recording.outputs.shape[1], groups, patch, width, positions, same)
-    if (sizes if over == "full" else whole).cheaper(over) == "explicit":
+    """Of the weight of a linear or convolutional layer whose cotangents were kept."""
+    name, same = layer.node.name, left is right
+    first = _factors(layer, left.recording, left.cotangents[name])
+    second = first if same else _factors(layer, right.recording, right.cotangents[name])
+    (n1, groups, patch, positions), width = first.a.shape, first.b.shape[3]
+    outputs = left.recording.outputs.shape[1]
+    if Sizes(n1, len(second.a), outputs, groups, patch, width, positions, same).cheaper(over) == "explicit":
         return explicit_ntk(first, second, over)
     known = left.recording.inner
     if name not in known or known[name][0] is not right.recording.token:
@@ -120,11 +133,11 @@ def _weight_ntk(layer: Layer, left: Side, right: Side, over: Over) -> Tensor:
     return gram_ntk(first, second, over, known[name][1])
 
 
-def _factors(layer: Layer, side: Side) -> Factors:
-    name, recording = layer.node.name, side.recording
+def _factors(layer: Layer, recording: Recording, b: Tensor) -> Factors:
+    name = layer.node.name
     read = recording.inputs[name]
     patches = _kept(recording, (name, "patches"), lambda: layer.patches(read))
-    return Factors(patches, layer.cotangents(side.cotangents[name], tuple(read.shape[2:])))
+    return Factors(patches, layer.cotangents(b, tuple(read.shape[2:])))
 
 
 def _kept(recording: Recording, key: tuple[str, str], compute: Callable[[], Tensor]) -> Tensor:
@@ -132,3 +145,8 @@ def _kept(recording: Recording, key: tuple[str, str], compute: Callable[[], Tens
     if key not in recording.kept:
         recording.kept[key] = compute()
     return recording.kept[key]
+
+
+def _joined(rows: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    """Outputs side by side."""
+    return {name: parts[0] if len(parts) == 1 else torch.cat(parts, 1) for name, parts in rows.items()}

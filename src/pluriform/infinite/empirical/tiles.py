@@ -22,6 +22,11 @@ class Method(Protocol):
         """The network."""
         ...
 
+    @property
+    def over(self) -> Over:
+        """Pairs of outputs."""
+        ...
+
     def prepare(self, x: Tensor) -> Any:
         """What serves all outputs of a batch."""
         ...
@@ -30,7 +35,7 @@ class Method(Protocol):
         """What a batch contributes for a block of outputs."""
         ...
 
-    def kernel(self, left: Any, right: Any, over: Over) -> Tensor:
+    def kernel(self, left: Any, right: Any) -> Tensor:
         """The kernel of two sides, summed over outputs for the trace."""
         ...
 
@@ -56,23 +61,22 @@ class _Half:
     block: slice
 
 
-def tiled(method: Method, x1: Tensor, x2: Tensor | None, over: Over, size: TileSize) -> Float[Tensor, "n1 n2 *pairs"]:
+def tiled(method: Method, x1: Tensor, x2: Tensor | None, size: TileSize) -> Float[Tensor, "n1 n2 *pairs"]:
     """The whole kernel; of a batch with itself tiles on and above the diagonal are computed, the others mirrored.
 
     Args:
         method: The algorithm.
         x1: First inputs.
         x2: Second inputs; `None` takes the first.
-        over: Pairs of outputs.
         size: Of a tile.
 
     Returns:
         `(n1, n2, O, O)`, `(n1, n2)` or `(n1, n2, O)`; the trace divided by O.
     """
-    outputs, n2 = method.subject.outputs, len(x1 if x2 is None else x2)
+    over, outputs, n2 = method.over, method.subject.outputs, len(x1 if x2 is None else x2)
     pairs = {"full": (outputs, outputs), "trace": (), "diagonal": (outputs,)}[over]
     whole = x1.new_zeros(len(x1), n2, *pairs, dtype=method.subject.dtype)
-    for row, column, tile in _tiles(method, x1, x2, over, size):
+    for row, column, tile in _tiles(method, x1, x2, size):
         _add(whole, tile, row, column, over)
         if x2 is None and row != column:
             mirrored = tile.transpose(0, 1)
@@ -80,9 +84,7 @@ def tiled(method: Method, x1: Tensor, x2: Tensor | None, over: Over, size: TileS
     return whole / outputs if over == "trace" else whole
 
 
-def _tiles(
-    method: Method, x1: Tensor, x2: Tensor | None, over: Over, size: TileSize
-) -> Iterator[tuple[_Half, _Half, Tensor]]:
+def _tiles(method: Method, x1: Tensor, x2: Tensor | None, size: TileSize) -> Iterator[tuple[_Half, _Half, Tensor]]:
     """Every tile; one side is kept along a row, and one prepared batch of either side."""
     rows, columns = _halves(method, x1, size), _halves(method, x1 if x2 is None else x2, size)
     first = _latest(lambda start, stop: method.prepare(x1[start:stop]))
@@ -94,11 +96,11 @@ def _tiles(
     for i, row in enumerate(rows):
         left = method.side(first(row.part.start, row.part.stop), row.block)
         for j, column in enumerate(columns):
-            if (x2 is None and j < i) or (over != "full" and row.block != column.block):
+            if (x2 is None and j < i) or (method.over != "full" and row.block != column.block):
                 continue
             own = x2 is None and i == j
             right = left if own else method.side(second(column.part.start, column.part.stop), column.block)
-            yield row, column, method.kernel(left, right, over)
+            yield row, column, method.kernel(left, right)
 
 
 def _latest(prepare: Callable[[int, int], Any]) -> Callable[[int, int], Any]:
