@@ -89,7 +89,7 @@ def test_tuning_finds_the_best_setting_first(script):
     labels = torch.randint(10, (60,), generator=generator)
     inputs = torch.nn.functional.one_hot(labels, 10).float() + 0.3 * torch.randn(60, 10, generator=generator)
     images = script.Images(inputs, labels, inputs, labels)
-    rows = script.tune(images, None, 40, 20)
+    rows = script.tune(images, None, 40, 20, 40)
     assert len(rows) == len(script.BIASES) * len(script.RIDGES) * len(script.KERNELS)
     accuracies = [row["accuracy"] for row in rows]
     assert accuracies == sorted(accuracies, reverse=True)
@@ -98,10 +98,13 @@ def test_tuning_finds_the_best_setting_first(script):
 
 
 def test_tuning_tries_every_whitening(script):
-    inputs = correlated(60)
+    inputs = correlated(80)
     labels = (inputs[:, 0] > inputs[:, 0].median()).long()
     images = script.Images(inputs, labels, inputs, labels)
-    rows = script.tune(images, script.Whitening.fit(inputs), 40, 20)
-    tried = {row["setting"]["whitening"] for row in rows}
-    assert tried == set(script.WHITENINGS)
-    assert len(rows) == len(tried) + len(script.BIASES) * len(script.RIDGES) * len(script.KERNELS)
+    rows = script.tune(images, script.Whitening.fit(inputs), 40, 20, 60)
+    first = rows[-len(script.WHITENINGS) :]
+    assert [row["setting"]["whitening"] for row in first] == list(script.WHITENINGS)
+    best = max(first, key=lambda row: row["accuracy"])["setting"]["whitening"]
+    others = rows[: -len(script.WHITENINGS)]
+    assert len(others) == len(script.BIASES) * len(script.RIDGES) * len(script.KERNELS)
+    assert {row["setting"]["whitening"] for row in others} == {best}
