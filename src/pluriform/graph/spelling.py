@@ -270,7 +270,10 @@ def module_spelling(module: nn.Module) -> Spelling | None:
 
 
 def is_known_module(module: nn.Module) -> bool:
-    """Whether the module is one node: spelled here, or one of torch's own that is neither container nor layer stack."""
-    if module_spelling(module) is not None:
+    """Whether the module is one node.
+
+    Spelled here; one of torch's own that is neither container nor layer stack; or of a class with `one_node = True`.
+    """
+    if module_spelling(module) is not None or getattr(type(module), "one_node", False):
         return True
     return type(module).__module__.startswith("torch.nn") and not isinstance(module, (*CONTAINERS, *LAYERS))

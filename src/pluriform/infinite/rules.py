@@ -42,6 +42,13 @@ class Variances:
                     explain("finite variances of 0 or more", f"({weight}, {bias})", "kernel_of", "give other variances")
                 )
         layers = [node.module for node in graph.nodes if node.op in WEIGHTED and node.module]
+        layers += [
+            f"{node.module}.{name}"
+            for node in graph.nodes
+            if node.op is Op.OPAQUE and node.module
+            for name, part in graph.submodule(node).named_modules()
+            if isinstance(part, nn.Linear)
+        ]
         if unknown := sorted(set(self.overrides) - set(layers)):
             raise ConfigError(
                 explain(
@@ -102,7 +109,7 @@ def _refuse_tied(graph: Graph) -> None:
     """The recursions assume fresh weights at each place."""
     seen: dict[int, Node] = {}
     for node in graph.nodes:
-        if node.op not in WEIGHTED:
+        if node.op not in WEIGHTED | {Op.OPAQUE}:
             continue
         owner = graph.submodule(node).parameters() if node.module else _read(graph, node)
         for parameter in owner:
@@ -171,7 +178,7 @@ class Features:
 def unsupported(node: Node) -> UnsupportedOpError:
     """The error for a node without a rule: names it, its line, what is supported and what would do instead."""
     instead = INSTEAD.get(node.op, "write this part with supported operations")
-    known = ", ".join(sorted({op.value for op in RULES}))
+    known = ", ".join(sorted({op.value for op in RULES if op is not Op.OPAQUE}))
     return UnsupportedOpError(
         explain(f"an operation with an infinite-width limit here ({known})", node.op.value, str(node), instead)
     )
@@ -183,5 +190,7 @@ INSTEAD: dict[Op, str] = {
     Op.MAX: "use a mean: the maximum has no closed form",
     Op.SOFTMAX: "take the outputs before the softmax",
     Op.INSTANCE_NORM: "use GroupNorm or LayerNorm: statistics of one channel do not settle at infinite width",
-    Op.OPAQUE: "write this part with operations that the tracer can follow",
+    Op.ATTENTION: "use GlobalSelfAttention of pluriform.infinite.self_attention: logits over the root of the width "
+    "have no closed form",
+    Op.MATMUL: "write attention as GlobalSelfAttention of pluriform.infinite.self_attention",
 }

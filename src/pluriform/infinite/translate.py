@@ -6,7 +6,7 @@ from typing import Any
 from pluriform.graph.ops import Op
 from pluriform.infinite.plan import Step
 from pluriform.infinite.translation.joins import concat_step, join_step
-from pluriform.infinite.translation.layers import conv_step, linear_step, transposed_step
+from pluriform.infinite.translation.layers import attention_step, conv_step, linear_step, transposed_step
 from pluriform.infinite.translation.nonlinear import activation_step, dropout_step, identity_step
 from pluriform.infinite.translation.norms import batch_norm_step, group_norm_step, layer_norm_step
 from pluriform.infinite.translation.place import WEIGHTED, Place
@@ -42,4 +42,5 @@ RULES: dict[Op, Callable[[Place, Any], Step]] = {
     Op.MULTIPLY: join_step,
     Op.DIVIDE: join_step,
     Op.CONCAT: concat_step,
+    Op.OPAQUE: attention_step,
 }

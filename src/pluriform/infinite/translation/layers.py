@@ -3,13 +3,17 @@
 from functools import partial
 from typing import Any
 
+from torch import nn
+
+from pluriform.infinite.attention import self_attention
 from pluriform.infinite.linear import LayerVariances, linear
 from pluriform.infinite.plan import Step
+from pluriform.infinite.self_attention import GlobalSelfAttention
 from pluriform.infinite.spatial import Window, convolution
 from pluriform.infinite.translation.place import Place
 from pluriform.infinite.transposed import Spread, transposed_convolution
 
-__all__ = ["conv_step", "layer_variances", "linear_step", "transposed_step"]
+__all__ = ["attention_step", "conv_step", "layer_variances", "linear_step", "transposed_step"]
 
 
 def layer_variances(place: Place, variances: Any, fan_in: int | None = None) -> LayerVariances:
@@ -66,6 +70,44 @@ def transposed_step(place: Place, variances: Any) -> Step:
     alike = _alike(place, len(weight) // groups)
     rule = partial(transposed_convolution, windows=windows, layer=layer, alike=alike)
     return place.step(rule, weighted=True, channel_axis=1)
+
+
+def attention_step(place: Place, variances: Any) -> Step:
+    """Our attention layer; other modules that cannot be followed are refused."""
+    layer = place.graph.submodule(place.node) if place.node.module else None
+    if not isinstance(layer, GlobalSelfAttention):
+        raise place.refuse(
+            "operations that the tracer can follow",
+            f"{place.fact('function')}, which it cannot",
+            "write this part with layers and functions of torch; attention as GlobalSelfAttention",
+        )
+    standard = variances.parameterization == "standard"
+    if standard and layer.query.weight.requires_grad:
+        raise place.refuse(
+            "frozen queries in the standard parameterisation",
+            "trainable ones, whose part in the NTK is random",
+            "call query.requires_grad_(False), or use parameterization='ntk'",
+        )
+    query, value, output = (
+        _part(f"{place.node.module}.{name}", part, variances)
+        for name, part in (("query", layer.query), ("value", layer.value), ("output", layer.output))
+    )
+    facts = {"normalise": layer.normalise, "position_var": layer.position_var}
+    rule = partial(self_attention, query=query.weight, value=value, output=output, **facts)
+    return place.step(rule, demand="full", weighted=True, channel_axis=-1)
+
+
+def _part(path: str, layer: nn.Linear, variances: Any) -> LayerVariances:
+    weight_var, bias_var = variances.overrides.get(path, (variances.weight, variances.bias))
+    return LayerVariances.of(
+        weight_var,
+        bias_var,
+        fan_in=layer.in_features,
+        has_bias=layer.bias is not None,
+        parameterization=variances.parameterization,
+        train_weight=layer.weight.requires_grad,
+        train_bias=layer.bias is not None and layer.bias.requires_grad,
+    )
 
 
 def _alike(place: Place, channels_per_group: int) -> bool:
