@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "fit several forms of one network and judge them side by side",
     "fit": "fit one form",
     "evaluate": "measure a fitted form",
+    "kernel": "compute kernels of the infinitely wide network into a store",
     "report": "write one page from stored results",
 }
 
@@ -31,6 +32,7 @@ examples:
   pluriform compare table.csv --target species --net my_package.nets:build
   pluriform fit deep-ensemble digits --members 5 --run runs/ensemble
   pluriform evaluate runs/ensemble digits --out result.json
+  pluriform kernel mnist --net mlp --samples 10000 --test 1000 --out kernel.zarr
   pluriform report result.json other.json --out page.html
 
 Data sets are named, or given as a folder of images, a .npz, .csv or .parquet file. Named sets are looked for in the

@@ -15,7 +15,7 @@ from pluriform.infinite.kernel import Kernel
 from pluriform.infinite.store.files import Files
 from pluriform.infinite.store.grid import Grid
 
-__all__ = ["StoreEstimate", "check_room", "estimate_store", "measured_rate", "tile_for"]
+__all__ = ["StoreEstimate", "check_disk", "check_room", "estimate_store", "measured_rate", "tile_for"]
 
 ENOUGH_SECONDS = 0.5
 TILE_SECONDS = 15.0
@@ -94,6 +94,25 @@ def tile_for(rate: float, n1: int, n2: int) -> int:
     return min(max(side, SMALLEST), LARGEST, max(n1, n2))
 
 
+def check_disk(path: Path, needed: float | int, what: str) -> None:
+    """Refuse before starting what does not fit the disk.
+
+    Args:
+        path: Where it would go.
+        needed: Bytes.
+        what: For the message.
+
+    Raises:
+        RunError: The disk is too small.
+    """
+    place = next(parent for parent in (path, *path.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if needed > 0.95 * free:
+        expected = f"at most {0.95 * free / 2**20:,.0f} MiB (95 % of what the disk has free)"
+        remedy = "free some space, name a store on another disk, store one kernel or half of it, or use float32"
+        raise RunError(explain(expected, f"{needed / 2**20:,.0f} MiB for {what}", str(path), remedy))
+
+
 def check_room(files: Files, tiles: int, processes: int) -> None:
     """Refuse before starting when the tiles to come do not fit the disk, or a few of them not the memory.
 
@@ -103,16 +122,7 @@ def check_room(files: Files, tiles: int, processes: int) -> None:
     """
     import psutil
 
-    place = next(parent for parent in (files.path, *files.path.resolve().parents) if parent.exists())
-    needed, free = tiles * files.tile_bytes, shutil.disk_usage(place).free
-    if needed > 0.95 * free:
-        remedy = "free some space, name a store on another disk, store one kernel only, or use float32"
-        got = f"{needed / 2**20:,.0f} MiB for {tiles:,} tiles"
-        raise RunError(
-            explain(
-                f"at most {0.95 * free / 2**20:,.0f} MiB (95 % of what the disk has free)", got, str(files.path), remedy
-            )
-        )
+    check_disk(files.path, tiles * files.tile_bytes, f"{tiles:,} tiles")
     needed, available = COPIES * 8 * files.grid.side**2 * processes, psutil.virtual_memory().available
     if needed > 0.9 * available:
         raise MemoryBudgetError(
