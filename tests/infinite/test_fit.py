@@ -11,7 +11,9 @@ import pluriform as pf
 from pluriform.data.data import Data, Split
 from pluriform.errors import ConfigError, MemoryBudgetError, SingularKernelError, UnsupportedOpError
 from pluriform.forms import load_form
+from pluriform.infinite import solve
 from pluriform.infinite.fit import InfiniteWidth
+from pluriform.infinite.latent_variance import DenseVariance, TiledVariance
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,12 @@ def test_too_many_samples_are_refused_before_any_kernel(digits, mlp, monkeypatch
     with pytest.raises(
         MemoryBudgetError, match=r"9 float64 matrices of 1,294 x 1,294.*fit on at most 9\d\d samples: InfiniteWidth"
     ):
+        InfiniteWidth(solver="dense").fit(mlp, digits)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**23})())
+    with pytest.raises(MemoryBudgetError, match=r"1 float64 matrices of 1,294 x 1,294.*solver='nystrom'"):
         InfiniteWidth().fit(mlp, digits)
+    with pytest.raises(MemoryBudgetError, match=r"9 float64 matrices"):
+        InfiniteWidth(time=10.0).fit(mlp, digits)
 
 
 def test_duplicates_without_a_ridge_are_named(digits, mlp):
@@ -169,3 +176,95 @@ def test_a_small_convolutional_network_fits(digits):
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, 10))
     form = InfiniteWidth(samples=60, kernel="nngp").fit(net, digits)
     assert (form.predict(digits.test.inputs[:60]).mean.argmax(1) == digits.test.targets[:60]).float().mean() > 0.6
+
+
+def few(data, count):
+    return dataclasses.replace(data, train=Split(*data.train.batch(torch.arange(count))))
+
+
+@pytest.mark.parametrize("kernel", ["ntk", "nngp"])
+def test_tiles_give_what_whole_matrices_give(digits, mlp, kernel, monkeypatch, tmp_path):
+    monkeypatch.setattr(solve, "SIDE", 64)
+    small, x = few(digits, 200), digits.test.inputs[:30]
+    dense, tiled = (InfiniteWidth(kernel=kernel, solver=solver).fit(mlp, small) for solver in ("dense", "tiled"))
+    assert tiled.ridge == dense.ridge
+    assert tiled.scale == pytest.approx(dense.scale, rel=1e-6)
+    assert torch.allclose(tiled.predict(x).mean, dense.predict(x).mean, atol=1e-6)
+    assert torch.allclose(tiled.predict(x).variance, dense.predict(x).variance, rtol=1e-4, atol=1e-7)
+    again = load_form(tiled.save(tmp_path / "form"))
+    assert torch.equal(again.predict(x).variance, tiled.predict(x).variance)
+    assert tiled.latent_variance.factor.numel() < 0.7 * 200**2
+
+
+def test_tiles_are_taken_where_whole_matrices_do_not_fit(digits, mlp, monkeypatch):
+    small = few(digits, 200)
+    assert isinstance(InfiniteWidth().fit(mlp, small).latent_variance, DenseVariance)
+    monkeypatch.setattr(solve, "SIDE", 64)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**20})())
+    assert isinstance(InfiniteWidth().fit(mlp, small).latent_variance, TiledVariance)
+
+
+@pytest.mark.parametrize("method", [
+    InfiniteWidth(ridge=0.01), InfiniteWidth(ridge=0.01, kernel="nngp"), InfiniteWidth(ridge=0.01, time=3e4),
+])  # fmt: skip
+def test_with_all_samples_inducing_nystrom_is_exact(digits, mlp, method):
+    small, x = few(digits, 120), digits.test.inputs[:30]
+    exact = method.fit(mlp, small)
+    nystrom = dataclasses.replace(method, solver="nystrom").fit(mlp, small)
+    assert torch.allclose(nystrom.latent(x).mean, exact.latent(x).mean, atol=1e-5)
+    wanted = exact.latent(x, variance=True).variance
+    assert torch.allclose(nystrom.latent(x, variance=True).variance, wanted, rtol=1e-3, atol=1e-5)
+    if method.time is None:
+        assert nystrom.scale == pytest.approx(exact.scale, rel=1e-3)
+
+
+def test_a_quarter_of_the_samples_inducing_classifies_nearly_as_well(form, digits, mlp):
+    labels = digits.test.targets
+    nystrom = InfiniteWidth(solver="nystrom", inducing=300).fit(mlp, digits, seed=0)
+    prediction = nystrom.predict(digits.test.inputs)
+    assert nystrom.train_inputs.shape == (300, 1, 8, 8)
+    assert (prediction.mean.argmax(1) == labels).float().mean() >= 0.96
+    assert ece(prediction.mean, labels) < 0.04
+    noise = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert nystrom.predict(noise).score.median() < prediction.score.min()
+
+
+@pytest.mark.parametrize("kernel", ["ntk", "nngp"])
+def test_nystrom_intervals_cover_what_they_say(kernel):
+    data = curve(300)
+    method = InfiniteWidth(kernel=kernel, weight_var=4.0, bias_var=0.3, solver="nystrom", inducing=30)
+    prediction, truth = (form := method.fit(curve_net(), data)).predict(data.test.inputs), data.test.targets
+    assert ((prediction.mean - truth) ** 2).mean().sqrt() < 3.0
+    inside = ((prediction.mean - truth).abs() < 1.96 * prediction.variance.sqrt()).float().mean()
+    assert 0.85 < inside <= 1.0
+    far = form.predict(torch.tensor([[9.0], [0.0]]))
+    assert far.variance[0] > 2 * far.variance[1]
+
+
+def test_the_marginal_likelihood_chooses_variances_that_predict_better(tmp_path):
+    data, net = curve(), curve_net()
+    given, chosen = (
+        InfiniteWidth(kernel="nngp", select=select).fit(net, data) for select in ("given", "marginal-likelihood")
+    )
+    assert (given.weight_var, given.bias_var) == (2.0, 0.0)
+    assert chosen.bias_var < 0.01  # The curve is odd, as networks of erf units without biases are.
+    assert 1e-4 < chosen.ridge < 0.1
+
+    def nll(form):
+        prediction = form.predict(data.test.inputs)
+        normal = torch.distributions.Normal(prediction.mean, prediction.variance.sqrt())
+        return float(-normal.log_prob(data.test.targets).mean())
+
+    assert nll(chosen) < nll(given) - 0.05
+    x = data.test.inputs[:5]
+    again = load_form(chosen.save(tmp_path / "form"), module=net)
+    assert torch.equal(again.predict(x).mean, chosen.predict(x).mean)
+
+
+def test_what_a_solver_cannot_do_is_refused(digits, mlp):
+    with pytest.raises(ConfigError, match=r"end of training.*got time=5.*solver='dense' or 'nystrom'"):
+        InfiniteWidth(solver="tiled", time=5).fit(mlp, digits)
+    with pytest.raises(ConfigError, match="tiled solver"):
+        InfiniteWidth(solver="tiled").fit(curve_net(), curve())
+    with pytest.raises(ConfigError, match="inducing of 1 or more; got 0"):
+        InfiniteWidth(inducing=0)

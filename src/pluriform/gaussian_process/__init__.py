@@ -9,6 +9,7 @@ from pluriform.gaussian_process.exact import (
     absolute_ridge,
     check_memory,
     condition,
+    fits_memory,
     spectrum,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "absolute_ridge",
     "check_memory",
     "condition",
+    "fits_memory",
     "spectrum",
 ]

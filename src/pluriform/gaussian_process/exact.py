@@ -23,6 +23,7 @@ __all__ = [
     "absolute_ridge",
     "check_memory",
     "condition",
+    "fits_memory",
     "spectrum",
 ]
 
@@ -158,12 +159,19 @@ def spectrum(gram: Tensor, targets: Tensor) -> Spectrum:
     return Spectrum(values.clamp_min(0.0), vectors, targets)
 
 
-def check_memory(samples: int, matrices: int, what: str, how: str = "") -> None:
+def fits_memory(samples: int, matrices: float | int) -> bool:
+    """Whether that many square float64 matrices of this many samples fit 90 % of the available memory."""
+    import psutil
+
+    return matrices * samples**2 * 8 <= 0.9 * psutil.virtual_memory().available
+
+
+def check_memory(samples: int, matrices: float | int, what: str, how: str = "") -> None:
     """Refuse before starting when `matrices` square float64 matrices of this many samples do not fit.
 
     Args:
         samples: Rows of each matrix.
-        matrices: How many are held at once.
+        matrices: How many are held at once; half a one for a packed triangle.
         what: The step, for the message.
         how: How to fit on fewer samples, for the message.
 
@@ -173,12 +181,12 @@ def check_memory(samples: int, matrices: int, what: str, how: str = "") -> None:
     import psutil
 
     needed, available = matrices * samples**2 * 8, psutil.virtual_memory().available
-    if needed > 0.9 * available:
+    if not fits_memory(samples, matrices):
         most = int(math.sqrt(0.9 * available / (8 * matrices)))
         raise MemoryBudgetError(
             explain(
                 f"at most {0.9 * available / 2**20:,.0f} MiB (90 % of what is available)",
-                f"{needed / 2**20:,.0f} MiB for {matrices} float64 matrices of {samples:,} x {samples:,}",
+                f"{needed / 2**20:,.0f} MiB for {matrices:g} float64 matrices of {samples:,} x {samples:,}",
                 what,
                 f"fit on at most {most:,} samples{how}",
             )

@@ -18,7 +18,17 @@ from pluriform.axes import Labels, Logits
 from pluriform.gaussian_process.exact import Spectrum
 from pluriform.infinite.predict.gradient_flow import GradientFlow
 
-__all__ = ["Calibration", "HeldOut", "RIDGES", "choose_ridge", "fit_scale", "held_out_in_folds", "regression_loss"]
+__all__ = [
+    "FOLDS",
+    "Calibration",
+    "HeldOut",
+    "RIDGES",
+    "choose_ridge",
+    "fit_scale",
+    "held_out_in_folds",
+    "held_out_scale",
+    "regression_loss",
+]
 
 FOLDS = 5
 
@@ -113,10 +123,26 @@ class HeldOut:
     Attributes:
         means: `(n, outputs)`.
         variances: Noise included, `(n,)`.
+        rows: Which training samples these are; `None` for all, in order.
     """
 
     means: Tensor
     variances: Tensor
+    rows: Tensor | None = None
+
+
+def held_out_scale(held_out: HeldOut, values: Tensor, labels: Labels | None) -> Calibration:
+    """Inverse temperature (classification) or amplitude of the prior (regression), with the loss that it leaves.
+
+    Args:
+        held_out: Predictions.
+        values: Coded targets of all training samples, `(n, outputs)`.
+        labels: Classes of all; `None` for regression.
+    """
+    rows = slice(None) if held_out.rows is None else held_out.rows
+    if labels is not None:
+        return fit_scale(held_out.means, labels[rows])
+    return regression_loss(values[rows] - held_out.means, held_out.variances)
 
 
 def held_out_in_folds(

@@ -1,8 +1,8 @@
 """`InfiniteWidth`: the ensemble of all infinitely wide networks of one architecture, trained in closed form."""
 
 import time as clock
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -10,16 +10,25 @@ from torch import Tensor, nn
 
 from pluriform.data.data import Data
 from pluriform.errors import ConfigError, explain
-from pluriform.gaussian_process.exact import absolute_ridge, check_memory, spectrum
-from pluriform.infinite.calibration import HeldOut, choose_ridge, fit_scale, held_out_in_folds, regression_loss
+from pluriform.gaussian_process.exact import check_memory, fits_memory
+from pluriform.infinite.calibration import held_out_scale
 from pluriform.infinite.kernel_function import kernel_of
 from pluriform.infinite.network import InfiniteNetwork
-from pluriform.infinite.predict.gradient_flow import GradientFlow, gradient_flow
+from pluriform.infinite.predict.hyperparameters import maximise_evidence
+from pluriform.infinite.solve import Problem, Solved, solve_dense, solve_nystrom, solve_tiled
 from pluriform.method import FitContext, Method
 
 __all__ = ["InfiniteWidth"]
 
 MATRICES = 9
+EVIDENCE_SAMPLES = 500
+FEWER = "InfiniteWidth(samples=...), or on all through inducing ones: InfiniteWidth(solver='nystrom')"
+CHOICES = {
+    "kernel": ("ntk", "nngp"),
+    "parameterization": ("ntk", "standard"),
+    "select": ("given", "marginal-likelihood"),
+    "solver": ("auto", "dense", "tiled", "nystrom"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class InfiniteWidth(Method):
     Class targets are regressed as centred one-hot vectors, and class probabilities are the softmax of the latent means
     times one number, fitted to held-out predictions of the training split (see `infinite.calibration`). The
     weights of the given network are not used, only its layers; batch norm takes its stored statistics and dropout is
-    off. Time is `O(n^2)` kernel entries and `O(n^3)` for the solve, memory about nine `n x n` float64 matrices.
+    off. Time is `O(n^2)` kernel entries and `O(n^3)` for the solve; for memory see `solver`.
 
     Attributes:
         weight_var: Variance of a weight times its fan-in; 2 for ReLU (He initialisation).
@@ -42,6 +51,13 @@ class InfiniteWidth(Method):
             leave-one-out likelihood where training ends, and 0 at a finite time.
         parameterization: `"ntk"`, or `"standard"` with the widths of the network.
         samples: Fit on that many training samples, drawn with the seed; `None` takes all.
+        select: `"given"`: the variances above; `"marginal-likelihood"`: those, and the ridge where it is `None`, that
+            make the coded targets of at most 500 training samples most likely, searched from `weight_var`.
+        solver: `"dense"`: exact, about nine `n x n` float64 matrices. `"tiled"`: exact at the end of training, one
+            such matrix (`"ntk"`) or half of one (`"nngp"`), and a ridge chosen on 3,000 samples; for classification,
+            or the NNGP. `"nystrom"`: approximate, through `inducing` samples: memory and time linear in the training
+            samples. `"auto"`: dense where it fits the memory, else tiled.
+        inducing: Training samples, drawn with the seed, that `"nystrom"` sees all others through.
 
     References:
         Lee, Bahri, et al. 2018, Deep Neural Networks as Gaussian Processes, arXiv:1711.00165.
@@ -64,13 +80,20 @@ class InfiniteWidth(Method):
     ridge: float | int | None = None
     parameterization: Literal["ntk", "standard"] = "ntk"
     samples: int | None = None
+    select: Literal["given", "marginal-likelihood"] = "given"
+    solver: Literal["auto", "dense", "tiled", "nystrom"] = "auto"
+    inducing: int = 2000
 
     def __post_init__(self) -> None:
         for name in ("weight_var", "bias_var", "time", "learning_rate", "ridge"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ConfigError(explain(f"{name} of 0 or more", f"{value}", "InfiniteWidth", f"give another {name}"))
-        for name, known in (("kernel", ("ntk", "nngp")), ("parameterization", ("ntk", "standard"))):
+        if self.inducing < 1:
+            raise ConfigError(
+                explain("inducing of 1 or more", f"{self.inducing}", "InfiniteWidth", "give another number")
+            )
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 got = f"{name}={getattr(self, name)!r}"
                 raise ConfigError(explain(f"{name} {' or '.join(known)}", got, "InfiniteWidth", "choose one"))
@@ -78,42 +101,59 @@ class InfiniteWidth(Method):
     def _fit(self, module: nn.Module, data: Data, context: FitContext) -> InfiniteNetwork:
         started = clock.perf_counter()
         index = _chosen(len(data.train), self.samples, context.seed)
-        what = f"InfiniteWidth on {len(index):,} samples of {data.name}"
-        check_memory(len(index), MATRICES, what, ": InfiniteWidth(samples=...)")
+        solve = self._solver(len(index), data)
         inputs, targets = (part.to(context.device) for part in data.train.batch(index))
+        coded = _Coded.of(targets, data)
+        module = module.to(context.device).eval()
+        weight_var, bias_var, ridge = self._hyperparameters(module, inputs, coded, context.seed)
         function = kernel_of(
-            module.to(context.device).eval(),
-            inputs[:2],
-            weight_var=self.weight_var,
-            bias_var=self.bias_var,
-            parameterization=self.parameterization,
+            module, inputs[:2], weight_var=weight_var, bias_var=bias_var, parameterization=self.parameterization
         )
         with torch.no_grad():
-            kernel = function(inputs, ntk=self.kernel == "ntk")
-            coded = _Coded.of(targets, data)
-            flowing = kernel.nngp if kernel.ntk is None else kernel.ntk
-            relative = self._ridge(flowing, coded)
-            train = partial(self._train, ridge=absolute_ridge(flowing, relative))
-            flow = train(kernel.nngp, kernel.ntk, coded.values)
-            form = InfiniteNetwork(data.signature, module, self, inputs, flow, coded.offset, coded.spread)
-            form.ridge, form.noise = relative, relative * float(kernel.nngp.diagonal().mean())
-            if self.time is None and (coded.labels is not None or self.kernel == "nngp"):
-                held_out = HeldOut(flow.leave_one_out(coded.values), 1.0 / flow.gain.diagonal())
-            else:
-                held_out = held_out_in_folds(kernel.nngp, kernel.ntk, coded.values, train, form.noise, context.seed)
-            form.scale = _scale(held_out, coded)
+            problem = Problem(self, function, inputs, coded.values, coded.labels, ridge, context.seed)
+            solved = solve(problem)
+            form = InfiniteNetwork(data.signature, module, self, solved.inputs, solved.flow, coded.offset, coded.spread)
+            form.weight_var, form.bias_var = weight_var, bias_var
+            form.ridge, form.noise = solved.ridge, solved.noise
+            form.scale = held_out_scale(solved.held_out, coded.values, coded.labels).scale
         form.cost = {"training_seconds": clock.perf_counter() - started}
         return form
 
-    def _ridge(self, flowing: Tensor, coded: "_Coded") -> float:
-        if self.ridge is not None or self.time is not None:
-            return float(self.ridge or 0.0)
-        return choose_ridge(spectrum(flowing, coded.values), float(flowing.diagonal().mean()), coded.labels)
+    def _solver(self, samples: int, data: Data) -> Callable[[Problem], Solved]:
+        """The first way that fits the memory and can do what is asked; refuses before any kernel is computed."""
+        what = f"InfiniteWidth on {samples:,} samples of {data.name}"
+        if self.solver == "nystrom":
+            return solve_nystrom
+        exact = self.time is None and (data.task == "classification" or self.kernel == "nngp")
+        if self.solver == "tiled" and not exact:
+            got = f"time={self.time}, kernel={self.kernel!r} for {data.task}"
+            remedy = "use solver='dense' or 'nystrom', or kernel='nngp'"
+            raise ConfigError(explain("the end of training, of classifiers or the NNGP", got, "tiled solver", remedy))
+        if self.solver == "tiled" or (self.solver == "auto" and exact and not fits_memory(samples, MATRICES)):
+            check_memory(samples, 1 if self.kernel == "ntk" else 0.5, what, f": {FEWER}")
+            return solve_tiled
+        check_memory(samples, MATRICES, what, f": {FEWER}")
+        return solve_dense
 
-    def _train(self, nngp: Tensor, ntk: Tensor | None, values: Tensor, *, ridge: float) -> GradientFlow:
-        return gradient_flow(
-            nngp, ntk, values, time=self.time, learning_rate=self.learning_rate, ridge=ridge, kernel=self.kernel
+    def _hyperparameters(
+        self, module: nn.Module, inputs: Tensor, coded: "_Coded", seed: int
+    ) -> tuple[float, float, float | None]:
+        """Weight variance, bias variance and relative ridge (`None` where the solver chooses it)."""
+        ridge = None if self.ridge is None else float(self.ridge)
+        if self.time is not None and ridge is None:
+            ridge = 0.0
+        if self.select == "given":
+            return float(self.weight_var), float(self.bias_var), ridge
+        some = _chosen(len(inputs), EVIDENCE_SAMPLES, seed).to(inputs.device)
+        best = maximise_evidence(
+            module,
+            inputs[some],
+            coded.values[some],
+            weight_var=self.weight_var,
+            kernel=self.kernel,
+            parameterization=self.parameterization,
         )
+        return best.weight_var, best.bias_var, best.ridge if ridge is None else ridge
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +184,3 @@ def _chosen(count: int, samples: int | None, seed: int) -> Tensor:
         raise ConfigError(explain("samples of 1 or more", f"{samples}", "InfiniteWidth", "give another number"))
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(count, generator=generator)[:samples].sort().values
-
-
-def _scale(held_out: HeldOut, coded: _Coded) -> float:
-    """Inverse temperature (classification) or amplitude of the prior (regression)."""
-    if coded.labels is not None:
-        return fit_scale(held_out.means, coded.labels).scale
-    return regression_loss(coded.values - held_out.means, held_out.variances).scale

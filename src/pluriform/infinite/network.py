@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from pluriform.axes import Inputs, Logits
 from pluriform.data.signature import Signature
 from pluriform.infinite.kernel_function import KernelFunction, kernel_of
-from pluriform.infinite.predict.gradient_flow import GradientFlow, flow_variance
+from pluriform.infinite.latent_variance import latent_variance
+from pluriform.infinite.predict.gradient_flow import GradientFlow
+from pluriform.infinite.predict.tiled_flow import TiledFlow
 from pluriform.prediction import Prediction, Predictor
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class InfiniteNetwork(Predictor):
         signature: Facts of the data.
         network: Gives the layers; its weights are not used.
         method: The hyper-parameters of the kernel.
-        inputs: Training inputs, `(n, *input_shape)`.
+        inputs: What new points are compared with: all training inputs, or the inducing ones, `(n, *input_shape)`.
         flow: The solved training dynamics.
         offset: Added to the latent means, `(outputs,)`.
         spread: Unit of the latent means, `(outputs,)`.
@@ -45,8 +47,6 @@ class InfiniteNetwork(Predictor):
 
     train_inputs: Tensor
     weights: Tensor
-    variance_spread: Tensor
-    variance_gain: Tensor | None
     offset: Tensor
     unit: Tensor
 
@@ -56,7 +56,7 @@ class InfiniteNetwork(Predictor):
         network: nn.Module,
         method: "InfiniteWidth",
         inputs: Tensor,
-        flow: GradientFlow,
+        flow: GradientFlow | TiledFlow,
         offset: Tensor,
         spread: Tensor,
     ) -> None:
@@ -64,11 +64,11 @@ class InfiniteNetwork(Predictor):
         self.network = network
         self.method = method
         self.noise, self.scale, self.ridge = 0.0, 1.0, 0.0
+        self.weight_var, self.bias_var = float(method.weight_var), float(method.bias_var)
         self.cost: dict[str, float] = {}
         self.register_buffer("train_inputs", inputs.detach().clone())
         self.register_buffer("weights", flow.weights)
-        self.register_buffer("variance_spread", flow.spread)
-        self.register_buffer("variance_gain", flow.gain if flow.all_layers else None)
+        self.latent_variance = latent_variance(flow)
         self.register_buffer("offset", offset)
         self.register_buffer("unit", spread)
 
@@ -80,8 +80,8 @@ class InfiniteNetwork(Predictor):
             return kernel_of(
                 self.network.eval(),
                 self.train_inputs[:2],
-                weight_var=self.method.weight_var,
-                bias_var=self.method.bias_var,
+                weight_var=self.weight_var,
+                bias_var=self.bias_var,
                 parameterization=self.method.parameterization,
             )
         finally:
@@ -95,8 +95,7 @@ class InfiniteNetwork(Predictor):
         mean = cross @ self.weights
         if not variance:
             return Latent(mean, mean.new_empty(0))
-        spread = flow_variance(cross, kernel.nngp, kernel.variance1, self.variance_spread, self.variance_gain)
-        return Latent(mean, spread)
+        return Latent(mean, self.latent_variance(cross, kernel.nngp, kernel.variance1))
 
     def forward(self, inputs: Inputs) -> Logits:
         """Log class probabilities, or regression means."""
