@@ -15,7 +15,7 @@ from pluriform.graph.graph import Graph
 from pluriform.graph.ops import Op
 from pluriform.graph.trace import trace
 
-__all__ = ["ALL", "Subject", "subject_of"]
+__all__ = ["ALL", "Subject", "dependence", "subject_of"]
 
 ALL = slice(None)
 """Every output."""
@@ -116,7 +116,7 @@ def subject_of(module: nn.Module, example: Inputs, *, needs_parameters: bool = T
 
 
 def _refuse_batch_dependence(graph: Graph) -> None:
-    layers = [(name, reason) for name, layer in graph.root.named_modules() if (reason := _dependence(layer))]
+    layers = [(name, reason) for name, layer in graph.root.named_modules() if (reason := dependence(layer))]
     for node in graph.nodes:
         if node.module is None and node.op is Op.DROPOUT and node.attributes.get("active") and node.attributes.get("p"):
             layers.append((str(node), "dropout in training mode"))
@@ -133,7 +133,7 @@ def _refuse_batch_dependence(graph: Graph) -> None:
         )
 
 
-def _dependence(layer: nn.Module) -> str | None:
+def dependence(layer: nn.Module) -> str | None:
     """Why the output of a layer is no function of the single input, or None."""
     if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
         return "batch statistics"
