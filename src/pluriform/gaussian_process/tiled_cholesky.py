@@ -136,10 +136,10 @@ class TiledProcess:
     def inverse_diagonal(self) -> Float[Tensor, "n"]:
         """Diagonal of `(K + ridge I)^-1`: as much work as the factorisation again, and `n x side` numbers of memory."""
         tiling = self.factor.tiling
-        diagonal = torch.empty(tiling.samples, dtype=torch.float64)
+        diagonal = torch.empty(tiling.samples, dtype=torch.float64, device=self.targets.device)
         with progress("leave-one-out", sum((tiling.count - j) ** 2 for j in range(tiling.count))) as advance:
             for j in range(tiling.count):
-                unit = torch.zeros(tiling.samples, tiling.height(j), dtype=torch.float64)
+                unit = diagonal.new_zeros(tiling.samples, tiling.height(j))
                 unit[tiling.rows(j)].fill_diagonal_(1.0)
                 diagonal[tiling.rows(j)] = (tiled_solve(self.factor, unit, half=True, first=j) ** 2).sum(0)
                 advance((tiling.count - j) ** 2)
@@ -162,7 +162,7 @@ def condition_tiled(gram: TileStore, targets: Outputs, ridge: float | int = 0.0)
 
     Args:
         gram: Lower triangle of the kernel of the training inputs.
-        targets: `(n, outputs)`, centred.
+        targets: `(n, outputs)`, centred; on the device of the tiles.
         ridge: Absolute ridge.
 
     Returns:

@@ -91,13 +91,16 @@ class PackedTiles:
     buffer: Float[Tensor, "entries"]
 
     @staticmethod
-    def empty(samples: int, side: int = 1024, path: str | Path | None = None) -> "PackedTiles":
+    def empty(
+        samples: int, side: int = 1024, path: str | Path | None = None, device: torch.device | str = "cpu"
+    ) -> "PackedTiles":
         """Tiles of unset values in memory, or zeros in a new file that is mapped.
 
         Args:
             samples: Rows of the matrix.
             side: Rows of a tile. Three tiles should fit the memory beside the buffer; below 512 products slow down.
             path: The file, `8 * entries` bytes; `None` for memory. An existing file of that size is opened as it is.
+            device: Whose memory, where `path` is `None`.
 
         Raises:
             MemoryBudgetError: The buffer would not fit the memory.
@@ -105,8 +108,9 @@ class PackedTiles:
         """
         tiling = Tiling(samples, side)
         if path is None:
-            _check(tiling)
-            return PackedTiles(tiling, torch.empty(tiling.entries, dtype=torch.float64))
+            if torch.device(device).type == "cpu":
+                _check(tiling)
+            return PackedTiles(tiling, torch.empty(tiling.entries, dtype=torch.float64, device=device))
         place, size = Path(path), 8 * tiling.entries
         if place.exists() and place.stat().st_size != size:
             got = f"one of {place.stat().st_size:,}"
@@ -118,7 +122,7 @@ class PackedTiles:
     @staticmethod
     def of(gram: Float[Tensor, "n n"], side: int = 1024, path: str | Path | None = None) -> "PackedTiles":
         """The lower triangle of a matrix that is at hand whole."""
-        made = PackedTiles.empty(len(gram), side, path)
+        made = PackedTiles.empty(len(gram), side, path, gram.device)
         for i in range(made.tiling.count):
             for j in range(i + 1):
                 made.set(i, j, gram[made.tiling.rows(i), made.tiling.rows(j)])

@@ -52,7 +52,8 @@ class InfiniteWidth(Method):
         parameterization: `"ntk"`, or `"standard"` with the widths of the network.
         samples: Fit on that many training samples, drawn with the seed; `None` takes all.
         select: `"given"`: the variances above; `"marginal-likelihood"`: those, and the ridge where it is `None`, that
-            make the coded targets of at most 500 training samples most likely, searched from `weight_var`.
+            make the coded targets of at most 500 training samples most likely, searched from `weight_var`; about 20
+            to 50 kernels of that size, forwards and backwards.
         solver: `"dense"`: exact, about nine `n x n` float64 matrices. `"tiled"`: exact at the end of training, one
             such matrix (`"ntk"`) or half of one (`"nngp"`), and a ridge chosen on 3,000 samples; for classification,
             or the NNGP. `"nystrom"`: approximate, through `inducing` samples: memory and time linear in the training

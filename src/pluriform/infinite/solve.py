@@ -108,21 +108,20 @@ def solve_tiled(problem: Problem) -> Solved:
     relative = problem.ridge
     if relative is None:
         relative = _ridge_of_some(problem)
-    count = len(problem.inputs)
-    nngp = PackedTiles.empty(count, SIDE)
-    ntk = PackedTiles.empty(count, SIDE) if problem.ntk else None
+    count, device = len(problem.inputs), problem.inputs.device
+    nngp = PackedTiles.empty(count, SIDE, device=device)
+    ntk = PackedTiles.empty(count, SIDE, device=device) if problem.ntk else None
     for i, j, part in _triangle(problem):
         nngp.set(i, j, part.nngp.T)
         if ntk is not None and part.ntk is not None:
             ntk.set(i, j, part.ntk.T)
     noise = relative * _mean_diagonal(nngp)
     flowing = nngp if ntk is None else ntk
-    process = condition_tiled(flowing, problem.values.cpu(), relative * _mean_diagonal(flowing))
+    process = condition_tiled(flowing, problem.values, relative * _mean_diagonal(flowing))
     inverse = process.inverse_diagonal()
     values = process.targets - process.weights / inverse[:, None]
-    values, inverse = (part.to(problem.values.device) for part in (values, inverse))
     held_out = HeldOut(values, 1.0 / inverse)
-    flow = TiledFlow(process.weights.to(values.device), flowing, None if ntk is None else nngp)
+    flow = TiledFlow(process.weights, flowing, None if ntk is None else nngp)
     return Solved(flow, problem.inputs, relative, noise, held_out)
 
 

@@ -39,13 +39,12 @@ class TiledFlow:
     def variance(self, cross: Cross, nngp: Cross, own: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
         """Ensemble variance of each output; `nngp` is `K_*X`, `(m, n)`, and `own` the diagonal of `K_**`, `(m,)`.
 
-        Computed where the tiles lie; not differentiable.
+        Not differentiable.
         """
-        place = self.factor.buffer.device
-        cross = cross.detach().to(place)
+        cross, nngp = cross.detach(), nngp.detach()
         if self.nngp is None:
             half = tiled_solve(self.factor, cross.T, half=True)
-            return (own - (half**2).sum(0).to(own.device)).clamp_min(0.0)
+            return (own - (half**2).sum(0)).clamp_min(0.0)
         gain = tiled_solve(self.factor, cross.T)
-        change = tiled_product(self.nngp)(gain) - 2 * nngp.detach().to(place).T
-        return (own + (gain * change).sum(0).to(own.device)).clamp_min(0.0)
+        change = tiled_product(self.nngp)(gain) - 2 * nngp.T
+        return (own + (gain * change).sum(0)).clamp_min(0.0)
