@@ -50,6 +50,22 @@ def test_choice_is_the_best_by_brute_force(script):
     np.testing.assert_allclose(shifted @ weights, targets, atol=1e-8)
 
 
+def test_large_parts_search_near_the_best_ridge_of_a_smaller_one(script, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(10, (60,), generator=generator)
+    x = torch.nn.functional.one_hot(labels, 10).double() + 0.6 * torch.randn(60, 10, generator=generator)
+    gram = (-(torch.cdist(x, x) ** 2) / 4).exp()
+    whole = script.best_of(gram, labels)
+    monkeypatch.setattr(script, "WHOLE_GRID", 30)
+    start = script.RIDGES.index(script.best_of(gram[:30, :30], labels[:30]).ridge)
+    near = script.best_of(gram, labels)
+    assert near.ridge in script.RIDGES[max(start - 1, 0) : start + 2]
+    expected = left_out_accuracy(gram, script.coded(labels), labels, near.ridge)
+    assert 100 * near.score[0] == pytest.approx(expected)
+    if near.ridge == whole.ridge:
+        np.testing.assert_allclose(near.weights, whole.weights, rtol=1e-6)
+
+
 def test_interval_of_one_part_is_that_of_a_share(script):
     right = np.array([1.0] * 30 + [0.0] * 70)
     found = script.over_images(right)
