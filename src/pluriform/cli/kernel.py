@@ -163,7 +163,7 @@ def _estimate(block: Block, function: KernelFunction, chosen: Kernel, progress: 
     )
     told = f"{block.path}: {found.pairs:,} pairs at {found.pairs_per_second:,.1f} a second, {duration(found.seconds)}"
     state = "" if attributes is None else "; finished before" if attributes["complete"] else "; goes on"
-    progress.print(f"{told}; {found.mib:,.1f} MiB in {found.tiles:,} tiles of {found.tile}{state}")
+    progress.print(f"{told}; {found.mib:,.2f} MiB in {found.tiles:,} tiles of {found.tile}{state}")
     return found
 
 

@@ -1,5 +1,6 @@
 """The infinitely wide form: closed-form kernels of an ordinary module, and what its trained ensemble predicts."""
 
 from pluriform.infinite.kernel_function import kernel_of
+from pluriform.infinite.store import kernel_store, open_kernel
 
-__all__ = ["kernel_of"]
+__all__ = ["kernel_of", "kernel_store", "open_kernel"]

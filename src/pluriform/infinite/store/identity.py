@@ -12,7 +12,7 @@ from pluriform.infinite.kernel import Kernel
 
 __all__ = ["check_identity", "hash_of", "identity", "probe"]
 
-TOLERANCE = 1e-6
+TOLERANCE = {"float32": 1e-4, "float64": 1e-6}  # Engines of one precision may differ by as much.
 CHUNK = 256
 WORDS = {
     "inputs1": "the first samples",
@@ -34,7 +34,7 @@ def identity(
     parameterisation, architecture and statistics of normalisation do.
     """
     return {
-        "probe": probe(function, x1),
+        "probe": probe(function, x1, dtype),
         "inputs1": hash_of(x1),
         "inputs2": None if x2 is None else hash_of(x2),
         "shape": [len(x1), len(x1 if x2 is None else x2)],
@@ -44,12 +44,12 @@ def identity(
     }
 
 
-def probe(function: Callable[..., Kernel], x1: Tensor) -> list[float]:
-    """NNGP and NTK of two fixed samples of noise, in float64: two functions that agree here are the same kernel."""
+def probe(function: Callable[..., Kernel], x1: Tensor, dtype: torch.dtype) -> list[float]:
+    """NNGP and NTK of two fixed samples of noise: two functions that agree here are the same kernel."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(2, *x1.shape[1:], generator=generator, dtype=torch.float64).to(x1.device)
+    noise = torch.randn(2, *x1.shape[1:], generator=generator).to(x1.device, dtype)
     with torch.no_grad():
-        found = function(noise, dtype=torch.float64)
+        found = function(noise, dtype=dtype)
     parts = [part.flatten() for part in (found.nngp, found.ntk) if part is not None]
     return [float(value) for value in torch.cat(parts)]
 
@@ -77,7 +77,7 @@ def check_identity(
         RunConflictError: They differ; names how.
     """
     differs = [words for key, words in WORDS.items() if stored.get(key) != wanted.get(key)]
-    if "the shape of a sample" not in differs and not _same_probe(stored["probe"], wanted["probe"]):
+    if "the shape of a sample" not in differs and not _same_probe(stored, wanted):
         differs.insert(0, "the network or its variances")
     if not differs:
         return
@@ -94,8 +94,9 @@ def check_identity(
     )
 
 
-def _same_probe(stored: list[float], wanted: list[float]) -> bool:
-    if len(stored) != len(wanted):
+def _same_probe(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    if len(stored["probe"]) != len(wanted["probe"]):
         return False
-    a, b = torch.tensor([stored, wanted], dtype=torch.float64)
-    return bool(((a - b).abs() <= TOLERANCE * b.abs().max()).all())
+    a, b = torch.tensor([stored["probe"], wanted["probe"]], dtype=torch.float64)
+    tolerance = max(TOLERANCE[stored["dtype"]], TOLERANCE[wanted["dtype"]])
+    return bool(((a - b).abs() <= tolerance * b.abs().max()).all())
