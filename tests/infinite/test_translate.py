@@ -1,5 +1,7 @@
 """Every spelling of an operation finds its rule, and what has no limit says so in words."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,7 +34,7 @@ def images(n=3, channels=2, size=6):
 
 def same(first, second, x, **facts):
     a, b = (kernel_of(net, x, **facts)(x) for net in (first, second))
-    return torch.allclose(a.nngp, b.nngp, rtol=1e-10) and torch.allclose(a.ntk, b.ntk, rtol=1e-10)
+    return torch.allclose(a.nngp, b.nngp, rtol=1e-8) and torch.allclose(a.ntk, b.ntk, rtol=1e-7)
 
 
 PAIRS = {
@@ -52,6 +54,23 @@ PAIRS = {
     "layer norm": (lambda x: F.relu(F.layer_norm(x, (8,))), nn.Sequential(nn.LayerNorm(8), nn.ReLU())),
     "group norm": (lambda x: F.relu(F.group_norm(x, 2)), nn.Sequential(nn.LayerNorm(8), nn.ReLU())),
     "dropout off": (lambda x: F.dropout(F.relu(x), 0.5, training=False), nn.ReLU()),
+    "residual of itself": (lambda x: x + torch.relu(x), lambda x: 2 * F.leaky_relu(x, 0.5)),
+    "square by itself": (lambda x: x * x, torch.square),
+    "powers": (lambda x: torch.relu(x) * torch.relu(x), lambda x: torch.relu(x).pow(2)),
+    "swish": (lambda x: x * torch.sigmoid(x), F.silu),
+    "logistic": (lambda x: 1 / (1 + torch.exp(-x)), torch.sigmoid),
+    "soft plus": (lambda x: torch.log(1 + torch.exp(x)), F.softplus),
+    "gelu by hand": (lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)), F.gelu),
+    "cosine": (lambda x: torch.sin(x + math.pi / 2), torch.cos),
+    "hard swish": (lambda x: x * F.relu6(x + 3) / 6, F.hardswish),
+    "shifted": (lambda x: torch.relu(x - 0.5) + 0.5, lambda x: x.clamp(min=0.5)),
+    "rectified clamp": (lambda x: torch.clamp(torch.relu(x), max=6.0), nn.ReLU6()),
+    "even": (lambda x: torch.exp(-(x**2)), lambda x: torch.exp(-x * x)),
+    "centred": (
+        lambda x: F.layer_norm(torch.sigmoid(x) - 0.5, (8,)),
+        lambda x: F.layer_norm(torch.tanh(x / 2) / 2, (8,)),
+    ),
+    "threefold": (lambda x: torch.relu(torch.relu(torch.relu(x))), nn.ReLU()),
     "added branch with a mean": (lambda x: F.relu(x) * 1.0, lambda x: F.relu(x)),
 }
 
@@ -194,7 +213,7 @@ REFUSED = {
     "softmax": (nn.Sequential(nn.Flatten(), nn.Linear(72, 3), nn.Softmax(1)), "softmax", "before the softmax"),
     "two nonlinearities": (
         nn.Sequential(conv(), nn.ReLU(), nn.GELU(), nn.Flatten(), nn.Linear(288, 1)),
-        "Gaussian units before a nonlinearity",
+        r"2 nonlinearities in a row, of 0 \(2 \(activation\)\)",
         "linear or convolutional layer before it",
     ),
     "logarithm": (
@@ -282,13 +301,13 @@ class Sums(nn.Module):
     def forward(self, x):
         z = self.a(x)
         if self.kind == "shared":
-            return self.head(z + torch.relu(z))
+            return self.head(F.layer_norm(z, (8,)) + torch.relu(z))
         if self.kind == "means":
             return self.head(torch.relu(z) + torch.relu(self.b(x)))
         if self.kind == "bent":
             return self.head(torch.relu(z + torch.relu(self.b(x))))
         if self.kind == "square":
-            return self.head(z * z)
+            return self.head(F.layer_norm(z, (8,)) * z)
         if self.kind == "twice":
             return self.head(torch.relu(z) + self.a(torch.flip(x, (1,)) if False else x))
         return self.head(torch.relu(z) + self.b(x))
@@ -307,6 +326,89 @@ def test_branches_must_be_independent_and_centred():
             kernel_of(Sums(kind), vectors())
         assert "test_translate.py:" in str(caught.value)
     kernel_of(Sums("fine"), vectors())
+
+
+class Concat(nn.Module):
+    """Branches side by side, the function of all of them, and what follows."""
+
+    def __init__(self, function, separate):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(12, 8, 1)
+        self.head, self.function, self.separate = nn.Linear(8, 1), function, separate
+
+    def forward(self, x):
+        a, b = self.a(x), 2 * self.b(x)
+        if self.separate:
+            joined = torch.cat([self.function(a), self.function(b)], 1)
+        else:
+            joined = self.function(torch.cat([a, b], 1))
+        return self.head(torch.relu(self.c(joined)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "function", [torch.tanh, lambda x: F.avg_pool2d(torch.relu(x), 2), lambda x: F.gelu(F.avg_pool2d(x, 2))]
+)
+def test_a_nonlinearity_after_a_concatenation_is_one_of_each_branch(function):
+    assert same(Concat(function, True), Concat(function, False), images(), bias_var=0.1)
+
+
+class Dense(nn.Module):
+    """A dense block; sums of two concatenations, or the concatenation of sums."""
+
+    def __init__(self, separate):
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(5, 4), nn.Linear(4, 6), nn.Linear(5, 4), nn.Linear(5, 6)
+        self.mix, self.head, self.separate = nn.Linear(10, 8), nn.Linear(8, 1), separate
+
+    def forward(self, x):
+        a = self.a(x)
+        b = self.b(torch.relu(a))
+        c, d = self.c(x), self.d(x)
+        if self.separate:
+            joined = torch.cat([torch.relu(a + c), torch.relu(b + d)], 1)
+        else:
+            joined = torch.relu(torch.cat([a, b], 1) + torch.cat([c, d], 1))
+        return self.head(torch.relu(self.mix(joined)))
+
+
+def test_dense_blocks_and_sums_of_concatenations():
+    assert same(Dense(True), Dense(False), vectors(), bias_var=0.1)
+
+
+def test_heads_side_by_side_have_the_mean_covariance():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 1), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return torch.cat([self.a(x), self.b(x)], 1)
+
+    x = vectors()
+    kernel = kernel_of(Heads(), x, overrides={"a": (1.0, 0.0), "b": (3.0, 0.0)})(x)
+    assert torch.allclose(kernel.nngp, 2.5 * x @ x.T / 5)
+
+
+class Odd(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.a, self.head, self.other = kind, nn.Linear(5, 8), nn.Linear(8, 1), nn.Linear(5, 1)
+        self.offset = nn.Parameter(torch.zeros(1, 5))
+
+    def forward(self, x):
+        if self.kind == "trained":
+            return self.head(torch.relu(self.a(x + self.offset)))
+        return self.head(torch.relu(self.a(x))), self.other(x)
+
+
+def test_trained_tensors_and_several_outputs_are_refused():
+    with pytest.raises(UnsupportedOpError, match="the trainable tensor offset"):
+        kernel_of(Odd("trained"), vectors())
+    frozen = Odd("trained")
+    frozen.offset.requires_grad_(False)
+    kernel_of(frozen, vectors())
+    with pytest.raises(UnsupportedOpError, match="2 outputs"):
+        kernel_of(Odd("both"), vectors())
 
 
 def test_dropout_follows_the_training_flag():

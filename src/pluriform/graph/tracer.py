@@ -221,7 +221,7 @@ def _user_line() -> str | None:
     while frame is not None:
         names = frame.f_code.co_varnames
         mine = frame.f_globals.get("__name__", "").startswith(("torch.", "pluriform.graph"))
-        if not mine and names and isinstance(frame.f_locals.get(names[0]), nn.Module):
+        if not mine and names[:1] == ("self",) and isinstance(frame.f_locals.get("self"), nn.Module):
             return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
     return None

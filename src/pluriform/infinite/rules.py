@@ -11,9 +11,12 @@ from pluriform.errors import ConfigError, UnsupportedOpError, explain
 from pluriform.graph.graph import Graph, Node
 from pluriform.graph.ops import Op
 from pluriform.graph.trace import trace
+from pluriform.infinite.branch import identity
 from pluriform.infinite.plan import Plan, Step
 from pluriform.infinite.translate import RULES, WEIGHTED, Place
+from pluriform.infinite.translation.elementwise import elementwise, elementwise_step
 from pluriform.infinite.translation.place import channel_axes
+from pluriform.infinite.translation.through_concat import through_concatenations
 
 __all__ = ["Variances", "plan_of"]
 
@@ -71,21 +74,66 @@ def plan_of(module: nn.Module, example: Tensor, variances: Variances) -> Plan:
     variances.check(graph)
     fixed = _deterministic(graph)
     _refuse_tied(graph)
-    steps, axes = [], channel_axes(graph, fixed)
-    for node in graph.nodes:
-        if node.name in fixed or node.op is Op.OUTPUT:
-            continue
-        place = Place(graph, node, tuple(n for n in node.inputs if graph[n].op is not Op.PARAMETER), fixed, axes)
-        rule = RULES.get(node.op)
-        if rule is None:
-            raise unsupported(node)
-        steps.append(rule(place, variances))
+    _refuse_several_outputs(graph)
+    steps = _steps(graph, fixed, variances)
     if not steps or graph.output.inputs[0] in fixed:
         raise UnsupportedOpError(
             explain("a network with weights", "none before the output", "kernel_of", "pass a network with layers")
         )
     needed = tuple(dict.fromkeys(name for step in steps for name in step.inputs if name in fixed))
-    return Plan(tuple(_reachable(steps, graph.output.inputs[0])), Features.of(graph, needed))
+    _refuse_trained_constants(graph, needed)
+    return Plan(tuple(steps), Features.of(graph, needed))
+
+
+def _steps(graph: Graph, fixed: frozenset[str], variances: Variances) -> list[Step]:
+    """The rule of every node that the output depends on."""
+    steps, refused, axes, written = [], {}, channel_axes(graph, fixed), elementwise(graph, fixed)
+    for node in graph.nodes:
+        if node.name in fixed or node.op is Op.OUTPUT:
+            continue
+        place = Place(graph, node, tuple(n for n in node.inputs if graph[n].op is not Op.PARAMETER), fixed, axes)
+        rule = RULES.get(node.op)
+        try:
+            if rule is None:
+                raise unsupported(node)
+            steps.append(elementwise_step(place, written) or rule(place, variances))
+        except UnsupportedOpError as error:  # an operation within an elementwise function is no node of its own
+            refused[node.name] = error
+            steps.append(Step(node.name, place.inputs, identity, place.where))
+    kept = _reachable(through_concatenations(_reachable(steps, graph.output.inputs[0])), graph.output.inputs[0])
+    if wrong := next((refused[step.name] for step in kept if step.name in refused), None):
+        raise wrong
+    return kept
+
+
+def _refuse_several_outputs(graph: Graph) -> None:
+    if len(graph.output.inputs) != 1:
+        raise UnsupportedOpError(
+            explain(
+                "a network with one output tensor",
+                f"{len(graph.output.inputs)} outputs: {', '.join(graph.output.inputs)}",
+                str(graph.output),
+                "return one of them, or their concatenation, whose kernel is the mean over all outputs",
+            )
+        )
+
+
+def _refuse_trained_constants(graph: Graph, needed: tuple[str, ...]) -> None:
+    """Trainable tensors that the forward function reads itself would be missing in the NTK."""
+    wanted = set(needed)
+    for node in reversed(graph.nodes):
+        if node.name not in wanted:
+            continue
+        wanted.update(node.inputs)
+        if node.op is Op.PARAMETER and Place.tensor(graph, node).requires_grad:
+            raise UnsupportedOpError(
+                explain(
+                    "tensors of the forward function that are not trained",
+                    f"the trainable tensor {node.attributes['path']}",
+                    str(node),
+                    "call requires_grad_(False) on it, or leave it out",
+                )
+            )
 
 
 def _deterministic(graph: Graph) -> frozenset[str]:
