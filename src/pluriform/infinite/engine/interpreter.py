@@ -4,7 +4,7 @@ import numpy as np
 
 from pluriform.infinite.engine import slices
 from pluriform.infinite.engine.code import Column, Number, Opcode
-from pluriform.infinite.engine.compile import LANES, compiled
+from pluriform.infinite.engine.compile import LANES, STAMP, compiled, entry_point
 from pluriform.infinite.engine.pooling import copy_block, pool_slice
 from pluriform.infinite.engine.tables import BEND_TABLE, ERF_TABLE, GELU_TABLE, NORM_TABLE, SINE_TABLE, tabulate
 
@@ -138,10 +138,10 @@ def convolve(step, number, K, T, source, target, dy, dx, rowsK, rowsT, r1, i1, r
             )  # fmt: skip
 
 
-@compiled
+@entry_point
 def run_units(
     units, each, code, numbers, stages, displacements, active, area, features, pools, blocks,
-    X, Y, r1, i1, r2, i2, outK, outT, workspace,
+    X, Y, r1, i1, r2, i2, outK, outT, workspace, stamp=STAMP,
 ):  # fmt: skip
     """All stages of the network, for pairs of an image with a block of `LANES` images.
 
@@ -165,14 +165,17 @@ def run_units(
         i2: Second numbers.
         outK: `(sinks, rows, blocks * LANES)`.
         outT: The same for the NTK.
-        workspace: Slices, rows and stored tensors, each for `K` and `T`.
+        workspace: Slices, rows and stored tensors, each for `K` and `T`, and features of the first input in lanes.
     """
-    K, T, rowsK, rowsT, storeK, storeT = workspace
+    K, T, rowsK, rowsT, storeK, storeT, repeated = workspace
     sinks = outK.shape[0]
     sumsK, sumsT = np.zeros((sinks, L)), np.zeros((sinks, L))
     for u in range(units.shape[0]):
         i, j = units[u, 0], units[u, 1]
         x, y, a1, b1, a2, b2 = X[i], Y[j], r1[i], i1[i], r2[j], i2[j]
+        if not each:
+            slices.repeat(x, repeated)
+            x = repeated
         sumsK[:], sumsT[:] = 0.0, 0.0
         storeK[:], storeT[:] = F(0), F(0)
         for stage in range(stages.shape[0]):
@@ -211,7 +214,7 @@ def run_step(
         for line in range(height):
             p = place[0] + (top + line) * pitch + left
             q = place[0] + (top + ody + line) * pitch + left + odx
-            slices.features(x, y, each, place[1], place[2], p, q, K, T, target + line * width * L, width)
+            slices.features(x, y, place[1], place[2], p, q, K, T, target + line * width * L, width)
     elif op in (LOAD, STORE):
         extents = (step[EXTENT_OUT], step[EXTENT_OUT + 1])
         o = target if op == LOAD else source
@@ -246,9 +249,9 @@ def run_step(
         pointwise(step, number, K, T, source, target, other, height, width, a1, b1, one, a2, b2, two, pitch, each, zero)
 
 
-@compiled
+@entry_point
 def run_vectors(
-    each, code, numbers, rows, inK, inT, r1, i1, r2, i2, outK, outT, workspace, width
+    each, code, numbers, rows, inK, inT, r1, i1, r2, i2, outK, outT, workspace, width, stamp=STAMP,
 ):  # fmt: skip
     """Steps on vectors: each row of the matrices with columns in the place of positions and lanes.
 

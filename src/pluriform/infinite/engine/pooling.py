@@ -3,6 +3,7 @@
 from numba import uintp as U
 
 from pluriform.infinite.engine.compile import LANES, compiled, lanewise
+from pluriform.infinite.engine.lanes import accumulate
 
 __all__ = ["copy_block", "pool_slice"]
 
@@ -88,6 +89,5 @@ def _pool_row(cells, weights, weight, starts, line, out_width, K, T, s, columns,
                     continue
                 factor = weight * weights[p, m] * weights[q, n]
                 o = start + (line * (out_width - abs(shift)) + a - max(0, -shift)) * L
-                for lane in range(L):
-                    storeK[U(o + lane)] += factor * K[U(s + x * L + lane)]
-                    storeT[U(o + lane)] += factor * T[U(s + x * L + lane)]
+                accumulate(storeK, o, K, s + x * L, factor)
+                accumulate(storeT, o, T, s + x * L, factor)

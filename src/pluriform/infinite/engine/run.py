@@ -163,7 +163,8 @@ class Fused:
 
         def task(part: np.ndarray) -> None:
             slices = program.registers * program.area * L
-            sizes = (slices, slices, program.row * L, program.row * L, program.stored, program.stored)
+            rows, stored, repeated = program.row * L, program.stored, features[1].shape[1]
+            sizes = (slices, slices, rows, rows, stored, stored, repeated)
             workspace = tuple(np.zeros(max(size, 1), np.float32) for size in sizes)
             run_units(
                 part, each, program.code, program.numbers, program.stages, program.displacements, program.active,

@@ -10,6 +10,7 @@ from numba import uintp as U
 
 from pluriform.infinite.engine.compile import LANES, lanewise
 from pluriform.infinite.engine.entries import bend_entry, erf_entry, gelu_entry, sine_entry
+from pluriform.infinite.engine.lanes import accumulate
 
 __all__ = [
     "add",
@@ -24,6 +25,7 @@ __all__ = [
     "mix",
     "multiply",
     "normalise",
+    "repeat",
     "sine_row",
     "total",
     "vertical",
@@ -34,22 +36,23 @@ L = LANES
 
 
 @lanewise
-def features(X, Y, each, channels, positions, p, q, K, T, o, width):
-    """A row of `sum_c x_c(p) y_c(q)`, features divided by the root of their number."""
+def repeat(single, lanes):
+    """One number a position, the same in every lane."""
+    for x in range(single.shape[0]):
+        for lane in range(L):
+            lanes[U(x * L + lane)] = single[U(x)]
+
+
+@lanewise
+def features(X, Y, channels, positions, p, q, K, T, o, width):
+    """A row of `sum_c x_c(p) y_c(q)`, features in lanes and divided by the root of their number."""
     for i in range(width * L):
-        K[U(o + i)] = F(0)
+        K[U(o + i)] = X[U(p * L + i)] * Y[U(q * L + i)]
         T[U(o + i)] = F(0)
-    for c in range(channels):
-        a, b = p + c * positions, (q + c * positions) * L
-        if each:
-            a = a * L
-            for i in range(width * L):
-                K[U(o + i)] += X[U(a + i)] * Y[U(b + i)]
-        else:
-            for x in range(width):
-                for lane in range(L):
-                    i = x * L + lane
-                    K[U(o + i)] += X[U(a + x)] * Y[U(b + i)]
+    for c in range(1, channels):
+        a, b = (p + c * positions) * L, (q + c * positions) * L
+        for i in range(width * L):
+            K[U(o + i)] += X[U(a + i)] * Y[U(b + i)]
 
 
 @lanewise
@@ -69,8 +72,7 @@ def horizontal(source, s, width_in, target, t, width_out, first, size, stride, d
                 target[U(t + i)] += source[U(s + i + shift * L)]
         else:
             for x in range(low, high):
-                for lane in range(L):
-                    target[U(t + x * L + lane)] += source[U(s + (x * stride + shift) * L + lane)]
+                accumulate(target, t + x * L, source, s + (x * stride + shift) * L, F(1))
 
 
 @lanewise
@@ -282,14 +284,5 @@ def multiply(K, T, a, b, o, count):
 @lanewise
 def total(K, o, count, sums, scale):
     """Adds the sum over positions, times `scale`, to `sums` (float64, one a lane)."""
-    part = np.zeros(L, np.float32)
-    rest = count % 4
-    for x in range(0, count - rest, 4):
-        for lane in range(L):
-            i = o + x * L + lane
-            part[U(lane)] += (K[U(i)] + K[U(i + L)]) + (K[U(i + 2 * L)] + K[U(i + 3 * L)])
-    for x in range(count - rest, count):
-        for lane in range(L):
-            part[U(lane)] += K[U(o + x * L + lane)]
-    for lane in range(L):
-        sums[U(lane)] += scale * part[U(lane)]
+    for x in range(count):
+        accumulate(sums, 0, K, o + x * L, scale)
