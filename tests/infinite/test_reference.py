@@ -122,14 +122,16 @@ class Builder:
         return Branches(one, other, join)
 
 
+PLAIN = {"conv-circular-stride"}  # what the fused engine leaves to the plain one
+
+
 def error(got, expected):
     expected = torch.as_tensor(expected)
     return float((got - expected).norm() / expected.norm())
 
 
-@pytest.mark.skipif(not CASES, reason="no recorded kernels beside PLURIFORM_DATA")
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_recorded_kernels(name):
+def recorded_case(name):
+    """The inputs and kernels of a case, and its network as a kernel function."""
     recorded = np.load(FOLDER / f"{name}.npz")
     x1, x2 = torch.tensor(recorded["x1"]), torch.tensor(recorded["x2"])
     builder = Builder(CASES[name]["input"])
@@ -137,12 +139,31 @@ def test_recorded_kernels(name):
     function = kernel_of(
         net, x1[:2], overrides=builder.variances, parameterization=builder.parameterization, bias_var=99.0
     )
+    return recorded, x1, x2, function
+
+
+@pytest.mark.skipif(not CASES, reason="no recorded kernels beside PLURIFORM_DATA")
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_recorded_kernels(name):
+    recorded, x1, x2, function = recorded_case(name)
     with torch.no_grad():
         cross, train = function(x1, x2), function(x1)
     assert error(cross.nngp, recorded["nngp"]) <= 1e-9
     assert error(cross.ntk, recorded["ntk"]) <= 1e-9
     assert error(train.nngp, recorded["nngp_train"]) <= 2e-8
     assert error(train.ntk, recorded["ntk_train"]) <= 2e-8
+
+
+@pytest.mark.skipif(not CASES, reason="no recorded kernels beside PLURIFORM_DATA")
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_recorded_kernels_in_float32(name):
+    recorded, x1, x2, function = recorded_case(name)
+    assert (function.fused is None) == (name in PLAIN)
+    cross, train = function(x1, x2, dtype=torch.float32), function(x1, dtype=torch.float32)
+    assert error(cross.nngp, recorded["nngp"]) <= 1e-4
+    assert error(cross.ntk, recorded["ntk"]) <= 1e-4
+    assert error(train.nngp, recorded["nngp_train"]) <= 1e-4
+    assert error(train.ntk, recorded["ntk_train"]) <= 1e-4
 
 
 def test_the_recorded_cases_are_not_empty_where_they_are_present():
