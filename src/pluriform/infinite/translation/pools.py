@@ -62,7 +62,7 @@ def upsample_step(place: Place, _: Any) -> Step:
     return _pooled(place, [_resized(length, size, scale, mode, align) for length, size, scale in facts])
 
 
-def _resized(length: int, size: int, scale: float | None, mode: str, align: bool | None) -> Tensor:
+def _resized(length: int, size: int, scale: float | int | None, mode: str, align: bool | None) -> Tensor:
     eye = torch.eye(length, dtype=torch.float64)[:, None]
     how = {"bilinear": "linear", "trilinear": "linear"}.get(mode, mode)
     corners = {"align_corners": align} if how in ("linear", "bicubic") else {}
