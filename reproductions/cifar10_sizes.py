@@ -178,7 +178,7 @@ def row(net: str, size: int, parts: list[dict]) -> dict:
         }
         for part in parts
     ]
-    spread = float(100 * right.mean(1).std(ddof=1)) if len(parts) > 1 else None
+    spread = round(float(100 * right.mean(1).std(ddof=1)), 2) if len(parts) > 1 else None
     return {"net": net, "size": size} | over_images(right.mean(0)) | {"sd_over_parts": spread, "parts": shown}
 
 
