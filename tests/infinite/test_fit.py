@@ -268,3 +268,17 @@ def test_what_a_solver_cannot_do_is_refused(digits, mlp):
         InfiniteWidth(solver="tiled").fit(curve_net(), curve())
     with pytest.raises(ConfigError, match="inducing of 1 or more; got 0"):
         InfiniteWidth(inducing=0)
+
+
+@pytest.mark.parametrize("solver", ["dense", "tiled", "nystrom"])
+def test_kernels_in_single_precision_classify_the_same(digits, mlp, solver):
+    small, x = few(digits, 300), digits.test.inputs[:60]
+    method = InfiniteWidth(solver=solver, inducing=100)
+    double, single = (dataclasses.replace(method, precision=p).fit(mlp, small) for p in ("float64", "float32"))
+    assert single.ridge >= 5e-6
+    same = dataclasses.replace(method, ridge=single.ridge, precision="float64").fit(mlp, small)
+    assert torch.allclose(single.predict(x).mean, same.predict(x).mean, atol=2e-3)
+    assert torch.allclose(single.predict(x).variance, same.predict(x).variance, rtol=2e-2)
+    assert (single.predict(x).mean.argmax(1) == double.predict(x).mean.argmax(1)).float().mean() > 0.96
+    x.requires_grad_(True)
+    assert torch.autograd.grad(single(x).sum(), x)[0].isfinite().all()

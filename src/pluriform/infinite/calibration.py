@@ -7,7 +7,7 @@ has a closed form (the end of training), else five folds.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,13 +96,16 @@ def regression_loss(residuals: Tensor, variances: Float[Tensor, "n1"]) -> Calibr
     return Calibration(amplitude, 0.5 * (logarithms + 1.0))
 
 
-def choose_ridge(basis: Spectrum, mean_variance: float, labels: Labels | None) -> float:
-    """The relative ridge among `RIDGES` with the least leave-one-out negative log-likelihood.
+def choose_ridge(
+    basis: Spectrum, mean_variance: float, labels: Labels | None, ridges: Sequence[float] = RIDGES
+) -> float:
+    """The relative ridge among the given ones with the least leave-one-out negative log-likelihood.
 
     Args:
         basis: Spectrum of the kernel that is inverted, with the centred targets.
         mean_variance: `trace(K) / n`, the unit of a relative ridge.
         labels: Classes; `None` for regression.
+        ridges: Candidates.
     """
 
     def loss(relative: float) -> float:
@@ -113,7 +116,7 @@ def choose_ridge(basis: Spectrum, mean_variance: float, labels: Labels | None) -
         inverse = (basis.vectors**2) @ (1.0 / (basis.values + ridge))
         return regression_loss(basis.targets - held_out, 1.0 / inverse).loss
 
-    return min(RIDGES, key=loss)
+    return min(ridges, key=loss)
 
 
 @dataclass(frozen=True, eq=False)

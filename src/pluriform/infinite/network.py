@@ -12,6 +12,7 @@ from pluriform.infinite.kernel_function import KernelFunction, kernel_of
 from pluriform.infinite.latent_variance import latent_variance
 from pluriform.infinite.predict.gradient_flow import GradientFlow
 from pluriform.infinite.predict.tiled_flow import TiledFlow
+from pluriform.infinite.solve import kernel_in
 from pluriform.prediction import Prediction, Predictor
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ class InfiniteNetwork(Predictor):
 
     def latent(self, inputs: Inputs, *, variance: bool = False) -> Latent:
         """Mean, and variance where asked for, of the regression outputs."""
-        kernel = self.kernel(inputs, self.train_inputs, ntk=self.method.kernel == "ntk")
+        kernel = kernel_in(
+            self.method.precision, self.kernel, inputs, self.train_inputs, ntk=self.method.kernel == "ntk"
+        )
         cross = kernel.nngp if kernel.ntk is None else kernel.ntk
         mean = cross @ self.weights
         if not variance:

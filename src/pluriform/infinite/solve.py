@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from pluriform.infinite.predict.tiled_flow import TiledFlow
 if TYPE_CHECKING:
     from pluriform.infinite.fit import InfiniteWidth
 
-__all__ = ["Problem", "Solved", "solve_dense", "solve_nystrom", "solve_tiled"]
+__all__ = ["Problem", "Solved", "kernel_in", "solve_dense", "solve_nystrom", "solve_tiled"]
 
 SIDE = 1024  # Samples on a side of a tile: the bar moves, and half of a large symmetric kernel is saved.
 RIDGE_SAMPLES = 3000  # A dense spectrum of that many takes seconds.
@@ -56,6 +56,16 @@ class Problem:
         """Whether all layers train."""
         return self.method.kernel == "ntk"
 
+    def kernel(self, left: Tensor, right: Tensor | None = None) -> Kernel:
+        """Kernels in the precision of the method, as float64."""
+        return kernel_in(self.method.precision, self.function, left, right, ntk=self.ntk)
+
+    @property
+    def ridges(self) -> tuple[float, ...]:
+        """Candidates that rise above the rounding of the kernel: in float32 about `1e-7 sqrt(n)` of its diagonal."""
+        least = 0.0 if self.method.precision == "float64" else 3e-7 * len(self.inputs) ** 0.5
+        return tuple(ridge for ridge in RIDGES if ridge >= least)
+
     @property
     def closed_form(self) -> bool:
         """Whether leaving each sample out has a closed form: at the end of training, for all that is asked of it."""
@@ -81,13 +91,24 @@ class Solved:
     held_out: HeldOut
 
 
+def kernel_in(
+    precision: Literal["float32", "float64"], function: KernelFunction, left: Tensor, right: Tensor | None, *, ntk: bool
+) -> Kernel:
+    """Kernels computed in one precision and given in float64."""
+    record = function(left, right, ntk=ntk, dtype=torch.float32 if precision == "float32" else torch.float64)
+    if precision == "float64":
+        return record
+    nngp, flowing, variance1, variance2 = (None if part is None else part.double() for part in record.tensors)
+    return record.replace(nngp=nngp, ntk=flowing, variance1=variance1, variance2=variance2)
+
+
 def solve_dense(problem: Problem) -> Solved:
     """Whole matrices, any time; about nine of `n x n`."""
     nngp, ntk = _whole(problem)
     flowing = nngp if ntk is None else ntk
     relative, mean = problem.ridge, float(flowing.diagonal().mean())
     if relative is None:
-        relative = choose_ridge(spectrum(flowing, problem.values), mean, problem.labels)
+        relative = choose_ridge(spectrum(flowing, problem.values), mean, problem.labels, problem.ridges)
     train = partial(
         gradient_flow,
         time=problem.method.time,
@@ -131,7 +152,7 @@ def solve_nystrom(problem: Problem) -> Solved:
     generator = torch.Generator().manual_seed(problem.seed)
     index = torch.randperm(count, generator=generator)[: problem.method.inducing].sort().values
     chosen = problem.inputs[index.to(problem.inputs.device)]
-    own, cross = problem.function(chosen, ntk=problem.ntk), _against(problem, chosen)
+    own, cross = problem.kernel(chosen), _against(problem, chosen)
     flowing = cross.nngp if cross.ntk is None else cross.ntk
     mean = float((own.nngp if own.ntk is None else own.ntk).diagonal().mean())
 
@@ -141,7 +162,7 @@ def solve_nystrom(problem: Problem) -> Solved:
 
     whole, relative = solved(slice(None)), problem.ridge
     if relative is None:
-        candidates = {r: _left_out(whole.process, flowing, cross, problem, r * mean) for r in RIDGES}
+        candidates = {r: _left_out(whole.process, flowing, cross, problem, r * mean) for r in problem.ridges}
         relative = min(candidates, key=lambda r: held_out_scale(candidates[r], problem.values, problem.labels).loss)
     settings = {"ridge": relative * mean, "time": problem.method.time, "learning_rate": problem.method.learning_rate}
     noise = relative * float(own.nngp.diagonal().mean())
@@ -168,10 +189,11 @@ def _ridge_of_some(problem: Problem) -> float:
     """The ridge by leave-one-out likelihood on a part of the samples that is solved at once."""
     generator = torch.Generator().manual_seed(problem.seed)
     index = torch.randperm(len(problem.inputs), generator=generator)[:RIDGE_SAMPLES].to(problem.inputs.device)
-    kernel = problem.function(problem.inputs[index], ntk=problem.ntk)
+    kernel = problem.kernel(problem.inputs[index])
     flowing = kernel.nngp if kernel.ntk is None else kernel.ntk
     labels = None if problem.labels is None else problem.labels[index]
-    return choose_ridge(spectrum(flowing, problem.values[index]), float(flowing.diagonal().mean()), labels)
+    mean = float(flowing.diagonal().mean())
+    return choose_ridge(spectrum(flowing, problem.values[index]), mean, labels, problem.ridges)
 
 
 def _mean_diagonal(tiles: PackedTiles) -> float:
@@ -185,7 +207,7 @@ def _triangle(problem: Problem) -> Iterator[tuple[int, int, Kernel]]:
     with progress("kernel", len(problem.inputs) ** 2 / 2) as advance:
         for i, right in enumerate(parts):
             for j, left in enumerate(parts[: i + 1]):
-                yield i, j, problem.function(left, None if i == j else right, ntk=problem.ntk)
+                yield i, j, problem.kernel(left, None if i == j else right)
                 advance(len(left) * len(right) / (2 if i == j else 1))
 
 
@@ -206,7 +228,7 @@ def _against(problem: Problem, chosen: Tensor) -> Kernel:
     parts = []
     with progress("kernel", len(problem.inputs)) as advance:
         for block in problem.inputs.split(SIDE):
-            parts.append(problem.function(block, chosen, ntk=problem.ntk))
+            parts.append(problem.kernel(block, chosen))
             advance(len(block))
     ntk = None if parts[0].ntk is None else torch.cat([part.ntk for part in parts])
     return parts[0].replace(
