@@ -133,19 +133,18 @@ def numbers_of(method: StructuredDerivatives, algorithm: str) -> Numbers:
         return Numbers(activations, activations + parameters, 0)
     if algorithm == "ntk-vp":
         return Numbers(16 * (2 * activations + 2 * parameters), 0, 0)
-    results, fixed, pairs, widest = 0, 2 * activations, 0, 0
+    fixed, each, pairs = 3 * activations, 0, 0
     for layer in method.layers:
-        results += _numel(subject.graph, layer.node)
+        result = _numel(subject.graph, layer.node)
         if layer.weight is None or layer.kind == "norm":
+            each += layer.shape[0]
             continue
-        sizes = _sizes(subject, layer, 1, 1, True)
+        sizes = _sizes(subject, layer, 1, 1, False)
         fixed += sizes.groups * sizes.patch * sizes.positions
-        gram = sizes.cheaper(method.over) == "gram"
-        pairs += 2 * sizes.groups * sizes.positions**2 if gram else 0
-        widest = max(widest, 0 if gram else sizes.groups * sizes.patch * sizes.width)
+        each += min(result, sizes.groups * sizes.patch * sizes.width)
+        pairs += sizes.groups * sizes.positions**2 if sizes.cheaper(method.over) == "gram" else 0
     others = sum(subject.parameters[name].numel() for name in method.others)
-    others += activations if method.others else 0
-    return Numbers(fixed, 2 * results + widest + others, pairs)
+    return Numbers(fixed, each + others + (activations if others else 0), pairs)
 
 
 def tile_size(numbers: Numbers, subject: Subject, inputs: int, outputs: int, memory: float | int) -> TileSize:

@@ -105,6 +105,13 @@ class Layer:
         }
         return torch.func.functional_call(self.module, plain, (a,))
 
+    def scale_gradient(self, plain: Tensor, b: Tensor) -> Tensor:
+        """Of a norm, from its normalised input and the cotangents of its output: `(n, outputs, size)`."""
+        if isinstance(self.module, nn.LayerNorm | nn.RMSNorm) or b.dim() == 3:
+            return self.reduced(b * plain[:, None])
+        rows = b.flatten(3)[:, :, :, None] @ plain.flatten(2)[:, None, :, :, None]
+        return rows.flatten(2)
+
     def reduced(self, b: Tensor) -> Tensor:
         """Sum over positions: what is left are outputs and the axes of the bias, `(n, outputs, size)`."""
         if self.kind == "linear":

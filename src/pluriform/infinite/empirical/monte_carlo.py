@@ -52,9 +52,9 @@ def monte_carlo_kernel(
 ) -> MonteCarloKernel:
     """NNGP and NTK of a module as means over random networks, for any operation that runs.
 
-    The networks are copies of the module with `width` times its hidden channels and weights drawn as `kernel_of` assumes
-    them, to whose closed form the means converge: the error of a mean over S networks of width w is of the order
-    `1 / sqrt(w S)`, its bias of the order `1 / w`.
+    The networks are copies of the module with `width` times its hidden channels and weights drawn as `kernel_of`
+    assumes them, to whose closed form the means converge: the error of a mean over S networks of width w is of the
+    order `1 / sqrt(w S)`, its bias of the order `1 / w`.
 
     The NNGP is the covariance of outputs given the network below the last layer, exact in the weights of that layer;
     where something other than linear operations follows the last layer, it is the product of outputs.
@@ -225,5 +225,7 @@ class _Sampler:
                     ntk = ntk + self.rates.get(name, 0.0) * part.double()
         if not self.head:
             outputs = self.subject.at(self.x1)[..., None].double()
-            nngp = contract(outputs, outputs if self.x2 is None else self.subject.at(self.x2)[..., None].double(), "trace")
+            nngp = contract(
+                outputs, outputs if self.x2 is None else self.subject.at(self.x2)[..., None].double(), "trace"
+            )
         return _Sample(nngp / self.subject.outputs, ntk / self.subject.outputs if self.ntk else None)

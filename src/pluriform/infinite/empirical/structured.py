@@ -109,7 +109,7 @@ class StructuredDerivatives:
         read = recording.inputs[name]
         if layer.kind == "norm":
             plain = _kept(recording, (name, "normalised"), lambda: layer.normalised(read))
-            return layer.reduced(b * plain[:, None])
+            return layer.scale_gradient(plain, b)
         factors = _factors(layer, recording, b)
         (n, groups, patch, positions), width = factors.a.shape, factors.b.shape[3]
         sizes = Sizes(n, n, recording.outputs.shape[1], groups, patch, width, positions, same=False)
