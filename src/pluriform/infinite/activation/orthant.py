@@ -21,7 +21,7 @@ from pluriform.infinite.activation.dual import safe_root
 
 __all__ = ["TruncatedPair", "orthant", "truncated_mean"]
 
-NODES = 24
+NODES = 13
 
 
 def truncated_mean(m: int, q: Tensor, b: Tensor | float) -> Tensor:

@@ -1,6 +1,7 @@
 """Piecewise polynomials: hard tanh, ReLU6, hard swish, shrinkage, clamps, steps, powers of rectifiers."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,10 +56,9 @@ class Piecewise(Dual):
 
     def moments(self, q12: Tensor, q11: Tensor, q22: Tensor) -> Moments:
         """Moments of pairs."""
-        return Moments(
-            self._product_mean(q12, q11, q22),
-            self._derivative()._product_mean(q12, q11, q22),
-        )
+        pairs = {(a, b): TruncatedPair(q12, q11, q22, a, b) for a, _ in self._by_knot() for b, _ in self._by_knot()}
+        value, derivative = self._product_mean(q12, q11, q22, pairs), self._derivative()
+        return Moments(value, derivative._product_mean(q12, q11, q22, pairs))
 
     def own(self, q: Tensor) -> Moments:
         """Moments of a unit with itself: one-dimensional integrals, piece by piece."""
@@ -78,7 +78,9 @@ class Piecewise(Dual):
             total = total + factor * truncated_mean(power - derivative, q, knot)
         return total
 
-    def _product_mean(self, q12: Tensor, q11: Tensor, q22: Tensor) -> Tensor:
+    def _product_mean(
+        self, q12: Tensor, q11: Tensor, q22: Tensor, pairs: Mapping[tuple[float, float], TruncatedPair]
+    ) -> Tensor:
         """`E[phi(u) phi(v)]`: the polynomial with itself and with each term, and each term with each."""
         base = Polynomial(self.base)
         value = base.moments(q12, q11, q22).value
@@ -88,10 +90,9 @@ class Piecewise(Dual):
             value = value + q12**order / math.factorial(order) * mixed
         for a, knots in self._by_knot():
             for b, others in self._by_knot():
-                pair = TruncatedPair(q12, q11, q22, a, b)
                 for k, c in knots:
                     for m, d in others:
-                        value = value + c * d * pair.moment(k, m)
+                        value = value + c * d * pairs[a, b].moment(k, m)
         return value
 
     def _by_knot(self) -> list[tuple[float, list[tuple[int, float]]]]:

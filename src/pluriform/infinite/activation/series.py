@@ -1,6 +1,7 @@
 """Hermite series: moments of any nonlinearity from coefficients that depend on one variance only."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,6 +20,8 @@ MOST_TERMS = 512
 COUNTS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, MOST_TERMS)
 PANELS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 13.0)
 NODES = 32
+HIGH = 0.9
+CHUNK = 4096
 LEAST = 1e-10
 """Variances below this have the coefficients of this one."""
 
@@ -95,27 +98,29 @@ class Hermite(Dual):
         return Moments(*((part * weights).sum(-1).to(q.dtype) for part in (value, slope)))
 
     def moments(self, q12: Tensor, q11: Tensor, q22: Tensor) -> Moments:
-        """Moments of pairs."""
-        count = self.terms(torch.stack([q11.detach().max(), q22.detach().max()]))
-        root1, root2 = (q.double().clamp(min=LEAST).sqrt() for q in (q11, q22))
-        rho = _correlation(q12, q11, q22)
-        kink = self.kink
-        first, second = (_coefficients(self, root, count) for root in (root1, root2))
-        value, slope = _sums(rho, first, second, root1, root2)
+        """Moments of pairs: few terms for all, and all terms for those of high correlation."""
+        roots = tuple(q.double().clamp(min=LEAST).sqrt() for q in (q11, q22))
+        rho, kink = _correlation(q12, q11, q22), self.kink
+        most = torch.stack([q11.detach().max(), q22.detach().max()])
+        count, few = self.terms(most), self.terms(most, HIGH)
+        duals = (self,) if kink is None else (self, kink)
+        pairs = [tuple(_coefficients(dual, root, count) for root in roots) for dual in duals]
+        value, slope = _sums(rho, pairs, roots, few)
+        if few < count:
+            high = rho.detach().abs() > HIGH
+            value, slope = _with_high(value, slope, rho, pairs, roots, high)
         if kink is not None:
-            first, second = (_coefficients(kink, root, count) for root in (root1, root2))
-            less, closed = _sums(rho, first, second, root1, root2), kink.moments(q12, q11, q22)
-            value, slope = value - less[0] + closed.value, slope - less[1] + closed.slope
+            closed = kink.moments(q12, q11, q22)
+            value, slope = value + closed.value, slope + closed.slope
         return Moments(value, slope)
 
-    def terms(self, q: Tensor) -> int:
-        """Number of terms for variances up to the largest of `q`; fewer where their precision is low."""
+    def terms(self, q: Tensor, rho: float = 1.0) -> int:
+        """Number of terms for variances up to the largest of `q` and correlations up to `rho`; fewer in float32."""
         if q.device.type == "meta":
             return COUNTS[0]
-        most = q.detach().max().reshape(1)
         wanted = max(self.tolerance, 8 * torch.finfo(q.dtype).eps)
-        tails = torch.cat(self._tails(most), 1).amax(1)
-        return next((count for count in COUNTS[:-1] if float(tails[count]) <= wanted), MOST_TERMS)
+        tails = torch.cat(self._tails(q.detach().max().reshape(1)), 1).amax(1)
+        return next((count for count in COUNTS[:-1] if float(tails[count]) * rho**count <= wanted), MOST_TERMS)
 
     def error(self, q: Tensor) -> SeriesError:
         """Bounds on the truncation error between units of one variance, for any correlation.
@@ -172,12 +177,33 @@ def _coefficients(dual: Dual, root: Tensor, count: int) -> Tensor:
     return dual.phi(root[..., None] * nodes) @ _basis(count).to(root.device)
 
 
-def _sums(rho: Tensor, first: Tensor, second: Tensor, root1: Tensor, root2: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and slope."""
-    order = torch.arange(1, first.shape[-1], dtype=first.dtype, device=first.device).sqrt()
-    slopes = [part[..., 1:] * order / root[..., None] for part, root in ((first, root1), (second, root2))]
-    value = _PowerSum.apply(rho, first.to(rho.dtype), second.to(rho.dtype))
-    return value, _PowerSum.apply(rho, slopes[0].to(rho.dtype), slopes[1].to(rho.dtype))
+Pair = tuple[Tensor, ...]
+
+
+def _sums(rho: Tensor, pairs: Sequence[Pair], roots: Pair, count: int) -> tuple[Tensor, Tensor]:
+    """Value and slope of the first pair of coefficients, less those of the second where there is one."""
+    order = torch.arange(1, pairs[0][0].shape[-1], dtype=torch.float64, device=rho.device).sqrt()
+    value, slope = torch.zeros_like(rho), torch.zeros_like(rho)
+    for sign, parts in zip((1, -1), pairs, strict=False):
+        slopes = [part[..., 1:] * order / root[..., None] for part, root in zip(parts, roots, strict=True)]
+        value = value + sign * _PowerSum.apply(rho, *(part[..., :count].to(rho.dtype) for part in parts))
+        slope = slope + sign * _PowerSum.apply(rho, *(part[..., :count].to(rho.dtype) for part in slopes))
+    return value, slope
+
+
+def _with_high(
+    value: Tensor, slope: Tensor, rho: Tensor, pairs: Sequence[Pair], roots: Pair, high: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All terms where the correlation is high; entry by entry where that is rare."""
+    count = pairs[0][0].shape[-1]
+    chosen = high.expand(value.shape).nonzero(as_tuple=True)
+    if len(chosen[0]) > value.numel() // 4:
+        return _sums(rho, pairs, roots, count)
+    for at in zip(*(index.split(CHUNK) for index in chosen), strict=True):
+        some = [tuple(part.expand(*value.shape, count)[at] for part in parts) for parts in pairs]
+        exact = _sums(rho[at], some, tuple(root.expand(value.shape)[at] for root in roots), count)
+        value, slope = (whole.index_put(at, part) for whole, part in zip((value, slope), exact, strict=True))
+    return value, slope
 
 
 class _PowerSum(torch.autograd.Function):
@@ -206,9 +232,13 @@ class _PowerSum(torch.autograd.Function):
 
 
 def _horner(rho: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    total = a[..., -1] * b[..., -1] + torch.zeros_like(rho)
+    total = torch.zeros_like(rho) + a[..., -1] * b[..., -1]
+    if torch.is_grad_enabled() and any(part.requires_grad for part in (rho, a, b)):
+        for left, right in zip(a.unbind(-1)[-2::-1], b.unbind(-1)[-2::-1], strict=True):
+            total = torch.addcmul(left * right, total, rho)
+        return total
     for left, right in zip(a.unbind(-1)[-2::-1], b.unbind(-1)[-2::-1], strict=True):
-        total = torch.addcmul(left * right, total, rho)
+        total.mul_(rho).addcmul_(left, right)
     return total
 
 
