@@ -24,7 +24,6 @@ __all__ = ["KernelFunction", "kernel_of"]
 
 TILE_ENTRIES = 2**17
 MOST_ENTRIES = 2**24
-FUSED_SIDE = 2048
 Engine = Literal["auto", "fused", "plain"]
 
 
@@ -90,7 +89,9 @@ class KernelFunction:
                 )
         differentiable = torch.is_grad_enabled() and (x1.requires_grad or (x2 is not None and x2.requires_grad))
         fused = None if engine == "plain" else self._fused(x1, dtype, differentiable, required=engine == "fused")
-        tiles = self._tiles(x1.to(dtype), None if x2 is None else x2.to(dtype), ntk, fused)
+        if fused is not None:
+            return fused.kernel(x1, x2, ntk=ntk)
+        tiles = self._tiles(x1.to(dtype), None if x2 is None else x2.to(dtype), ntk)
         return _joined(tiles) if differentiable else _filled(tiles, len(x1), len(x1 if x2 is None else x2))
 
     @property
@@ -122,20 +123,16 @@ class KernelFunction:
         pairs = max(TILE_ENTRIES // self.entries, min(64, MOST_ENTRIES // self.entries), 1)
         return math.isqrt(pairs)
 
-    def _tiles(self, x1: Tensor, x2: Tensor | None, ntk: bool, fused: "Fused | None") -> Iterator["_Tile"]:
+    def _tiles(self, x1: Tensor, x2: Tensor | None, ntk: bool) -> Iterator["_Tile"]:
         """All tiles; of a matrix of `x1` with itself those on and above the diagonal."""
-        side = self.side if fused is None else FUSED_SIDE
-        first = x1.split(side)
-        second = first if x2 is None else x2.split(side)
+        first = x1.split(self.side)
+        second = first if x2 is None else x2.split(self.side)
         for i, a in enumerate(first):
             for j, b in enumerate(second):
-                if x2 is not None or i <= j:
-                    same = x2 is None and i == j
-                    if fused is None:
-                        record = propagate(self.plan, a, b, same=same, ntk=ntk)
-                    else:
-                        record = fused.kernel(a, None if same else b, ntk=ntk)
-                    yield _Tile(i, j, i * side, j * side, record)
+                if x2 is not None or i < j:
+                    yield _Tile(i, j, i * self.side, j * self.side, propagate(self.plan, a, b, same=False, ntk=ntk))
+                elif i == j:
+                    yield _Tile(i, j, i * self.side, j * self.side, propagate(self.plan, a, a, same=True, ntk=ntk))
 
 
 @dataclass(frozen=True, eq=False)

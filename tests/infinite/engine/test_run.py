@@ -144,7 +144,7 @@ def test_tiles_do_not_matter(monkeypatch):
     x1, x2 = images(50, 1, 5, 5), images(33, 1, 5, 5)
     function = kernel_of(net, x1[:2])
     whole = [function(x1, x, dtype=torch.float32) for x in (x2, None)]
-    monkeypatch.setattr("pluriform.infinite.kernel_function.FUSED_SIDE", 20)
+    monkeypatch.setattr("pluriform.infinite.engine.run.SIDE", 32)
     tiled = [function(x1, x, dtype=torch.float32) for x in (x2, None)]
     for one, other in zip(whole, tiled, strict=True):
         assert torch.allclose(one.ntk, other.ntk, rtol=1e-5)

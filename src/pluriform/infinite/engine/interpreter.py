@@ -165,17 +165,14 @@ def run_units(
         i2: Second numbers.
         outK: `(sinks, rows, blocks * LANES)`.
         outT: The same for the NTK.
-        workspace: Slices, rows and stored tensors, each for `K` and `T`, and features of the first input in lanes.
+        workspace: Slices, rows and stored tensors, each for `K` and `T`.
     """
-    K, T, rowsK, rowsT, storeK, storeT, repeated = workspace
+    K, T, rowsK, rowsT, storeK, storeT = workspace
     sinks = outK.shape[0]
     sumsK, sumsT = np.zeros((sinks, L)), np.zeros((sinks, L))
     for u in range(units.shape[0]):
         i, j = units[u, 0], units[u, 1]
         x, y, a1, b1, a2, b2 = X[i], Y[j], r1[i], i1[i], r2[j], i2[j]
-        if not each:
-            slices.repeat(x, repeated)
-            x = repeated
         sumsK[:], sumsT[:] = 0.0, 0.0
         storeK[:], storeT[:] = F(0), F(0)
         for stage in range(stages.shape[0]):
@@ -214,7 +211,7 @@ def run_step(
         for line in range(height):
             p = place[0] + (top + line) * pitch + left
             q = place[0] + (top + ody + line) * pitch + left + odx
-            slices.features(x, y, place[1], place[2], p, q, K, T, target + line * width * L, width)
+            slices.features(x, y, each, place[1], place[2], p, q, K, T, target + line * width * L, width)
     elif op in (LOAD, STORE):
         extents = (step[EXTENT_OUT], step[EXTENT_OUT + 1])
         o = target if op == LOAD else source
@@ -251,7 +248,7 @@ def run_step(
 
 @entry_point
 def run_vectors(
-    each, code, numbers, rows, inK, inT, r1, i1, r2, i2, outK, outT, workspace, width, stamp=STAMP,
+    each, code, numbers, rows, corner, inK, inT, r1, i1, r2, i2, outK, outT, workspace, width, stamp=STAMP,
 ):  # fmt: skip
     """Steps on vectors: each row of the matrices with columns in the place of positions and lanes.
 
@@ -259,14 +256,15 @@ def run_vectors(
         each: One row of variances; tables are then written.
         code: `(steps, columns)`; `PLACE` of a load is an input, the last step's `OUT` the result.
         numbers: `(steps, numbers)`.
-        rows: First and last row.
+        rows: First and last row of the inputs.
+        corner: What to add to a row for the first side and for the outputs, and where their columns begin.
         inK: `(inputs, rows, columns)`, columns a multiple of `LANES`.
         inT: The same for the NTK.
         r1: `(tables, rows)`.
         i1: Second numbers.
         r2: `(tables, columns)`.
         i2: Second numbers.
-        outK: `(rows, columns)`.
+        outK: The whole matrix.
         outT: The same for the NTK.
         workspace: Slices and one row of repeated numbers, twice each.
         width: Most positions of a chunk.
@@ -291,14 +289,14 @@ def run_vectors(
                     if step[BENT]:
                         continue
                 elif table >= 0:
-                    r[:], v[:] = r1[table, i], i1[table, i]
+                    r[:], v[:] = r1[table, corner[0] + i], i1[table, corner[0] + i]
                 pointwise(
                     step, number, K, T, source, target, other, 1, count,
                     a1, b1, begin if each else 0, r2[table], i2[table], begin, 0, each, each,
                 )  # fmt: skip
-            last = code[-1, OUT] * width * L
-            outK[i, begin * L : (begin + count) * L] = K[last : last + count * L]
-            outT[i, begin * L : (begin + count) * L] = T[last : last + count * L]
+            last, row, column = code[-1, OUT] * width * L, corner[1] + i, corner[2] + begin * L
+            outK[row, column : column + count * L] = K[last : last + count * L]
+            outT[row, column : column + count * L] = T[last : last + count * L]
 
 
 @compiled

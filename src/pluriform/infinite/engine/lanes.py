@@ -11,8 +11,7 @@ from pluriform.infinite.engine.compile import LANES
 __all__ = ["accumulate"]
 
 
-@intrinsic
-def accumulate(typing: Any, target: Any, t: Any, source: Any, s: Any, factor: Any) -> Any:
+def _accumulate(typing: Any, target: Any, t: Any, source: Any, s: Any, factor: Any) -> Any:
     """`target[t : t + LANES] += factor * source[s : s + LANES]`, arrays of float32 or of float64 (the target)."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -39,3 +38,6 @@ def accumulate(typing: Any, target: Any, t: Any, source: Any, s: Any, factor: An
         return context.get_dummy_value()
 
     return types.void(target, types.intp, source, types.intp, types.float32), code
+
+
+accumulate: Any = intrinsic(_accumulate)

@@ -17,8 +17,10 @@ from pluriform.infinite.plan import Plan
 __all__ = ["Fused", "fused_engine"]
 
 L = LANES
-CHUNK = 16
-ROWS = 256
+CHUNK = 64
+ROWS = 512
+SIDE = 4096
+_Two = tuple[np.ndarray, np.ndarray]
 
 
 def fused_engine(plan: Plan, example: Tensor) -> "Fused | None":
@@ -56,9 +58,9 @@ class _Side:
     lanes: np.ndarray
     single: np.ndarray
     vectors: dict[str, np.ndarray]
-    tables: tuple[np.ndarray, np.ndarray]
-    singles: tuple[np.ndarray, np.ndarray]
-    own: tuple[np.ndarray, np.ndarray]
+    tables: _Two
+    singles: _Two
+    own: _Two
     nngp: np.ndarray
     ntk: np.ndarray
 
@@ -93,44 +95,61 @@ class Fused:
         self._units(units, True, (lanes, lanes), (tables, tables), sums)
         names = [name for name in program.vectors.inputs if name not in program.sinks]
         vectors = {name: self._flat(features[name], name) for name in names}
-        inputs = [self._own_input(name, vectors, sums, len(x), blocks * L) for name in program.vectors.inputs]
-        own = _pair(program.vectors.tables, blocks * L)
-        diagonal = self._vectors(True, np.stack([p[0] for p in inputs]), np.stack([p[1] for p in inputs]), own, own)
+        own, result = _pair(program.vectors.tables, blocks * L), _pair(1, blocks * L)
+        pairs = [self._own_input(name, vectors, sums, len(x), blocks * L) for name in program.vectors.inputs]
+        inputs = np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
+        self._vectors(True, (0, 1), np.zeros(3, np.int64), inputs, own, own, result)
         singles = _from_lanes(tables[0], len(x)), _from_lanes(tables[1], len(x))
-        first, second = diagonal
-        return _Side(len(x), lanes, single, vectors, tables, singles, own, first[0, : len(x)], second[0, : len(x)])
+        nngp, ntk = (part[0, : len(x)] for part in result)
+        return _Side(len(x), lanes, single, vectors, tables, singles, own, nngp, ntk)
 
     def kernel(self, x1: Tensor, x2: Tensor | None, *, ntk: bool) -> Kernel:
-        """NNGP and NTK of all pairs, float32.
+        """NNGP and NTK of all pairs, float32, tile by tile into place.
 
         Args:
             x1: First inputs, `(n1, *input_shape)`.
             x2: Second inputs; `None` for the first ones, whose pairs are then computed once.
             ntk: Whether the NTK is asked for.
         """
-        first = self.side(x1)
-        second = first if x2 is None else self.side(x2)
-        program, same = self.program, x2 is None
-        rows, blocks = first.count, -(-second.count // L)
-        sums = _Sums.of(program, rows, blocks)
-        if program.stages.size:
-            i, j = np.meshgrid(np.arange(rows), np.arange(blocks), indexing="ij")
-            units = np.stack([i.ravel(), j.ravel()], 1)
-            if same:
-                units = units[(units[:, 1] + 1) * L > units[:, 0]]
-            self._units(units, False, (first.single, second.lanes), (first.singles, second.tables), sums)
-        nngp, tangent = self._combine(first, second, sums)
+        same, second = x2 is None, x1 if x2 is None else x2
+        rows, columns = len(x1), -(-len(second) // L) * L
+        whole = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.float32)
+        own = np.empty((2, rows), np.float32), np.empty((2, len(second)), np.float32)
+        for i, a in enumerate(x1.split(SIDE)):
+            first = self.side(a)
+            own[0][:, i * SIDE : i * SIDE + first.count] = first.nngp, first.ntk
+            for j, b in enumerate(second.split(SIDE)):
+                if same and j < i:
+                    continue
+                other = first if same and i == j else self.side(b)
+                own[1][:, j * SIDE : j * SIDE + other.count] = other.nngp, other.ntk
+                sums = self._sums(first, other, triangle=same and i == j)
+                self._combine(first, other, sums, (i * SIDE, j * SIDE), whole)
         if same:
-            nngp, tangent = (_mirrored(part, own) for part, own in ((nngp, first.nngp), (tangent, first.ntk)))
+            for part, diagonal in zip(whole, own[0], strict=True):
+                _mirror(part, diagonal)
+        nngp, tangent = (torch.from_numpy(part[:, : len(second)]) for part in whole)
         return Kernel(
-            nngp=torch.from_numpy(nngp),
-            ntk=torch.from_numpy(tangent) if ntk else None,
-            variance1=torch.from_numpy(first.nngp.copy()),
-            variance2=torch.from_numpy(second.nngp.copy()),
+            nngp=nngp,
+            ntk=tangent if ntk else None,
+            variance1=torch.from_numpy(own[0][0]),
+            variance2=torch.from_numpy(own[1][0]),
             same=same,
             gaussian=True,
             zero_mean=True,
         )
+
+    def _sums(self, first: _Side, second: _Side, *, triangle: bool) -> "_Sums":
+        """All stages on every pair of a tile, or on those on and above its diagonal; one block after another, so that
+        its tables stay in cache.
+        """
+        rows, blocks = first.count, -(-second.count // L)
+        sums = _Sums.of(self.program, rows, blocks)
+        j, i = np.divmod(np.arange(rows * blocks), rows)
+        chosen = (j + 1) * L > i if triangle else slice(None)
+        units = np.stack([i[chosen], j[chosen]], 1)
+        self._units(units, False, (first.single, second.lanes), (first.singles, second.tables), sums)
+        return sums
 
     def _flat(self, value: Tensor, name: str) -> np.ndarray:
         """Channels first, `(samples, channels * positions)`, over the root of the number of channels."""
@@ -138,9 +157,7 @@ class Fused:
         value = value.movedim(-1, 1) if self.channel_axes[name] == -1 and value.ndim > 2 else value
         return (value.flatten(1) / self.channels[name] ** 0.5).contiguous().numpy()
 
-    def _own_input(
-        self, name: str, vectors: dict[str, np.ndarray], sums: "_Sums", count: int, padded: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _own_input(self, name: str, vectors: dict[str, np.ndarray], sums: "_Sums", count: int, padded: int) -> _Two:
         if name in vectors:
             row = np.zeros((1, padded), np.float32)
             row[0, :count] = (vectors[name] ** 2).sum(1)
@@ -152,8 +169,8 @@ class Fused:
         self,
         units: np.ndarray,
         each: bool,
-        features: tuple[np.ndarray, np.ndarray],
-        tables: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]],
+        features: _Two,
+        tables: tuple[_Two, _Two],
         sums: "_Sums",
     ) -> None:
         """Run all stages on every unit, a few units a task."""
@@ -163,8 +180,8 @@ class Fused:
 
         def task(part: np.ndarray) -> None:
             slices = program.registers * program.area * L
-            rows, stored, repeated = program.row * L, program.stored, features[1].shape[1]
-            sizes = (slices, slices, rows, rows, stored, stored, repeated)
+            rows, stored = program.row * L, program.stored
+            sizes = (slices, slices, rows, rows, stored, stored)
             workspace = tuple(np.zeros(max(size, 1), np.float32) for size in sizes)
             run_units(
                 part, each, program.code, program.numbers, program.stages, program.displacements, program.active,
@@ -174,49 +191,57 @@ class Fused:
 
         _on_threads(task, np.array_split(units, max(torch.get_num_threads(), -(-len(units) // 64))))
 
-    def _combine(self, first: _Side, second: _Side, sums: "_Sums") -> tuple[np.ndarray, np.ndarray]:
-        """The steps on vectors, some rows at a time, from sums over positions and products of vectors."""
-        program, padded = self.program, second.own[0].shape[1]
-        nngp = np.empty((first.count, padded), np.float32)
-        ntk = np.empty_like(nngp)
+    def _combine(self, first: _Side, second: _Side, sums: "_Sums", corner: tuple[int, int], whole: _Two) -> None:
+        """The steps on vectors, some rows at a time, from sums over positions and products of vectors, into place."""
+        names, padded = self.program.vectors.inputs, second.own[0].shape[1]
+        covariance, tangent = np.zeros((2, len(names), min(ROWS, first.count), padded), np.float32)
+        for begin in range(0, first.count, ROWS):
+            rows = slice(begin, min(begin + ROWS, first.count))
+            for place, name in enumerate(names):
+                self._pairs(name, first, second, sums, rows, covariance[place], tangent[place])
+            at = np.array([begin, corner[0] + begin, corner[1]])
 
-        def task(part: np.ndarray) -> None:
-            begin, end = int(part[0]), int(part[-1]) + 1
-            inputs = [self._pair_input(name, first, second, sums, begin, end) for name in program.vectors.inputs]
-            rows = tuple(table[:, begin:end] for table in first.own)
-            inK, inT = (np.stack([pair[which] for pair in inputs]) for which in range(2))
-            nngp[begin:end], ntk[begin:end] = self._vectors(False, inK, inT, rows, second.own)
+            def task(part: np.ndarray, at: np.ndarray = at) -> None:
+                some = int(part[0]), int(part[-1]) + 1
+                self._vectors(False, some, at, (covariance, tangent), first.own, second.own, whole)
 
-        _on_threads(task, [np.arange(first.count)[k : k + ROWS] for k in range(0, first.count, ROWS)])
-        return nngp[:, : second.count], ntk[:, : second.count]
+            _on_threads(task, np.array_split(np.arange(rows.stop - begin), torch.get_num_threads()))
 
-    def _pair_input(
-        self, name: str, first: _Side, second: _Side, sums: "_Sums", begin: int, end: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if name not in first.vectors:
-            place = self.program.sinks.index(name)
-            return sums.nngp[place, begin:end], sums.ntk[place, begin:end]
-        product = np.zeros((end - begin, second.own[0].shape[1]), np.float32)
-        np.matmul(first.vectors[name][begin:end], second.vectors[name].T, out=product[:, : second.count])
-        return product, np.zeros_like(product)
+    def _pairs(
+        self,
+        name: str,
+        first: _Side,
+        second: _Side,
+        sums: "_Sums",
+        rows: slice,
+        covariance: np.ndarray,
+        tangent: np.ndarray,
+    ) -> None:
+        """One input of the steps on vectors, for some rows; products of vectors have no NTK."""
+        count = rows.stop - rows.start
+        if name in first.vectors:
+            np.matmul(first.vectors[name][rows], second.vectors[name].T, out=covariance[:count, : second.count])
+            return
+        place = self.program.sinks.index(name)
+        covariance[:count], tangent[:count] = sums.nngp[place, rows], sums.ntk[place, rows]
 
     def _vectors(
         self,
         each: bool,
-        inK: np.ndarray,
-        inT: np.ndarray,
-        first: tuple[np.ndarray, ...],
-        second: tuple[np.ndarray, ...],
-    ) -> tuple[np.ndarray, np.ndarray]:
+        rows: tuple[int, int],
+        corner: np.ndarray,
+        inputs: _Two,
+        first: _Two,
+        second: _Two,
+        outputs: _Two,
+    ) -> None:
+        """Run the steps on vectors: covariances and NTKs of all inputs, tables of both sides, results in place."""
         steps = self.program.vectors
-        outK, outT = np.empty(inK.shape[1:], np.float32), np.empty(inK.shape[1:], np.float32)
-        chunk = np.zeros((2, steps.registers * CHUNK * L), np.float32)
-        repeated = np.zeros((2, CHUNK), np.float32)
+        chunk, repeated = np.zeros((2, steps.registers * CHUNK * L), np.float32), np.zeros((2, CHUNK), np.float32)
+        workspace = (chunk[0], chunk[1], repeated[0], repeated[1])
         run_vectors(
-            each, steps.code, steps.numbers, (0, inK.shape[1]), inK, inT, *first, *second, outK, outT,
-            (chunk[0], chunk[1], repeated[0], repeated[1]), CHUNK,
+            each, steps.code, steps.numbers, rows, corner, *inputs, *first, *second, *outputs, workspace, CHUNK,
         )  # fmt: skip
-        return outK, outT
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +257,7 @@ class _Sums:
         return _Sums(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
 
 
-def _pair(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+def _pair(rows: int, columns: int) -> _Two:
     return np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.float32)
 
 
@@ -251,12 +276,19 @@ def _from_lanes(lanes: np.ndarray, count: int) -> np.ndarray:
     return np.ascontiguousarray(lanes.reshape(blocks, -1, L).transpose(0, 2, 1)).reshape(blocks * L, -1)[:count]
 
 
-def _mirrored(part: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """A symmetric matrix from its upper triangle and its diagonal."""
-    upper = np.triu(part, 1)
-    upper += upper.T
-    np.fill_diagonal(upper, own)
-    return upper
+def _mirror(matrix: np.ndarray, diagonal: np.ndarray) -> None:
+    """Make a matrix symmetric in place from its upper triangle and its diagonal."""
+    count = len(diagonal)
+    for i in range(0, count, ROWS):
+        rows = slice(i, min(i + ROWS, count))
+        for j in range(i, count, ROWS):
+            columns = slice(j, min(j + ROWS, count))
+            if i == j:
+                upper = np.triu(matrix[rows, rows], 1)
+                matrix[rows, rows] = upper + upper.T
+            else:
+                matrix[columns, rows] = matrix[rows, columns].T
+    matrix[np.arange(count), np.arange(count)] = diagonal
 
 
 def _on_threads(task: object, parts: list[np.ndarray]) -> None:

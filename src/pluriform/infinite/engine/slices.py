@@ -25,7 +25,6 @@ __all__ = [
     "mix",
     "multiply",
     "normalise",
-    "repeat",
     "sine_row",
     "total",
     "vertical",
@@ -36,23 +35,19 @@ L = LANES
 
 
 @lanewise
-def repeat(single, lanes):
-    """One number a position, the same in every lane."""
-    for x in range(single.shape[0]):
-        for lane in range(L):
-            lanes[U(x * L + lane)] = single[U(x)]
-
-
-@lanewise
-def features(X, Y, channels, positions, p, q, K, T, o, width):
-    """A row of `sum_c x_c(p) y_c(q)`, features in lanes and divided by the root of their number."""
+def features(X, Y, each, channels, positions, p, q, K, T, o, width):
+    """A row of `sum_c x_c(p) y_c(q)`, features divided by the root of their number."""
     for i in range(width * L):
-        K[U(o + i)] = X[U(p * L + i)] * Y[U(q * L + i)]
+        K[U(o + i)] = F(0)
         T[U(o + i)] = F(0)
-    for c in range(1, channels):
-        a, b = (p + c * positions) * L, (q + c * positions) * L
-        for i in range(width * L):
-            K[U(o + i)] += X[U(a + i)] * Y[U(b + i)]
+    for c in range(channels):
+        a, b = p + c * positions, (q + c * positions) * L
+        if each:
+            for i in range(width * L):
+                K[U(o + i)] += X[U(a * L + i)] * Y[U(b + i)]
+        else:
+            for x in range(width):
+                accumulate(K, o + x * L, Y, b + x * L, X[U(a + x)])
 
 
 @lanewise
