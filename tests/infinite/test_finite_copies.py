@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pluriform.errors import UnsupportedOpError
 from pluriform.infinite.kernel_function import kernel_of
 from pluriform.infinite.self_attention import GlobalSelfAttention
 
@@ -188,3 +189,52 @@ def test_vectors(name):
 @pytest.mark.parametrize("name", sorted(IMAGES))
 def test_images(name):
     converges(IMAGES[name], inputs(2, 6, 6), most=0.1 if "softmax" in name else 0.05)
+
+
+def normed(kind, width):
+    """A network with a trained scale and shift, as parameters 2 and 3."""
+    bend = {"relu": nn.ReLU(), "tanh": nn.Tanh(), "hard": nn.Hardtanh(), "batch": nn.ReLU(), "linear": nn.Identity()}[
+        kind
+    ]
+    norm = nn.BatchNorm1d(width).eval() if kind == "batch" else nn.LayerNorm(width)
+    return nn.Sequential(nn.Linear(5, width), norm, bend, nn.Linear(width, OUT)).double()
+
+
+def gram(rows, chosen):
+    gradients = torch.stack([torch.cat([row[place].flatten() for place in chosen]) for row in rows])
+    return gradients @ gradients.T
+
+
+@pytest.mark.parametrize("kind", ["relu", "tanh", "hard", "batch", "linear"])
+def test_standard_parameterisation_with_a_trained_norm(kind):
+    """Plain gradients of a PyTorch network at its own width: those of scales and shifts, and all others."""
+    x, facts = inputs(5), {"weight_var": WEIGHT, "bias_var": BIAS, "parameterization": "standard"}
+    errors = []
+    for width in (8, 256):
+        net, frozen = normed(kind, width), normed(kind, width)
+        frozen[1].requires_grad_(False)
+        kernel, without = kernel_of(net, x, **facts)(x), kernel_of(frozen, x, **facts)(x)
+        generator, parts, others = torch.Generator().manual_seed(3), 0.0, 0.0
+        for _ in range(100):
+            drawn(net, generator)
+            rows = [torch.autograd.grad(y, list(net.parameters()), retain_graph=True) for y in net(x)[:, 0]]
+            parts, others = parts + gram(rows, (2, 3)) / 100, others + gram(rows, (0, 1, 4, 5)) / 100
+        errors.append((error(parts, kernel.ntk - without.ntk), error(others, without.ntk)))
+    assert errors[1][0] < 0.05, errors
+    assert errors[1][1] < 0.05, errors
+    assert errors[1][0] < errors[0][0], errors
+
+
+def test_a_trained_scale_before_a_sum_that_bends_is_refused():
+    net = Net(
+        lambda x, m: m["out"](torch.relu(m["norm"](m["a"](x)) + m["b"](x))),
+        a=nn.Linear(5, 8),
+        norm=nn.LayerNorm(8),
+        b=nn.Linear(5, 8),
+        out=nn.Linear(8, 1),
+    )
+    with pytest.raises(UnsupportedOpError, match="the trained scale of layers.norm"):
+        kernel_of(net, inputs(5), parameterization="standard")
+    kernel_of(net, inputs(5))
+    net.layers["norm"].requires_grad_(False)
+    kernel_of(net, inputs(5), parameterization="standard")

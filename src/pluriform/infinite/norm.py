@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pluriform.infinite.kernel import Kernel, position_diagonal
 
-__all__ = ["affine", "fixed_affine", "layer_norm"]
+__all__ = ["affine", "fixed_affine", "layer_norm", "trained_affine"]
 
 
 def layer_norm(
@@ -17,8 +17,10 @@ def layer_norm(
         K' = K / sqrt((v1 + eps)(v2 + eps))        Theta' = Theta / sqrt((v1 + eps)(v2 + eps))
 
     Exact in the limit: the derivative through the statistics is of order one over the width. Layer norm needs units
-    of mean zero; group norm has the same limit, and so has RMS norm without that condition. Trainable scales and
-    shifts add `weight_rate K' + bias_rate` to the NTK.
+    of mean zero; group norm has the same limit, and so has RMS norm without that condition. Scales of 1 and shifts of
+    0, as they start, leave moments alone. Where they are trained they add `weight_rate K' + bias_rate` to the NTK: with
+    rates 1 in the standard parameterisation, where all parameters share one learning rate. The NTK parameterisation
+    speaks of weights and biases of layers only, and takes scales and shifts as fixed: both rates are 0.
     """
     axes = len(kernel.spatial)
 
@@ -90,3 +92,30 @@ def affine(kernel: Kernel, square: float, shift: float, *, alike: bool) -> Kerne
         gaussian=kernel.gaussian and alike,
         zero_mean=kernel.zero_mean and shift == 0.0,
     )
+
+
+def trained_affine(
+    kernel: Kernel,
+    square: float,
+    shift: float,
+    *,
+    alike: bool,
+    normal: tuple[float, float],
+    weight_rate: float,
+    bias_rate: float,
+) -> Kernel:
+    """An affine map of every channel whose scale and shift are trained, after fixed statistics.
+
+    Args:
+        kernel: Units of mean zero.
+        square: As of `affine`, statistics and scale together.
+        shift: As of `affine`.
+        alike: As of `affine`.
+        normal: `square` and `shift` of the statistics alone: moments of what the scale multiplies.
+        weight_rate: Factor of those moments in the NTK.
+        bias_rate: What the shift adds to the NTK.
+    """
+    moved = affine(kernel, square, shift, alike=alike)
+    if moved.ntk is None:
+        return moved
+    return moved.replace(ntk=moved.ntk + weight_rate * (normal[0] * kernel.nngp + normal[1]) + bias_rate)

@@ -17,6 +17,7 @@ from pluriform.infinite.translate import RULES, WEIGHTED, Place
 from pluriform.infinite.translation.elementwise import elementwise, elementwise_step
 from pluriform.infinite.translation.place import channel_axes
 from pluriform.infinite.translation.through_concat import through_concatenations
+from pluriform.infinite.translation.trained_scales import with_trained_scales
 
 __all__ = ["Variances", "plan_of"]
 
@@ -103,7 +104,7 @@ def _steps(graph: Graph, fixed: frozenset[str], variances: Variances) -> list[St
     kept = _reachable(through_concatenations(_reachable(steps, graph.output.inputs[0])), graph.output.inputs[0])
     if wrong := next((refused[step.name] for step in kept if step.name in refused), None):
         raise wrong
-    return kept
+    return _reachable(with_trained_scales(kept), graph.output.inputs[0])
 
 
 def _refuse_several_outputs(graph: Graph) -> None:
@@ -240,5 +241,6 @@ INSTEAD: dict[Op, str] = {
     Op.INSTANCE_NORM: "use GroupNorm or LayerNorm: statistics of one channel do not settle at infinite width",
     Op.ATTENTION: "use GlobalSelfAttention of pluriform.infinite.self_attention: logits over the root of the width "
     "have no closed form",
+    Op.EMBEDDING: "pass tokens as one-hot vectors and use a linear layer",
     Op.MATMUL: "write attention as GlobalSelfAttention of pluriform.infinite.self_attention",
 }

@@ -45,6 +45,11 @@ class Pieces:
             return None
         return found if all(len(piece) <= HIGHEST_POWER + 1 for piece in found.coefficients) else None
 
+    @staticmethod
+    def of_dual(dual: Dual | None) -> "Pieces | None":
+        """A rectifier, a polynomial or pieces of them; `None` for others."""
+        return _function(dual)
+
     def dual(self) -> Dual:
         """Its moments."""
         if not self.knots:

@@ -6,7 +6,7 @@ from torch import Tensor
 from pluriform.infinite.activation.dual import Dual, Moments
 from pluriform.infinite.kernel import Kernel, position_diagonal
 
-__all__ = ["activation"]
+__all__ = ["activation", "activation_of_trained_scale"]
 
 
 def activation(kernel: Kernel, dual: Dual) -> Kernel:
@@ -31,6 +31,21 @@ def activation(kernel: Kernel, dual: Dual) -> Kernel:
         gaussian=False,
         zero_mean=kernel.zero_mean and dual.odd,
     )
+
+
+def activation_of_trained_scale(kernel: Kernel, dual: Dual, tilted: Dual, rate: float) -> Kernel:
+    """A nonlinearity of units `gamma u` with trained scales that are 1 at the start.
+
+        Theta' = kappa Theta + rate E[u phi'(u) v phi'(v)]
+
+    Args:
+        kernel: Of `u`, without the part of the scales in the NTK.
+        dual: Of `phi`.
+        tilted: Of `x phi'(x)`.
+        rate: Of the scales.
+    """
+    bent = activation(kernel, dual)
+    return bent if bent.ntk is None else bent.replace(ntk=bent.ntk + rate * activation(kernel, tilted).nngp)
 
 
 def _own(moment: Tensor, kernel: Kernel, dual: Dual) -> Moments:

@@ -14,7 +14,7 @@ from pluriform.infinite.activation.dual import Dual, Moments, positive_root
 from pluriform.infinite.activation.piecewise import Piecewise
 from pluriform.infinite.activation.smooth import FUNCTIONS
 
-__all__ = ["Hermite", "SeriesError"]
+__all__ = ["Hermite", "SeriesError", "derivative"]
 
 MOST_TERMS = 512
 COUNTS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, MOST_TERMS)
@@ -94,7 +94,7 @@ class Hermite(Dual):
         """Moments of a unit with itself, by quadrature on both sides of 0."""
         nodes, weights = _quadrature(q)
         x = positive_root(q.double())[..., None] * nodes
-        value, slope = self.phi(x) ** 2, _derivative(self, x) ** 2
+        value, slope = self.phi(x) ** 2, derivative(self, x) ** 2
         return Moments(*((part * weights).sum(-1).to(q.dtype) for part in (value, slope)))
 
     def moments(self, q12: Tensor, q11: Tensor, q22: Tensor) -> Moments:
@@ -158,7 +158,7 @@ def _slopes(parts: tuple[Tensor, Tensor], root: Tensor) -> tuple[Tensor, Tensor]
     return first, second
 
 
-def _derivative(dual: Dual, x: Tensor) -> Tensor:
+def derivative(dual: Dual, x: Tensor) -> Tensor:
     """`phi'(x)`, differentiable where `x` is."""
     with torch.enable_grad():
         at = x if x.requires_grad else x.detach().requires_grad_()

@@ -7,14 +7,14 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pluriform.graph.ops import Op
-from pluriform.infinite.norm import fixed_affine, layer_norm
+from pluriform.infinite.norm import fixed_affine, layer_norm, trained_affine
 from pluriform.infinite.plan import Step
 from pluriform.infinite.translation.place import Place
 
 __all__ = ["batch_norm_step", "group_norm_step", "layer_norm_step"]
 
 
-def batch_norm_step(place: Place, _: Any) -> Step:
+def batch_norm_step(place: Place, variances: Any) -> Step:
     """Batch norm with its stored statistics: a fixed affine map."""
     layer = place.graph.submodule(place.node) if place.node.module else None
     if not isinstance(layer, _BatchNorm) or layer.running_mean is None or place.fact("batch_statistics"):
@@ -28,7 +28,12 @@ def batch_norm_step(place: Place, _: Any) -> Step:
     weight = ratio if layer.weight is None else ratio * layer.weight.detach().double()
     shift = -layer.running_mean.double() * weight
     shift = shift if layer.bias is None else shift + layer.bias.detach().double()
-    return place.step(fixed_affine(weight, shift), centres=True)
+    rule = fixed_affine(weight, shift)
+    rates = _rates(place, variances) if layer.weight is not None else [0.0, 0.0]
+    if any(rates):
+        normal = float((ratio**2).mean()), float(((layer.running_mean.double() * ratio) ** 2).mean())
+        rule = partial(trained_affine, **rule.keywords, normal=normal, weight_rate=rates[0], bias_rate=rates[1])
+    return place.step(rule, centres=True)
 
 
 def layer_norm_step(place: Place, variances: Any) -> Step:
@@ -56,8 +61,12 @@ def _norm(place: Place, over_positions: bool, channel_axis: int | None, centres:
     """Scale and shift start at 1 and 0; trained, they add to the NTK in the standard parameterisation only."""
     eps = place.fact("eps")
     eps = float(torch.finfo(torch.float32).eps if eps is None else eps)
-    standard = variances.parameterization == "standard"
-    none = torch.zeros(())
-    rates = [float(standard and tensor.requires_grad) for tensor in (*place.parameters, none, none)]
+    rates = _rates(place, variances)
     rule = partial(layer_norm, eps=eps, over_positions=over_positions, weight_rate=rates[0], bias_rate=rates[1])
     return place.step(rule, centres=centres, channel_axis=channel_axis)
+
+
+def _rates(place: Place, variances: Any) -> list[float]:
+    """Of scale and shift in the NTK."""
+    standard, none = variances.parameterization == "standard", torch.zeros(())
+    return [float(standard and tensor.requires_grad) for tensor in (*place.parameters, none, none)][:2]
