@@ -92,6 +92,10 @@ def converges(build, x, draws=100, most=0.05, widths=(8, 160)):
     assert wide_ntk < narrow_ntk, found
 
 
+def multiplied(first, second):
+    return torch.relu(first) * torch.sin(second)
+
+
 OUT = 96
 VECTORS = {
     "tanh": lambda w: nn.Sequential(nn.Linear(5, w), nn.Tanh(), nn.Linear(w, w), nn.ELU(), nn.Linear(w, OUT)),
@@ -102,6 +106,18 @@ VECTORS = {
         b=nn.Linear(5, w),
         out=nn.Linear(w, OUT),
     ),
+    "chunks": lambda w: Net(
+        lambda x, m: m["out"](torch.relu(m["a"](x).chunk(2, 1)[0]) * torch.tanh(m["a2"](x).chunk(2, 1)[1])),
+        a=nn.Linear(5, 2 * w),
+        a2=nn.Linear(5, 2 * w),
+        out=nn.Linear(w, OUT),
+    ),
+    "halves": lambda w: Net(
+        lambda x, m: m["out"](multiplied(*m["a"](x).split(w, 1))),
+        a=nn.Linear(5, 2 * w),
+        out=nn.Linear(w, OUT),
+    ),
+    "gated linear unit": lambda w: nn.Sequential(nn.Linear(5, 2 * w), nn.GLU(1), nn.Linear(w, OUT)),
     "layer norm": lambda w: nn.Sequential(nn.Linear(5, w), nn.LayerNorm(w), nn.SiLU(), nn.Linear(w, OUT)),
 }
 IMAGES = {

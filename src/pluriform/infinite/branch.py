@@ -11,9 +11,11 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from pluriform.infinite.activation.rule import activation
+from pluriform.infinite.activation.series import Hermite
 from pluriform.infinite.kernel import Kernel
 
-__all__ = ["concatenate", "concatenate_positions", "identity", "product", "residual_sum", "scale"]
+__all__ = ["concatenate", "concatenate_positions", "gated", "identity", "product", "residual_sum", "scale"]
 
 
 def residual_sum(*branches: Kernel) -> Kernel:
@@ -98,6 +100,15 @@ def concatenate_positions(*branches: Kernel, axis: int) -> Kernel:
         gaussian=all(k.gaussian for k in branches),
         zero_mean=all(k.zero_mean for k in branches),
     )
+
+
+def gated(kernel: Kernel) -> Kernel:
+    """Gated linear unit: half of Gaussian channels times the logistic function of the other half, independent of it.
+
+    References:
+        Dauphin, Fan, Auli, Grangier 2017, Language Modeling with Gated Convolutional Networks, arXiv:1612.08083.
+    """
+    return product(kernel, activation(kernel, Hermite("sigmoid")))
 
 
 def identity(kernel: Kernel) -> Kernel:

@@ -12,6 +12,7 @@ from pluriform.infinite.translation.norms import batch_norm_step, group_norm_ste
 from pluriform.infinite.translation.place import WEIGHTED, Place
 from pluriform.infinite.translation.pools import adaptive_step, avg_pool_step, reduction_step, upsample_step
 from pluriform.infinite.translation.shapes import pad_step, permute_step, reshape_step, roll_step, slice_step
+from pluriform.infinite.translation.splits import glu_step, item_step, split_step
 
 __all__ = ["Place", "RULES", "WEIGHTED"]
 
@@ -34,6 +35,9 @@ RULES: dict[Op, Callable[[Place, Any], Step]] = {
     Op.FLATTEN: reshape_step,
     Op.RESHAPE: reshape_step,
     Op.SLICE: slice_step,
+    Op.SPLIT: split_step,
+    Op.ITEM: item_step,
+    Op.GLU: glu_step,
     Op.ROLL: roll_step,
     Op.PAD: pad_step,
     Op.PERMUTE: permute_step,

@@ -104,7 +104,9 @@ def channel_axes(graph: Graph, fixed: frozenset[str]) -> dict[str, int]:
     for node in graph.nodes:
         before = next((axes[name] for name in node.inputs if name in axes and name not in fixed), 1)
         rank = len(node.shape)
-        if rank <= 2 or node.op in CHANNELS_FIRST:
+        if node.op is Op.SPLIT:
+            axes[node.name] = before
+        elif rank <= 2 or node.op in CHANNELS_FIRST:
             axes[node.name] = 1
         elif node.op in CHANNELS_LAST or node.op is Op.OPAQUE:
             axes[node.name] = -1

@@ -12,6 +12,7 @@ from typing import Any
 from pluriform.errors import UnsupportedOpError, explain
 from pluriform.infinite.activation.rule import activation, activation_of_trained_scale
 from pluriform.infinite.activation.tilted import tilted_dual
+from pluriform.infinite.branch import gated, identity
 from pluriform.infinite.norm import layer_norm, trained_affine
 from pluriform.infinite.plan import Step
 
@@ -31,10 +32,10 @@ def with_trained_scales(steps: Sequence[Step]) -> list[Step]:
 def _taken(step: Step, pending: dict[str, Step]) -> Iterator[Step]:
     function, facts = _rule(step)
     source = next((pending[name] for name in step.inputs if name in pending), None)
-    if function is activation and source is not None:
+    if function in (activation, gated) and source is not None:
         yield from _bent(step, facts, source)
         return
-    if source is not None and not step.weighted:
+    if source is not None and (not step.weighted or function is identity):
         pending[step.name] = source
     if function in (layer_norm, trained_affine) and facts.get("weight_rate"):
         pending[step.name] = step
@@ -42,7 +43,7 @@ def _taken(step: Step, pending: dict[str, Step]) -> Iterator[Step]:
 
 
 def _bent(step: Step, facts: dict[str, Any], source: Step) -> Iterator[Step]:
-    tilted = tilted_dual(facts["dual"]) if step.inputs == (source.name,) else None
+    tilted = tilted_dual(facts["dual"]) if "dual" in facts and step.inputs == (source.name,) else None
     if tilted is None:
         raise UnsupportedOpError(
             explain(
