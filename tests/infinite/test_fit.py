@@ -282,3 +282,17 @@ def test_kernels_in_single_precision_classify_the_same(digits, mlp, solver):
     assert (single.predict(x).mean.argmax(1) == double.predict(x).mean.argmax(1)).float().mean() > 0.96
     x.requires_grad_(True)
     assert torch.autograd.grad(single(x).sum(), x)[0].isfinite().all()
+
+
+def test_automatic_precision_follows_the_network_and_the_ridge(digits):
+    small = few(digits, 60)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    perceptron = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    for method, module, precision in (
+        (InfiniteWidth(), net, "float32"),
+        (InfiniteWidth(ridge=1e-12), net, "float64"),
+        (InfiniteWidth(time=10), net, "float64"),
+        (InfiniteWidth(precision="float64"), net, "float64"),
+        (InfiniteWidth(), perceptron, "float64"),
+    ):
+        assert method.fit(module, small).method.precision == precision

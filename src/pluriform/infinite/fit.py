@@ -1,5 +1,6 @@
 """`InfiniteWidth`: the ensemble of all infinitely wide networks of one architecture, trained in closed form."""
 
+import dataclasses
 import time as clock
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from pluriform.data.data import Data
 from pluriform.errors import ConfigError, explain
 from pluriform.gaussian_process.exact import check_memory, fits_memory
 from pluriform.infinite.calibration import held_out_scale
-from pluriform.infinite.kernel_function import kernel_of
+from pluriform.infinite.kernel_function import KernelFunction, kernel_of
 from pluriform.infinite.network import InfiniteNetwork
 from pluriform.infinite.predict.hyperparameters import maximise_evidence
-from pluriform.infinite.solve import Problem, Solved, solve_dense, solve_nystrom, solve_tiled
+from pluriform.infinite.solve import Problem, Solved, rounding, solve_dense, solve_nystrom, solve_tiled
 from pluriform.method import FitContext, Method
 
 __all__ = ["InfiniteWidth"]
@@ -26,7 +27,7 @@ FEWER = "InfiniteWidth(samples=...), or on all through inducing ones: InfiniteWi
 CHOICES = {
     "kernel": ("ntk", "nngp"),
     "parameterization": ("ntk", "standard"),
-    "precision": ("float32", "float64"),
+    "precision": ("auto", "float32", "float64"),
     "select": ("given", "marginal-likelihood"),
     "solver": ("auto", "dense", "tiled", "nystrom"),
 }
@@ -62,6 +63,8 @@ class InfiniteWidth(Method):
         inducing: Training samples, drawn with the seed, that `"nystrom"` sees all others through.
         precision: Of kernel entries; solves are float64 always. `"float32"` is many times faster, above all with
             convolutions, and holds where the ridge is above its rounding, about 1e-7 times the root of the samples.
+            `"auto"` takes it for networks with positions that the fused engine serves, trained to the end with such
+            a ridge or one to be chosen, else float64.
 
     References:
         Lee, Bahri, et al. 2018, Deep Neural Networks as Gaussian Processes, arXiv:1711.00165.
@@ -87,7 +90,7 @@ class InfiniteWidth(Method):
     select: Literal["given", "marginal-likelihood"] = "given"
     solver: Literal["auto", "dense", "tiled", "nystrom"] = "auto"
     inducing: int = 2000
-    precision: Literal["float32", "float64"] = "float64"
+    precision: Literal["auto", "float32", "float64"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("weight_var", "bias_var", "time", "learning_rate", "ridge"):
@@ -115,14 +118,25 @@ class InfiniteWidth(Method):
             module, inputs[:2], weight_var=weight_var, bias_var=bias_var, parameterization=self.parameterization
         )
         with torch.no_grad():
-            problem = Problem(self, function, inputs, coded.values, coded.labels, ridge, context.seed)
-            solved = solve(problem)
-            form = InfiniteNetwork(data.signature, module, self, solved.inputs, solved.flow, coded.offset, coded.spread)
+            method = dataclasses.replace(self, precision=self._precision(function, len(inputs), ridge))
+            solved = solve(Problem(method, function, inputs, coded.values, coded.labels, ridge, context.seed))
+            form = InfiniteNetwork(
+                data.signature, module, method, solved.inputs, solved.flow, coded.offset, coded.spread
+            )
             form.weight_var, form.bias_var = weight_var, bias_var
             form.ridge, form.noise = solved.ridge, solved.noise
             form.scale = held_out_scale(solved.held_out, coded.values, coded.labels).scale
         form.cost = {"training_seconds": clock.perf_counter() - started}
         return form
+
+    def _precision(
+        self, function: KernelFunction, samples: int, ridge: float | None
+    ) -> Literal["auto", "float32", "float64"]:
+        """What `"auto"` stands for."""
+        if self.precision != "auto":
+            return self.precision
+        chosen = self.time is None and (ridge is None or ridge >= rounding(samples))
+        return "float32" if chosen and function.entries > 1 and function.fused is not None else "float64"
 
     def _solver(self, samples: int, data: Data) -> Callable[[Problem], Solved]:
         """The first way that fits the memory and can do what is asked; refuses before any kernel is computed."""

@@ -23,7 +23,7 @@ from pluriform.infinite.predict.tiled_flow import TiledFlow
 if TYPE_CHECKING:
     from pluriform.infinite.fit import InfiniteWidth
 
-__all__ = ["Problem", "Solved", "kernel_in", "solve_dense", "solve_nystrom", "solve_tiled"]
+__all__ = ["Problem", "Solved", "kernel_in", "rounding", "solve_dense", "solve_nystrom", "solve_tiled"]
 
 SIDE = 1024  # Samples on a side of a tile: the bar moves, and half of a large symmetric kernel is saved.
 RIDGE_SAMPLES = 3000  # A dense spectrum of that many takes seconds.
@@ -62,8 +62,8 @@ class Problem:
 
     @property
     def ridges(self) -> tuple[float, ...]:
-        """Candidates that rise above the rounding of the kernel: in float32 about `1e-7 sqrt(n)` of its diagonal."""
-        least = 0.0 if self.method.precision == "float64" else 3e-7 * len(self.inputs) ** 0.5
+        """Candidates that rise above the rounding of the kernel."""
+        least = 0.0 if self.method.precision == "float64" else rounding(len(self.inputs))
         return tuple(ridge for ridge in RIDGES if ridge >= least)
 
     @property
@@ -91,8 +91,18 @@ class Solved:
     held_out: HeldOut
 
 
+def rounding(samples: int) -> float:
+    """Relative ridge that hides the rounding of a float32 kernel: about `1e-7 sqrt(n)` of its diagonal, three times."""
+    return 3e-7 * samples**0.5
+
+
 def kernel_in(
-    precision: Literal["float32", "float64"], function: KernelFunction, left: Tensor, right: Tensor | None, *, ntk: bool
+    precision: Literal["auto", "float32", "float64"],
+    function: KernelFunction,
+    left: Tensor,
+    right: Tensor | None,
+    *,
+    ntk: bool,
 ) -> Kernel:
     """Kernels computed in one precision and given in float64."""
     record = function(left, right, ntk=ntk, dtype=torch.float32 if precision == "float32" else torch.float64)
