@@ -5,7 +5,7 @@ import numpy as np
 from pluriform.infinite.engine.code import Opcode
 from pluriform.infinite.engine.reading import POINT, Extent, Instruction, Reading
 
-__all__ = ["Demand", "demand_of_input", "demands"]
+__all__ = ["Demand", "demand_of_input", "demands", "entries"]
 
 Demand = np.ndarray
 """Displacements of a node, `(2 rows - 1, 2 columns - 1)`, true where needed; no displacement is in the middle."""
@@ -64,3 +64,11 @@ def _strided(own: Demand, extent: Extent, strides: tuple[int, int]) -> Demand:
         if abs(y) < extent[0] and abs(x) < extent[1]:
             demand[y + extent[0] - 1, x + extent[1] - 1] = True
     return demand
+
+
+def entries(demand: Demand) -> int:
+    """Pairs of positions at all demanded displacements."""
+    rows, columns = ((size + 1) // 2 for size in demand.shape)
+    heights = rows - np.abs(np.arange(demand.shape[0]) - rows + 1)
+    widths = columns - np.abs(np.arange(demand.shape[1]) - columns + 1)
+    return int((demand * heights[:, None] * widths).sum())

@@ -2,39 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 from torch import Tensor
 
 from pluriform.infinite.engine.code import Column, Number, Opcode
-from pluriform.infinite.engine.demand import demand_of_input, demands
+from pluriform.infinite.engine.compile import LANES
+from pluriform.infinite.engine.demand import demand_of_input, demands, entries
+from pluriform.infinite.engine.reach import reaches
 from pluriform.infinite.engine.reading import POINT, Extent, Instruction, NotFused, Reading
+from pluriform.infinite.engine.steps import TABLED, Registers, fused, row_of
+from pluriform.infinite.engine.vectors import VectorProgram, vector_program
 
-__all__ = ["Program", "VectorProgram", "program_of"]
-
-BENDS = frozenset({Opcode.BEND})
-TABLED = frozenset({Opcode.BEND, Opcode.ERF, Opcode.GELU, Opcode.SINE, Opcode.NORMALISE})
-Link = tuple[str, str, int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class VectorProgram:
-    """Steps on vectors.
-
-    Attributes:
-        code: `(steps, columns)`.
-        numbers: `(steps, numbers)`.
-        tables: Number of tables of variances.
-        registers: Chunks held at once.
-        inputs: Names of the nodes that come from before: sums over positions, and deterministic vectors.
-    """
-
-    code: np.ndarray
-    numbers: np.ndarray
-    tables: int
-    registers: int
-    inputs: tuple[str, ...]
+__all__ = ["Program", "program_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,92 +70,7 @@ def program_of(reading: Reading) -> Program:
     vectors = [step for step in reading.instructions if reading.extents[step.inputs[0]] == POINT]
     if any(reading.extents[step.out] != POINT for step in vectors):
         raise NotFused("positions after vectors")
-    return _Assembly(reading, spatial, _vector_program(reading, vectors)).program()
-
-
-def fused(steps: list[Instruction], kept: set[str]) -> list[tuple[Instruction, Instruction | None]]:
-    """Pairs of a linear step and the two-piece nonlinearity that alone reads it; all others alone."""
-    readers: dict[str, list[Instruction]] = {}
-    for step in steps:
-        for name in step.inputs:
-            readers.setdefault(name, []).append(step)
-    taken, pairs = set(), []
-    for step in steps:
-        if step.out in taken:
-            continue
-        after = readers.get(step.out, [])
-        bends = len(after) == 1 and after[0].opcode in BENDS and step.out not in kept
-        if step.opcode in (Opcode.CONVOLUTION, Opcode.AFFINE) and bends:
-            taken.add(after[0].out)
-            pairs.append((step, after[0]))
-        else:
-            pairs.append((step, None))
-    return pairs
-
-
-def row_of(step: Instruction, bend: Instruction | None) -> tuple[np.ndarray, np.ndarray]:
-    """Integers and numbers of a step, registers and places still open."""
-    code, numbers = np.zeros(Column.COUNT, np.int64), np.zeros(Number.COUNT, np.float32)
-    code[Column.OPCODE], code[Column.TABLE], code[Column.WHOLE] = step.opcode, -1, step.whole
-    code[Column.REACH_IN : Column.BENT] = 1
-    for source in (step, bend):
-        if source is not None:
-            for name, value in source.numbers.items():
-                if source is step or name in (Number.TURN, Number.HALF):
-                    numbers[name] = value
-    code[Column.BENT] = bend is not None
-    for axis, window in enumerate(step.windows):
-        code[Column.SIZE + axis], code[Column.STRIDE + axis] = window.size, window.stride
-        code[Column.DILATION + axis], code[Column.PADDING + axis] = window.dilation, window.padding[0]
-    return code, numbers
-
-
-class Registers:
-    """Workspace slots, each free again after the last use of its node."""
-
-    def __init__(self) -> None:
-        self.slot: dict[str, int] = {}
-        self.free: list[int] = []
-        self.count = 0
-
-    def give(self, name: str) -> int:
-        """A slot for a new node."""
-        if not self.free:
-            self.free.append(self.count)
-            self.count += 1
-        self.slot[name] = self.free.pop()
-        return self.slot[name]
-
-    def release(self, name: str) -> None:
-        """The node is not read again."""
-        self.free.append(self.slot.pop(name))
-
-
-def _vector_program(reading: Reading, steps: list[Instruction]) -> VectorProgram:
-    made = {step.out for step in steps}
-    inputs = tuple(dict.fromkeys(name for step in steps for name in step.inputs if name not in made))
-    inputs = inputs or (reading.output,)
-    loads = [Instruction(Opcode.LOAD, name, ()) for name in inputs]
-    pairs = fused(loads + steps, {reading.output})
-    last = {name: position for position, (step, _) in enumerate(pairs) for name in step.inputs}
-    registers, codes, numbers, tables = Registers(), [], [], 0
-    for position, (step, bend) in enumerate(pairs):
-        code, number = row_of(step, bend)
-        if step.opcode is Opcode.LOAD:
-            code[Column.PLACE] = inputs.index(step.out)
-        if step.opcode in TABLED or bend:
-            code[Column.TABLE] = tables
-            tables += 1
-        for column, name in zip((Column.IN, Column.OTHER), step.inputs, strict=False):
-            code[column] = registers.slot[name]
-        out = bend.out if bend else step.out
-        code[Column.OUT] = registers.give(out)
-        for name in dict.fromkeys(step.inputs):
-            if last[name] == position:
-                registers.release(name)
-        codes.append(code)
-        numbers.append(number)
-    return VectorProgram(np.array(codes), np.array(numbers), tables, registers.count, inputs)
+    return _Assembly(reading, spatial, vector_program(reading, vectors)).program()
 
 
 class _Assembly:
@@ -250,7 +145,7 @@ class _Assembly:
         kept = made & set(self.places)
         stores = [Instruction(Opcode.STORE, name, (name,)) for name in kept]
         steps = [*loads, *own, *stores]
-        reach = self._reaches(steps)
+        reach = reaches(steps)
         base = self._displacements(reach)
         pairs = fused(steps, kept)
         last = {name: position for position, (step, _) in enumerate(pairs) for name in step.inputs}
@@ -308,21 +203,6 @@ class _Assembly:
             self.positions += math.prod(self.extents[out])
         self.rows.append((code, numbers, _active(wanted, reach[within], base)))
 
-    def _reaches(self, steps: list[Instruction]) -> dict[str, Extent]:
-        """How far a displacement of one at each node reaches at the finest node of the stage."""
-        links: list[Link] = []
-        for step in steps:
-            if step.opcode in (Opcode.MEAN, Opcode.POOL, Opcode.STORE):
-                continue
-            strides = [window.stride for window in step.windows] or [1, 1]
-            links += [(name, step.out, strides[0], strides[1]) for name in step.inputs]
-        names = dict.fromkeys(
-            name
-            for step in steps
-            for name in (*step.inputs, *(() if step.opcode in (Opcode.POOL, Opcode.MEAN) else (step.out,)))
-        )
-        return _solve(list(names), links)
-
     def _displacements(self, reach: dict[str, Extent]) -> list[tuple[int, int]]:
         """All displacements that some node of the stage is asked for; 0 first, then by size, for the sake of caches."""
         found: set[tuple[int, int]] = set()
@@ -363,8 +243,6 @@ class _Assembly:
         return cells, weights
 
     def _blocks(self) -> tuple[np.ndarray, int]:
-        from pluriform.infinite.engine.compile import LANES
-
         longest = max((self.demands[name].size for name in self.places), default=1)
         blocks, offset = np.full((len(self.places), longest), -1, np.int64), 0
         for name, place in self.places.items():
@@ -384,14 +262,6 @@ class _Assembly:
         return total
 
 
-def entries(demand: np.ndarray) -> int:
-    """Pairs of positions at all demanded displacements."""
-    rows, columns = ((size + 1) // 2 for size in demand.shape)
-    heights = rows - np.abs(np.arange(demand.shape[0]) - rows + 1)
-    widths = columns - np.abs(np.arange(demand.shape[1]) - columns + 1)
-    return int((demand * heights[:, None] * widths).sum())
-
-
 def _active(wanted: np.ndarray, reach: Extent, base: list[tuple[int, int]]) -> np.ndarray:
     rows, columns = ((size - 1) // 2 for size in wanted.shape)
     part = np.zeros(len(base), np.bool_)
@@ -401,27 +271,3 @@ def _active(wanted: np.ndarray, reach: Extent, base: list[tuple[int, int]]) -> n
             if 0 <= y < wanted.shape[0] and 0 <= x < wanted.shape[1]:
                 part[position] = wanted[y, x]
     return part
-
-
-def _solve(names: list[str], links: list[Link]) -> dict[str, Extent]:
-    """Reaches that grow by the stride along every link, smallest integers for each connected part."""
-    around: dict[str, list[tuple[str, Fraction, Fraction]]] = {name: [] for name in names}
-    for source, target, y, x in links:
-        around[source].append((target, Fraction(y), Fraction(x)))
-        around[target].append((source, Fraction(1, y), Fraction(1, x)))
-    reach: dict[str, Extent] = {}
-    for start in names:
-        if start in reach:
-            continue
-        part, waiting = {start: (Fraction(1), Fraction(1))}, [start]
-        while waiting:
-            name = waiting.pop()
-            for other, y, x in around[name]:
-                found = part[name][0] * y, part[name][1] * x
-                if part.setdefault(other, found) != found:
-                    raise NotFused("branches of different strides")
-                if found is part[other]:
-                    waiting.append(other)
-        scales = [math.lcm(*(value[axis].denominator for value in part.values())) for axis in range(2)]
-        reach |= {name: (int(y * scales[0]), int(x * scales[1])) for name, (y, x) in part.items()}
-    return reach
