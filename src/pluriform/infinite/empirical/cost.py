@@ -147,24 +147,28 @@ def numbers_of(method: StructuredDerivatives, algorithm: str) -> Numbers:
     return Numbers(fixed, each + others + (activations if others else 0), pairs)
 
 
-def tile_size(numbers: Numbers, subject: Subject, inputs: int, outputs: int, memory: float | int) -> TileSize:
+def tile_size(method: StructuredDerivatives, algorithm: str, inputs: int, memory: float | int) -> TileSize:
     """The largest tile within a budget.
 
+    Blocks of outputs cost no work where outputs are not paired, so that there outputs are split before inputs.
+
     Args:
-        numbers: Held for each input.
-        subject: The network.
+        method: The structured algorithm on the network.
+        algorithm: The one that is to run.
         inputs: At most so many inputs.
-        outputs: At most so many outputs.
         memory: Bytes.
 
     Raises:
         MemoryBudgetError: One input and one output on a side exceed it.
     """
-    budget = memory / subject.dtype.itemsize
-    while outputs > 1 and numbers.total(1, outputs) > budget:
+    subject, numbers = method.subject, numbers_of(method, algorithm)
+    outputs, budget = subject.outputs, memory / subject.dtype.itemsize
+    while outputs > 1 and numbers.total(1 if method.over == "full" else inputs, outputs) > budget:
         outputs = -(-outputs // 2)
-    if numbers.total(1, outputs) > budget:
-        needed = numbers.total(1, outputs) * subject.dtype.itemsize
+    while inputs > 1 and numbers.total(inputs, outputs) > budget:
+        inputs = inputs * 3 // 4 if inputs > 4 else inputs - 1
+    if numbers.total(inputs, outputs) > budget:
+        needed = numbers.total(inputs, outputs) * subject.dtype.itemsize
         raise MemoryBudgetError(
             explain(
                 f"a budget of at least {needed / 2**20:.0f} MiB, for one input on either side",
@@ -173,8 +177,6 @@ def tile_size(numbers: Numbers, subject: Subject, inputs: int, outputs: int, mem
                 "raise memory",
             )
         )
-    while inputs > 1 and numbers.total(inputs, outputs) > budget:
-        inputs = -(-inputs * 3 // 4) if inputs > 4 else inputs - 1
     return TileSize(inputs, outputs)
 
 

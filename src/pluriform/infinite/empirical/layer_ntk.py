@@ -60,9 +60,11 @@ class Sizes:
 
     def gram(self, over: Over) -> int:
         """Multiplications by inner products over pairs of positions."""
-        pairs = self.n1 * (self.n1 + 1) // 2 if self.same and over != "full" else self.n1 * self.n2
-        products = self.outputs**2 if over == "full" else self.outputs
-        return pairs * self.positions**2 * self.groups * (self.patch + products * (self.width + 2))
+        if over == "full":
+            weighting = self.outputs * self.positions * self.width * (self.positions + self.outputs)
+            return self.n1 * self.n2 * self.groups * (self.positions**2 * self.patch + weighting)
+        pairs = self.n1 * (self.n1 + 1) // 2 if self.same else self.n1 * self.n2
+        return pairs * self.positions**2 * self.groups * (self.patch + self.outputs * (self.width + 2))
 
     def explicit(self, over: Over) -> int:
         """Multiplications by forming gradients."""
@@ -132,16 +134,16 @@ def gram_ntk(
     if over == "diagonal":
         parts = [_paired(left.b[:, o], right.b[:, o], inner, same=left is right) for o in range(o1)]
         return torch.stack(parts, 2)
-    return torch.stack([_all_second(left.b[:, o], right.b, inner) for o in range(o1)], 2)
+    return torch.stack([_weighted(left.b[n], right.b, inner, n) for n in range(len(left.b))])
 
 
-def _all_second(left: Tensor, right: Tensor, inner: Tensor) -> Float[Tensor, "n1 n2 outputs2"]:
-    """Weighted products of the cotangents of one first output with those of all second outputs."""
-    n1, n2, p1, p2, outputs = len(left), len(right), left.shape[3], right.shape[4], right.shape[1]
-    groups = left.shape[1]
-    products = _rows(left) @ _rows(right.flatten(0, 1)).transpose(1, 2)
-    weighted = products.view(groups, n1 * p1, n2, outputs, p2).mul_(inner.view(groups, n1 * p1, n2, 1, p2))
-    return weighted.sum((0, 4)).view(n1, p1, n2, outputs).sum(1)
+def _weighted(left: Tensor, right: Tensor, inner: Tensor, n: int) -> Float[Tensor, "n2 outputs1 outputs2"]:
+    """Of one first input and all second ones, all pairs of outputs: `sum_p' (sum_p (a_p . a'_p') b_p) . b'_p'`."""
+    (o1, groups, width, p1), (n2, o2, _, _, p2) = left.shape, right.shape
+    block = inner[:, n * p1 : (n + 1) * p1]
+    spread = left.transpose(0, 1).reshape(groups, o1 * width, p1) @ block
+    rows = spread.view(groups, o1, width, n2, p2).permute(3, 1, 0, 2, 4).reshape(n2, o1, groups * width * p2)
+    return rows @ right.reshape(n2, o2, groups * width * p2).transpose(1, 2)
 
 
 def _paired(left: Tensor, right: Tensor, inner: Tensor, *, same: bool) -> Float[Tensor, "n1 n2"]:

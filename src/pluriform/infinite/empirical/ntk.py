@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pluriform.errors import ConfigError, explain
 from pluriform.infinite.empirical.contraction import Over
-from pluriform.infinite.empirical.cost import costs_of, numbers_of, tile_size
+from pluriform.infinite.empirical.cost import costs_of, tile_size
 from pluriform.infinite.empirical.jacobian import JacobianContraction
 from pluriform.infinite.empirical.ntk_vp import NtkVectorProducts
 from pluriform.infinite.empirical.structured import StructuredDerivatives
@@ -77,11 +77,8 @@ def empirical_ntk(
         "ntk-vp": NtkVectorProducts(subject, over),
         "structured": structured,
     }
-    streamed = algorithm == "structured" and over != "full" and not structured.others
     most = len(x1) if x2 is None else max(len(x1), len(x2))
-    size = tile_size(
-        numbers_of(structured, algorithm), subject, chunk or most, 1 if streamed else subject.outputs, memory
-    )
+    size = tile_size(structured, str(algorithm), chunk or most, memory)
     return tiled(methods[algorithm], x1, x2, size if chunk is None else TileSize(chunk, size.outputs))
 
 
