@@ -1,15 +1,16 @@
-"""CIFAR-10 accuracy of infinitely wide networks against training size: perceptron, CNN with flatten, pooled Myrtle-5.
+"""CIFAR-10 accuracy of infinitely wide networks against training size: perceptron, CNN with flatten, pooled networks.
 
-    PLURIFORM_DATA=... python reproductions/cifar10_sizes.py [--nets mlp cnn myrtle5] [--out runs/cifar10-sizes]
+    PLURIFORM_DATA=... python reproductions/cifar10_sizes.py [--nets mlp cnn myrtle5 wrn] [--out runs/cifar10-sizes]
     python reproductions/cifar10_sizes.py --figure
 
 Kernels (NNGP and NTK, float32, weight variance 2 over the fan-in, no biases) go tile by tile into stores under OUT; a
-run that was stopped goes on. Sizes up to `--small` use disjoint parts of the first 1,000 training images for every
-network, those beyond (`--large`) disjoint parts of 10,000 for networks without pooling; all are judged on the same test
-images. Kernel and ridge of every part are chosen by leave-one-out accuracy on that part, never on test images.
+run that was stopped goes on. Training images lie in an order drawn once; a part is a run of them, parts of a size are
+disjoint, at most ten. Pooled networks use the first 1,000 images (`--small`), the others the first 10,000 (`--large`);
+all are judged on the same test images. Kernel and ridge of every part are chosen by leave-one-out accuracy on that
+part, never on test images.
 
 Writes reproductions/cifar10_sizes.json and docs/figures/cifar10_sizes.png. Intervals are 95 %, over test images: of the
-mean over parts, and of differences between networks on the same images and parts.
+mean over parts, and of differences between networks on the same images and the parts that both have.
 
 References:
     Novak et al. 2019, arXiv:1810.05148, and Arora et al. 2019, arXiv:1904.11955 (order of fully-connected,
@@ -36,11 +37,13 @@ from pluriform.gaussian_process import condition, spectrum
 from pluriform.infinite import kernel_of
 from pluriform.infinite.store import StoredKernel, kernel_store
 from pluriform.nets.myrtle import Myrtle
+from pluriform.nets.resnet import WideResNet
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 KERNELS = ("nngp", "ntk")
 CLASSES = 10
 WHOLE_GRID = 2500
+MOST_PARTS = 10
 WIDTH = 4
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "cifar10_sizes.png"
 
@@ -64,9 +67,20 @@ def myrtle5() -> nn.Module:
     return Myrtle((3, 32, 32), 1, width=WIDTH)
 
 
-NETS: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "cnn": cnn, "myrtle5": myrtle5}
-LABELS = {"mlp": "perceptron, 5 layers", "cnn": "CNN, 5 layers, flatten", "myrtle5": "Myrtle-5, pooled"}
-POOLED = ("myrtle5",)
+def wrn() -> nn.Module:
+    """WRN-10-1 without normalisation, with global average pooling."""
+    return WideResNet((3, 32, 32), 1, depth=10, widen=1, norm=False)
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "cnn": cnn, "myrtle5": myrtle5, "wrn": wrn}
+LABELS = {
+    "mlp": "perceptron, 5 layers",
+    "cnn": "CNN, 5 layers, flatten",
+    "myrtle5": "Myrtle-5, pooled",
+    "wrn": "WRN-10-1, pooled",
+}
+POOLED = ("myrtle5", "wrn")
+ORDER = (("mlp", "cnn"), ("cnn", "myrtle5"), ("cnn", "wrn"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,18 +197,16 @@ def row(net: str, size: int, parts: list[dict]) -> dict:
 
 
 def differences(scores: dict[tuple[str, int], list[dict]]) -> list[dict]:
-    """Of neighbours in the published order, on the same images and parts."""
+    """Between neighbours in the published order, on the same images and the parts that both have."""
     found = []
-    for size in sorted({size for _, size in scores}):
-        for lower, higher in itertools.pairwise(NETS):
-            if (lower, size) in scores and (higher, size) in scores:
-                pair = [
-                    np.array([part["right"] for part in scores[net, size]], float).mean(0) for net in (lower, higher)
-                ]
-                gain = over_images(pair[1] - pair[0])
-                found.append({"size": size, "higher": higher, "lower": lower} | gain)
-                found[-1]["order_holds"] = gain["mean"] > 0
-                found[-1]["beyond_the_interval"] = gain["interval_95"][0] > 0
+    for size, (lower, higher) in itertools.product(sorted({size for _, size in scores}), ORDER):
+        both = [scores.get((net, size), []) for net in (lower, higher)]
+        parts = min(map(len, both))
+        if parts:
+            means = [np.array([part["right"] for part in one[:parts]], float).mean(0) for one in both]
+            gain = over_images(means[1] - means[0])
+            signs = {"order_holds": gain["mean"] > 0, "beyond_the_interval": gain["interval_95"][0] > 0}
+            found.append({"size": size, "higher": higher, "lower": lower, "parts": parts} | gain | signs)
     return found
 
 
@@ -211,7 +223,7 @@ def scores_of(net: str, images: Images, sizes: list[int], folder: Path, dtype: t
         cross = kernel_store(folder / f"{net}-{pool}-test.zarr", function, images.test, samples, dtype=dtype)
         print(f"{net} {pool}: kernels {time.perf_counter() - begin:.0f} s", flush=True)
         for size in missing:
-            parts = [slice(first, first + size) for first in range(0, pool - size + 1, size)]
+            parts = [slice(first, first + size) for first in range(0, pool - size + 1, size)][:MOST_PARTS]
             found = [judge(train, cross, images, part) for part in parts]
             wanted[size].write_text(json.dumps(found))
             print(net, row(net, size, found) | {"parts": len(found)}, flush=True)
@@ -226,7 +238,7 @@ def draw(outcome: dict, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    colours = {"mlp": "#4d4d4d", "cnn": "#0072b2", "myrtle5": "#d55e00"}
+    colours = {"mlp": "#4d4d4d", "cnn": "#0072b2", "myrtle5": "#d55e00", "wrn": "#009e73"}
     sizes = sorted({row["size"] for row in outcome["rows"]})
     for net, colour in colours.items():
         rows = sorted((row for row in outcome["rows"] if row["net"] == net), key=lambda row: row["size"])
@@ -269,9 +281,9 @@ def main() -> None:
         dtype = torch.float64 if chosen.float64 else torch.float32
         scores: dict[tuple[str, int], list[dict]] = {}
         for net in chosen.nets:
-            for sizes in (chosen.small, [] if net in POOLED else chosen.large):
-                found = scores_of(net, images, sizes, chosen.out, dtype) if sizes else {}
-                scores |= {(net, size): parts for size, parts in found.items()}
+            sizes = chosen.small if net in POOLED else chosen.small + chosen.large
+            found = scores_of(net, images, sizes, chosen.out, dtype)
+            scores |= {(net, size): parts for size, parts in found.items()}
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
         order = differences(scores)
         outcome = {

@@ -85,6 +85,13 @@ def test_differences_are_paired(script):
     assert found["beyond_the_interval"]
 
 
+def test_differences_use_the_parts_that_both_have(script):
+    first, second = [1] * 60 + [0] * 40, [0] * 100
+    scores = {("cnn", 9): [{"right": first}, {"right": second}], ("wrn", 9): [{"right": first}]}
+    (found,) = script.differences(scores)
+    assert (found["parts"], found["mean"], found["order_holds"]) == (1, 0.0, False)
+
+
 def test_rows_keep_every_part(script):
     part = {"kernel": "ntk", "ridge": 0.1, "leave_one_out": 50.0}
     found = script.row("mlp", 4, [part | {"right": [1, 1, 0, 0]}, part | {"right": [1, 0, 0, 0]}])
