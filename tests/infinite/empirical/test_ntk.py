@@ -123,7 +123,7 @@ def test_the_counted_cost_names_the_cheapest_algorithm_and_the_order_of_each_lay
     assert costs.algorithm == "structured"
     assert costs.layers == {"0": "explicit", "2": "gram", "4": "gram"}
     # by hand: 1 x 1 positions, patches 576, 64 channels, 9 pairs of outputs, 4 x 4 pairs of inputs
-    assert Sizes(4, 4, 3, 1, 576, 64, 1, same=True).gram("full") == 16 * (576 + 3 * 64 * 4)
-    assert Sizes(4, 4, 3, 1, 576, 64, 1, same=True).explicit("full") == 576 * 64 * (12 + 16 * 9)
+    assert Sizes(4, 4, 3, 1, 576, 64, 1, same=True, inner=576).gram("full") == 16 * (576 + 3 * 64 * 4)
+    assert Sizes(4, 4, 3, 1, 576, 64, 1, same=True, inner=576).explicit("full") == 576 * 64 * (12 + 16 * 9)
     narrow = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 200))
     assert count_cost(narrow, torch.zeros(1, 2), torch.zeros(1, 2)).algorithm == "ntk-vp"

@@ -12,7 +12,7 @@ from pluriform.graph.ops import Op
 from pluriform.infinite.empirical.contraction import Over
 from pluriform.infinite.empirical.layer import Layer
 from pluriform.infinite.empirical.layer_ntk import Sizes
-from pluriform.infinite.empirical.structured import StructuredDerivatives
+from pluriform.infinite.empirical.structured import StructuredDerivatives, layer_sizes
 from pluriform.infinite.empirical.subject import Subject, subject_of
 from pluriform.infinite.empirical.tiles import TileSize
 
@@ -189,16 +189,7 @@ def _numel(graph: Graph, node: Node) -> int:
 
 def _sizes(subject: Subject, layer: Layer, n1: int, n2: int, same: bool) -> Sizes:
     read = next(name for name in layer.node.inputs if subject.graph[name].op is not Op.PARAMETER)
-    weight = math.prod(layer.shape)
-    if layer.kind == "conv_transpose":
-        channels = layer.shape[0]
-        positions = _numel(subject.graph, subject.graph[read]) // channels
-        patch, width = channels // layer.groups, weight // channels
-    else:
-        channels = layer.shape[0]
-        positions = _numel(subject.graph, layer.node) // channels
-        patch, width = weight // channels, channels // layer.groups
-    return Sizes(n1, n2, subject.outputs, layer.groups, patch, width, positions, same)
+    return layer_sizes(layer, tuple(subject.graph[read].shape), n1, n2, subject.outputs, same=same)
 
 
 def _forward(graph: Graph) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from pluriform.graph.graph import Graph, Node
 from pluriform.graph.ops import Op
 
-__all__ = ["Layer", "layers_of"]
+__all__ = ["Layer", "layers_of", "padded"]
 
 Kind = Literal["linear", "conv", "conv_transpose", "norm"]
 KINDS: dict[Op, Kind] = {
@@ -126,10 +126,7 @@ def _patches(x: Tensor, node: Node, groups: int, positions: tuple[int, ...] | No
     """The window of every position, `(n, groups, channels per group * taps, positions)`."""
     facts = node.attributes
     kernel, stride, dilation = facts["kernel_size"], facts["stride"], facts["dilation"]
-    if any(side for pair in facts["padding"] for side in pair):
-        flat = [side for pair in reversed(facts["padding"]) for side in pair]
-        mode = facts.get("padding_mode", "zeros")
-        x = F.pad(x, flat, "constant" if mode == "zeros" else mode)
+    x = padded(x, node)
     n, channels, *lengths = x.shape
     counts = positions or tuple(
         (length - d * (k - 1) - 1) // s + 1 for length, k, s, d in zip(lengths, kernel, stride, dilation, strict=True)
@@ -145,6 +142,16 @@ def _patches(x: Tensor, node: Node, groups: int, positions: tuple[int, ...] | No
         ),
     )
     return windows.reshape(n, groups, -1, torch.Size(counts).numel())
+
+
+def padded(x: Tensor, node: Node) -> Tensor:
+    """The input of a convolution with its padding."""
+    facts = node.attributes
+    if not any(side for pair in facts["padding"] for side in pair):
+        return x
+    mode = facts.get("padding_mode", "zeros")
+    flat = [side for pair in reversed(facts["padding"]) for side in pair]
+    return F.pad(x, flat, "constant" if mode == "zeros" else mode)
 
 
 def layers_of(graph: Graph, trained: dict[str, Tensor]) -> tuple[Layer, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pluriform.infinite.empirical.contraction import Over, contract
 
-__all__ = ["Factors", "Sizes", "explicit_ntk", "gradients", "gram_ntk", "inner_products"]
+__all__ = ["Factors", "Sizes", "explicit_ntk", "gradients", "gram_ntk"]
 
 PIECE = 2**22
 """Numbers of a piece of gradients: larger pieces would be given back to the system and fetched anew each time."""
@@ -47,6 +47,7 @@ class Sizes:
         width: Output channels of a group.
         positions: Positions of the layer's output.
         same: Both sides are the same batch.
+        inner: Operations for one inner product of patches.
     """
 
     n1: int
@@ -57,14 +58,16 @@ class Sizes:
     width: int
     positions: int
     same: bool
+    inner: int
 
     def gram(self, over: Over) -> int:
         """Multiplications by inner products over pairs of positions."""
         if over == "full":
             weighting = self.outputs * self.positions * self.width * (self.positions + self.outputs)
-            return self.n1 * self.n2 * self.groups * (self.positions**2 * self.patch + weighting)
+            return self.n1 * self.n2 * self.groups * (self.positions**2 * self.inner + weighting)
         pairs = self.n1 * (self.n1 + 1) // 2 if self.same else self.n1 * self.n2
-        return pairs * self.positions**2 * self.groups * (self.patch + self.outputs * (self.width + 2))
+        weighting = pairs * self.outputs * (self.width + 2)
+        return self.positions**2 * self.groups * (self.n1 * self.n2 * self.inner + weighting)
 
     def explicit(self, over: Over) -> int:
         """Multiplications by forming gradients."""
@@ -110,31 +113,26 @@ def gradients(factors: Factors, channels: slice = slice(None)) -> Float[Tensor, 
     return (b @ a[:, None].transpose(3, 4)).reshape(n, outputs, groups * width * patch)
 
 
-def inner_products(
-    left: Float[Tensor, "n1 groups patch positions1"], right: Float[Tensor, "n2 groups patch positions2"]
-) -> Float[Tensor, "groups rows columns"]:
-    """`a_p . a'_p'` for all inputs and positions of either side, which are the rows and columns."""
-    return _rows(left) @ _rows(right).transpose(1, 2)
-
-
 def gram_ntk(
-    left: Factors, right: Factors, over: Over, inner: Float[Tensor, "groups rows columns"]
+    left: Float[Tensor, "n1 outputs1 groups width positions1"],
+    right: Float[Tensor, "n2 outputs2 groups width positions2"],
+    over: Over,
+    inner: Float[Tensor, "groups rows columns"],
 ) -> Float[Tensor, "n1 n2 *pairs"]:
     """Inner products of cotangents over all pairs of positions, weighted by those of patches.
 
     Args:
-        left: Of the first inputs.
+        left: Cotangents of the first inputs.
         right: Of the second inputs; of the same object only half of the pairs are computed.
         over: Pairs of outputs.
-        inner: `inner_products` of the patches.
+        inner: `patch_products` of the layer.
     """
     if over == "trace":
-        return _paired(_joined(left.b), _joined(right.b), inner, same=left is right)
-    o1 = left.b.shape[1]
+        return _paired(_joined(left), _joined(right), inner, same=left is right)
     if over == "diagonal":
-        parts = [_paired(left.b[:, o], right.b[:, o], inner, same=left is right) for o in range(o1)]
+        parts = [_paired(left[:, o], right[:, o], inner, same=left is right) for o in range(left.shape[1])]
         return torch.stack(parts, 2)
-    return torch.stack([_weighted(left.b[n], right.b, inner, n) for n in range(len(left.b))])
+    return torch.stack([_weighted(left[n], right, inner, n) for n in range(len(left))])
 
 
 def _weighted(left: Tensor, right: Tensor, inner: Tensor, n: int) -> Float[Tensor, "n2 outputs1 outputs2"]:

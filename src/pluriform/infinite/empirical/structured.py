@@ -1,5 +1,6 @@
 """Structured derivatives: the NTK layer by layer, from inputs and output cotangents of layers."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,10 +13,11 @@ from pluriform.infinite.empirical.capture import Recording, cotangents, record
 from pluriform.infinite.empirical.contraction import Over, contract
 from pluriform.infinite.empirical.jacobian import jacobian
 from pluriform.infinite.empirical.layer import Layer, layers_of
-from pluriform.infinite.empirical.layer_ntk import Factors, Sizes, explicit_ntk, gradients, gram_ntk, inner_products
+from pluriform.infinite.empirical.layer_ntk import Factors, Sizes, explicit_ntk, gradients, gram_ntk
+from pluriform.infinite.empirical.patch_products import patch_products, product_cost
 from pluriform.infinite.empirical.subject import Subject
 
-__all__ = ["Side", "StructuredDerivatives"]
+__all__ = ["Side", "StructuredDerivatives", "layer_sizes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,27 +112,49 @@ class StructuredDerivatives:
         if layer.kind == "norm":
             plain = _kept(recording, (name, "normalised"), lambda: layer.normalised(read))
             return layer.scale_gradient(plain, b)
-        factors = _factors(layer, recording, b)
-        (n, groups, patch, positions), width = factors.a.shape, factors.b.shape[3]
-        sizes = Sizes(n, n, recording.outputs.shape[1], groups, patch, width, positions, same=False)
-        if patch > positions or sizes.cheaper(self.over) == "gram":
+        sizes = layer_sizes(layer, tuple(read.shape), len(read), len(read), recording.outputs.shape[1], same=False)
+        if sizes.patch > sizes.positions or sizes.cheaper(self.over) == "gram":
             return None
-        return gradients(factors)
+        return gradients(_factors(layer, recording, b))
+
+
+def layer_sizes(layer: Layer, shape: tuple[int, ...], n1: int, n2: int, outputs: int, *, same: bool) -> Sizes:
+    """Extents of a layer whose input has a given shape.
+
+    Args:
+        layer: A linear or convolutional layer.
+        shape: Of its input, the batch axis first.
+        n1: First inputs.
+        n2: Second inputs.
+        outputs: Network outputs.
+        same: Both sides are the same batch.
+    """
+    channels, weight = layer.shape[0], math.prod(layer.shape)
+    if layer.kind == "conv_transpose":
+        positions, patch, width = math.prod(shape[2:]), channels // layer.groups, weight // channels
+    else:
+        positions = math.prod(layer.node.shape[1:]) // channels
+        patch, width = weight // channels, channels // layer.groups
+    inner = product_cost(layer, shape, positions)
+    return Sizes(n1, n2, outputs, layer.groups, patch, width, positions, same, inner)
 
 
 def _weight_ntk(layer: Layer, left: Side, right: Side, over: Over) -> Tensor:
     """Of the weight of a linear or convolutional layer whose cotangents were kept."""
     name, same = layer.node.name, left is right
-    first = _factors(layer, left.recording, left.cotangents[name])
-    second = first if same else _factors(layer, right.recording, right.cotangents[name])
-    (n1, groups, patch, positions), width = first.a.shape, first.b.shape[3]
+    one, two = left.recording.inputs[name], right.recording.inputs[name]
     outputs = left.recording.outputs.shape[1]
-    if Sizes(n1, len(second.a), outputs, groups, patch, width, positions, same).cheaper(over) == "explicit":
+    sizes = layer_sizes(layer, tuple(one.shape), len(one), len(two), outputs, same=same)
+    if sizes.cheaper(over) == "explicit":
+        first = _factors(layer, left.recording, left.cotangents[name])
+        second = first if same else _factors(layer, right.recording, right.cotangents[name])
         return explicit_ntk(first, second, over)
     known = left.recording.inner
     if name not in known or known[name][0] is not right.recording.token:
-        known[name] = (right.recording.token, inner_products(first.a, second.a))
-    return gram_ntk(first, second, over, known[name][1])
+        known[name] = (right.recording.token, patch_products(layer, one, two))
+    first_b = layer.cotangents(left.cotangents[name], tuple(one.shape[2:]))
+    second_b = first_b if same else layer.cotangents(right.cotangents[name], tuple(two.shape[2:]))
+    return gram_ntk(first_b, second_b, over, known[name][1])
 
 
 def _factors(layer: Layer, recording: Recording, b: Tensor) -> Factors:

@@ -45,7 +45,7 @@ class TaylorExpansion(nn.Module):
         """Outputs of the expansion, differentiable in theta and in `x`."""
         point = dict(self.origin.named_parameters())
         trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        start = {name: point[name] for name in trained}
+        start: dict[str, Tensor] = {name: point[name] for name in trained}
         step = {name: trained[name] - start[name] for name in trained}
         constants = {name: tensor for name, tensor in weights_of(self.origin).items() if name not in trained}
 
