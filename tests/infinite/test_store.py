@@ -248,7 +248,8 @@ def test_room_on_disk_and_in_memory_is_estimated_before_starting(function, path,
     usage = shutil.disk_usage(path.parent)._replace(free=1000)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(RunError, match=r"of what the disk has free.*MiB for 6 tiles.*store one kernel or half of it"):
+        words = r"of what the disk has free.*MiB for 6 tiles.*store one kernel or half of it"
+        with pytest.raises(RunError, match=words):
             kernel_store(path, function, X, tile=4)
     assert not path.exists()
     memory = psutil.virtual_memory()._replace(available=5000)
