@@ -19,8 +19,8 @@ from pluriform.gaussian_process.exact import Spectrum
 from pluriform.infinite.predict.gradient_flow import GradientFlow
 
 __all__ = [
-    "FOLDS",
     "Calibration",
+    "FOLDS",
     "HeldOut",
     "RIDGES",
     "choose_ridge",
