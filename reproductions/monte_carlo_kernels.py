@@ -29,6 +29,9 @@ from pluriform.nets.resnet import WideResNet
 
 SHAPE = (1, 8, 8)
 WIDTHS = (2, 4, 8, 16, 32)
+"""In multiples of the network's own; a wide residual network, which has 64 channels itself, takes half of them."""
+DRAWS = {"zoo: lenet": 2, "zoo: wrn-10-1-nonorm": 8}
+"""For each unit of width; 4 elsewhere."""
 REPEATS = (8, 8, 6, 4, 3)
 BIAS_VAR = 0.01
 
@@ -106,12 +109,12 @@ def slope(products: list[float], errors: list[float]) -> float:
     return float(np.polyfit(np.log(products), np.log(errors), 1)[0])
 
 
-def study(net: nn.Module, x: Tensor, draws_per_width: int) -> dict[str, object]:
+def study(net: nn.Module, x: Tensor, widths: tuple[int, ...], draws_per_width: int) -> dict[str, object]:
     """Errors at every setting, and how they fall."""
     with torch.no_grad():
         exact = kernel_of(net, x, bias_var=BIAS_VAR)(x)
     rows = []
-    for place, (width, repeats) in enumerate(zip(WIDTHS, REPEATS, strict=True)):
+    for place, (width, repeats) in enumerate(zip(widths, REPEATS, strict=True)):
         draws = draws_per_width * width
         squares = np.zeros(2)
         for repeat in range(repeats):
@@ -143,7 +146,8 @@ if __name__ == "__main__":
     outcome: dict[str, object] = {}
     for name, make in NETWORKS.items():
         begin = time.process_time()
-        outcome[name] = study(make().eval(), images, 4 if "fc" in name or "mlp" in name else 2)
+        widths = tuple(width // 2 for width in WIDTHS) if "wrn" in name else WIDTHS
+        outcome[name] = study(make().eval(), images, widths, DRAWS.get(name, 4))
         print(name, f"{time.process_time() - begin:.0f} s", outcome[name], flush=True)
     worst = {
         kernel: max(network["settings"][-1][f"{kernel}_error"] for network in outcome.values())  # type: ignore[index]

