@@ -18,7 +18,7 @@ __all__ = ["Fused", "fused_engine"]
 
 L = LANES
 CHUNK = 64
-ROWS = 512
+ROWS = 1024
 SIDE = 4096
 _Two = tuple[np.ndarray, np.ndarray]
 
@@ -192,20 +192,28 @@ class Fused:
         _on_threads(task, np.array_split(units, max(torch.get_num_threads(), -(-len(units) // 64))))
 
     def _combine(self, first: _Side, second: _Side, sums: "_Sums", corner: tuple[int, int], whole: _Two) -> None:
-        """The steps on vectors, some rows at a time, from sums over positions and products of vectors, into place."""
-        names, padded = self.program.vectors.inputs, second.own[0].shape[1]
-        covariance, tangent = np.zeros((2, len(names), min(ROWS, first.count), padded), np.float32)
-        for begin in range(0, first.count, ROWS):
-            rows = slice(begin, min(begin + ROWS, first.count))
-            for place, name in enumerate(names):
-                self._pairs(name, first, second, sums, rows, covariance[place], tangent[place])
-            at = np.array([begin, corner[0] + begin, corner[1]])
+        """The steps on vectors, from sums over positions and products of vectors, into place.
 
-            def task(part: np.ndarray, at: np.ndarray = at) -> None:
-                some = int(part[0]), int(part[-1]) + 1
+        Every thread takes rows of its own, some at a time, and multiplies them itself: a library that splits each
+        product would make the threads wait for one another.
+        """
+        from threadpoolctl import threadpool_limits
+
+        names, padded = self.program.vectors.inputs, second.own[0].shape[1]
+
+        def task(part: np.ndarray) -> None:
+            shape = (len(names), min(ROWS, len(part)), padded)
+            covariance, tangent = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+            for begin in range(int(part[0]), int(part[-1]) + 1, ROWS):
+                rows = slice(begin, min(begin + ROWS, int(part[-1]) + 1))
+                for place, name in enumerate(names):
+                    self._pairs(name, first, second, sums, rows, covariance[place], tangent[place])
+                at = np.array([begin, corner[0] + begin, corner[1]])
+                some = (0, rows.stop - begin)
                 self._vectors(False, some, at, (covariance, tangent), first.own, second.own, whole)
 
-            _on_threads(task, np.array_split(np.arange(rows.stop - begin), torch.get_num_threads()))
+        with threadpool_limits(1, "blas"):
+            _on_threads(task, np.array_split(np.arange(first.count), min(torch.get_num_threads(), first.count)))
 
     def _pairs(
         self,
