@@ -5,7 +5,8 @@
     python benchmarks/infinite_kernels.py --quick       # small sizes; writes nothing
 
 NNGP and NTK together, in float32, both cores. Each side runs in processes of its own, network by network in turns; a
-process calls once to compile and warm up, then times calls on inputs it has not seen, and medians are compared. Values
+process calls once (short calls five times) to compile and warm up, then times calls on inputs it has not seen, and
+medians are compared. Values
 are checked against float64 on a sample of pairs, and against the peer's on the same inputs. Writes
 infinite_kernels.json beside this file. The `floor` is the time that the counted operations would take at the measured
 peak of the machine (a matrix product in float32), `times_the_floor` how far above it we are.
@@ -37,7 +38,7 @@ from pluriform.nets.resnet import WideResNet
 HERE = Path(__file__).parent
 PEER = HERE.parent / ".venv-peers" / "bin" / "python"
 sys.path.insert(0, str(HERE / "peers"))
-from inputs import pair_of_batches  # noqa: E402
+from inputs import WARM_UP, pair_of_batches  # noqa: E402
 
 WIDTH, CORES, SEED = 4, 2, 0
 ROOT, ARCTANGENT = (
@@ -141,8 +142,8 @@ def ours(network: str, size: tuple[int, int], repeats: int, peer_size: tuple[int
     torch.set_num_threads(CORES)
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     function = kernel_of(CASES[network].build(), inputs(network, 2, 2, 0)[0])
-    seconds, sample, most = [], {}, SAMPLE[network]
-    for call in range(repeats + 1):
+    seconds, sample, most, warm = [], {}, SAMPLE[network], WARM_UP.get(network, 1)
+    for call in range(warm + repeats):
         first, second = inputs(network, *size, call)
         start = time.perf_counter()
         found = kernels(function, first, second, torch.float32)
@@ -152,17 +153,20 @@ def ours(network: str, size: tuple[int, int], repeats: int, peer_size: tuple[int
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Before the checks, which need more.
     first, second = inputs(network, *size, 1)
     exact = kernels(function, first[:most], second[:most], torch.float64)
-    report = summary(size, seconds, peak) | {"imported_mib": imported, "error_to_float64": distance(sample, exact)}
+    report = summary(size, seconds, warm, peak) | {
+        "imported_mib": imported,
+        "error_to_float64": distance(sample, exact),
+    }
     if values.exists():
         on_peers = kernels(function, *inputs(network, *peer_size, 1), torch.float32)
         report["distance_to_peer"] = distance(on_peers, dict(np.load(values)))
     return report
 
 
-def summary(size: tuple[int, int], seconds: list[float], peak: float) -> dict[str, Any]:
-    """The figures of one side; the first call is the warm-up."""
-    median = statistics.median(seconds[1:])
-    figures = {"n1": size[0], "n2": size[1], "seconds": seconds[1:], "median_seconds": median}
+def summary(size: tuple[int, int], seconds: list[float], warm: int, peak: float) -> dict[str, Any]:
+    """The figures of one side; the first `warm` calls are the warm-up."""
+    median = statistics.median(seconds[warm:])
+    figures = {"n1": size[0], "n2": size[1], "seconds": seconds[warm:], "median_seconds": median}
     return figures | {
         "first_call_seconds": seconds[0],
         "pairs_per_second": size[0] * size[1] / median,

@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import neural_tangents as nt
 import numpy as np
-from inputs import SHAPES, pair_of_batches
+from inputs import SHAPES, WARM_UP, pair_of_batches
 from neural_tangents import stax
 
 STD = math.sqrt(2.0)
@@ -95,8 +95,8 @@ def main() -> None:
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     _, _, kernel_fn = NETWORKS[chosen.network]()
     jitted = jax.jit(lambda x1, x2: kernel_fn(x1, x2, ("nngp", "ntk")))
-    seconds = []
-    for call in range(chosen.repeats + 1):
+    seconds, warm = [], WARM_UP.get(chosen.network, 1)
+    for call in range(warm + chosen.repeats):
         x1, x2 = pair_of_batches(chosen.network, chosen.n1, chosen.n2, chosen.seed, call)
         if chosen.network == "wrn-10-1":
             x1, x2 = x1[:, ::-1, ::-1].copy(), x2[:, ::-1, ::-1].copy()
@@ -105,11 +105,11 @@ def main() -> None:
         seconds.append(time.perf_counter() - start)
         if call == 1 and chosen.values:
             np.savez(chosen.values, nngp=np.asarray(found.nngp), ntk=np.asarray(found.ntk))
-    median = statistics.median(seconds[1:])
+    median = statistics.median(seconds[warm:])
     report = {
         "n1": chosen.n1,
         "n2": chosen.n2,
-        "seconds": seconds[1:],
+        "seconds": seconds[warm:],
         "median_seconds": median,
         "first_call_seconds": seconds[0],
         "pairs_per_second": chosen.n1 * chosen.n2 / median,
