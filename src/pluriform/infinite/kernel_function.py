@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pluriform.axes import Inputs
 from pluriform.errors import ConfigError, ShapeError, UnsupportedOpError, explain
 from pluriform.infinite.kernel import Kernel
+from pluriform.infinite.memory import check_kernel_memory
 from pluriform.infinite.plan import Plan, dry_run, propagate
 from pluriform.infinite.rules import Variances, plan_of
 
@@ -74,6 +75,7 @@ class KernelFunction:
         Raises:
             ShapeError: The inputs have another shape than the example.
             ConfigError: Neither kernel was asked for, or the fused engine cannot serve.
+            MemoryBudgetError: The result, or one tile, does not fit.
         """
         if not (nngp or ntk):
             raise ConfigError(explain("nngp or ntk", "neither", "kernel function", "ask for at least one"))
@@ -89,6 +91,9 @@ class KernelFunction:
                 )
         differentiable = torch.is_grad_enabled() and (x1.requires_grad or (x2 is not None and x2.requires_grad))
         fused = None if engine == "plain" else self._fused(x1, dtype, differentiable, required=engine == "fused")
+        tile = 0 if fused is not None else self.entries * min(self.side**2, len(x1) * len(x1 if x2 is None else x2))
+        size = torch.finfo(dtype).bits // 8
+        check_kernel_memory(len(x1), len(x1 if x2 is None else x2), kernels=1 + ntk, itemsize=size, tile=tile)
         if fused is not None:
             return fused.kernel(x1, x2, ntk=ntk)
         tiles = self._tiles(x1.to(dtype), None if x2 is None else x2.to(dtype), ntk)
@@ -132,7 +137,8 @@ class KernelFunction:
                 if x2 is not None or i < j:
                     yield _Tile(i, j, i * self.side, j * self.side, propagate(self.plan, a, b, same=False, ntk=ntk))
                 elif i == j:
-                    yield _Tile(i, j, i * self.side, j * self.side, propagate(self.plan, a, a, same=True, ntk=ntk))
+                    kernel = _symmetric(propagate(self.plan, a, a, same=True, ntk=ntk))
+                    yield _Tile(i, j, i * self.side, j * self.side, kernel)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +150,12 @@ class _Tile:
     row: int
     column: int
     kernel: Kernel
+
+
+def _symmetric(kernel: Kernel) -> Kernel:
+    """A record of inputs with themselves without the rounding by which its two halves differ."""
+    ntk = None if kernel.ntk is None else (kernel.ntk + kernel.ntk.T) / 2
+    return kernel.replace(nngp=(kernel.nngp + kernel.nngp.T) / 2, ntk=ntk)
 
 
 def _filled(tiles: Iterator[_Tile], rows: int, columns: int) -> Kernel:
