@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Dual", "Moments", "positive_root", "safe_root"]
+__all__ = ["Dual", "Moments", "gram_determinant", "positive_root", "safe_root"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,3 +61,11 @@ def positive_root(q: Tensor) -> Tensor:
     """Square root of a variance, with derivative 0 at 0."""
     positive = q > 0
     return torch.where(positive, torch.where(positive, q, 1.0).sqrt(), 0.0)
+
+
+def gram_determinant(q12: Tensor, q11: Tensor, q22: Tensor) -> Tensor:
+    """`q11 q22 - q12^2`, 0 where no more than rounding is left; derivatives are those of the formula."""
+    norms = q11 * q22
+    square = norms - q12 * q12
+    positive = square > 8 * torch.finfo(square.dtype).eps * norms
+    return square - torch.where(positive, 0.0, square).detach()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pluriform.infinite.activation.dual import Dual, Moments
+from pluriform.infinite.activation.dual import Dual, Moments, gram_determinant
 
 __all__ = ["Erf"]
 
@@ -31,7 +31,7 @@ class Erf(Dual):
 
     def moments(self, q12: Tensor, q11: Tensor, q22: Tensor) -> Moments:
         """Moments of pairs."""
-        root = ((1 + 2 * q11) * (1 + 2 * q22) - 4 * q12**2).sqrt()
+        root = (1 + 2 * (q11 + q22) + 4 * gram_determinant(q12, q11, q22)).sqrt()
         return Moments(2 / math.pi * torch.atan2(2 * q12, root), 4 / (math.pi * root))
 
     def own(self, q: Tensor) -> Moments:

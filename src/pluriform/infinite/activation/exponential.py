@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pluriform.infinite.activation.dual import Dual, Moments
+from pluriform.infinite.activation.dual import Dual, Moments, gram_determinant
 
 __all__ = ["Exp", "Gaussian"]
 
@@ -56,7 +56,7 @@ class Gaussian(Dual):
     def moments(self, q12: Tensor, q11: Tensor, q22: Tensor) -> Moments:
         """Moments of pairs."""
         b = 2 * self.rate
-        value = ((1 + b * q11) * (1 + b * q22) - (b * q12) ** 2).rsqrt()
+        value = (1 + b * (q11 + q22) + b * b * gram_determinant(q12, q11, q22)).rsqrt()
         return Moments(value, b * b * q12 * value**3)
 
     def own(self, q: Tensor) -> Moments:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pluriform.infinite.activation.dual import Dual, Moments
+from pluriform.infinite.activation.dual import Dual, Moments, gram_determinant
 
 __all__ = ["Gelu"]
 
@@ -35,9 +35,9 @@ class Gelu(Dual):
     def moments(self, q12: Tensor, q11: Tensor, q22: Tensor) -> Moments:
         """Moments of pairs."""
         p = (1 + q11) * (1 + q22)
-        square = p - q12**2
+        square = 1 + q11 + q22 + gram_determinant(q12, q11, q22)
         root = square.sqrt()
         psi = torch.atan2(q12, root)
         value = q12 / 4 + ((q12**2 + q11 * q22 * square) / (p * root) + q12 * psi) / (2 * math.pi)
-        bracket = 1 / square + (1 - q11 * q22) / p + 1
+        bracket = 1 / square + (2 + q11 + q22) / p
         return Moments(value, 0.25 + psi / (2 * math.pi) + q12 * bracket / (2 * math.pi * root))

@@ -31,8 +31,10 @@ class Sine(Dual):
     def moments(self, q12: Tensor, q11: Tensor, q22: Tensor) -> Moments:
         """Moments of pairs."""
         mean = (q11 + q22) / 2
-        near, far = torch.exp(q12 - mean), math.cos(2 * self.phase) * torch.exp(-q12 - mean)
-        return Moments((near - far) / 2, (near + far) / 2)
+        near, far, turn = torch.exp(q12 - mean), torch.exp(-q12 - mean), math.cos(2 * self.phase)
+        above, below = -near * torch.expm1(-2 * q12.clamp(min=0)), far * torch.expm1(2 * q12.clamp(max=0))
+        odd = torch.where(q12 >= 0, above, below)  # near - far, precise for small q12
+        return Moments((odd + (1 - turn) * far) / 2, (odd + (1 + turn) * far) / 2)
 
     @property
     def odd(self) -> bool:
