@@ -114,3 +114,16 @@ def test_pieces_merge_where_nothing_changes():
     assert dual_of_expression(two("subtract", call("relu", X), call("relu", call("neg", X)))) == Polynomial((0.0, 1.0))
     nested = call("clamp", call("relu", X), min=None, max=6.0)
     assert Pieces.of(nested).knots == (0.0, 6.0)
+
+
+def test_a_common_factor_of_the_unit_is_taken_out():
+    bell = call("exp", call("neg", two("multiply", X, X)))
+    wide = two("multiply", X, number(12.0))
+    scaled = two("multiply", call("exp", call("neg", two("multiply", wide, wide))), call("sin", wide))
+    dual, plain = dual_of_expression(scaled), dual_of_expression(two("multiply", bell, call("sin", X)))
+    assert isinstance(dual, Scaled)
+    assert dual.inner == 12.0
+    q = torch.tensor([0.3, 0.5, 0.9], dtype=torch.float64)
+    small, large = dual.moments(*(q / 144).split(1)), plain.moments(*q.split(1))
+    torch.testing.assert_close(small.value, large.value)
+    torch.testing.assert_close(small.slope, 144 * large.slope)

@@ -1,6 +1,7 @@
 """Elementwise functions that a user wrote of several: as an expression, and as the moments of one nonlinearity."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -116,9 +117,39 @@ def dual_of_expression(expression: Expression) -> Dual | None:
         return _scaled(known, 1.0, outer, shift)
     if _kinked(expression):
         return None
+    factors = _factors(expression)
+    if len(factors) == 1 and (factor := factors.pop()) not in (0.0, 1.0):
+        inner = dual_of_expression(_unscaled(expression))
+        return None if inner is None else _scaled(inner, factor)
     series = Composite("expression", expression=expression)
     bound = series.error(torch.ones(1, dtype=torch.float64))
     return series if float(bound.value) <= LARGEST_ERROR and float(bound.slope) <= LARGEST_ERROR else None
+
+
+def _factors(expression: Expression) -> set[float]:
+    """What the unit is multiplied with, wherever it occurs."""
+    if expression.name == "unit":
+        return {1.0}
+    if (factor := _factor(expression)) is not None:
+        return {factor}
+    return set().union(*(_factors(part) for part in expression.arguments))
+
+
+def _factor(expression: Expression) -> float | None:
+    """Of the unit times a number."""
+    if expression.name not in ("multiply", "divide"):
+        return None
+    first, second = expression.arguments
+    if first.name == "unit" and second.value is not None:
+        return second.value if expression.name == "multiply" else 1 / (second.value or math.nan)
+    return first.value if expression.name == "multiply" and second.name == "unit" else None
+
+
+def _unscaled(expression: Expression) -> Expression:
+    """The same function of the unit that is already multiplied."""
+    if _factor(expression) is not None:
+        return Expression()
+    return replace(expression, arguments=tuple(_unscaled(part) for part in expression.arguments))
 
 
 def _peeled(expression: Expression) -> tuple[float, float, Expression]:
