@@ -8,11 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pluriform.infinite.activation.erf import Erf
 from pluriform.infinite.activation.exponential import Exp, Gaussian
+from pluriform.infinite.activation.gelu import Gelu
 from pluriform.infinite.activation.named import NAMED, dual_named
 from pluriform.infinite.activation.piecewise import Piecewise
 from pluriform.infinite.activation.polynomial import Polynomial
 from pluriform.infinite.activation.series import Hermite
+from pluriform.infinite.activation.trigonometric import Sine
 
 TRIPLES = [(0.3, 1.0, 0.7), (-0.8, 1.5, 0.6), (1.2, 1.5, 1.1), (0.0, 0.5, 2.0), (2.9, 3.0, 3.1)]
 FACTS = {
@@ -218,3 +221,27 @@ def test_single_precision_takes_fewer_terms_and_keeps_its_digits():
     single, double = (dual.moments(x / 2, x, x) for x in (q, q.double()))
     assert single.value.dtype == torch.float32
     assert torch.allclose(single.value.double(), double.value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tanh", "softsign", "sinh"])
+@pytest.mark.parametrize("scale", [1e-6, 1e-12, 1e-20])
+def test_series_of_tiny_variances_are_those_of_the_slope_at_zero(name, scale):
+    q11, q22, rho = scale * torch.tensor([1.0, 2.0]).double(), scale * torch.tensor([3.0, 0.5]).double(), 0.4
+    q12 = rho * (q11 * q22).sqrt()
+    found = Hermite(name).moments(q12, q11, q22)
+    torch.testing.assert_close(found.value, q12, rtol=0.01, atol=0.0)
+    torch.testing.assert_close(found.slope, torch.ones(2).double(), rtol=0.01, atol=0.0)
+
+
+@pytest.mark.parametrize(("dual", "scale"), [(Sine(), 1e6), (Sine(1.0), 1e6), (Erf(), 1e7), (Gelu(), 1e7)])
+def test_equal_inputs_of_large_variance_in_float32(dual, scale):
+    q = scale * torch.linspace(1, 2, 50)
+    near = q * (1 + torch.tensor([-1.0, 0.0, 1.0]).repeat(17)[:50] * 1e-7)
+    got, exact = dual.moments(near, q, q), dual.own(q.double())
+    torch.testing.assert_close(got.value.double(), exact.value, rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(got.slope.double(), exact.slope, rtol=1e-3, atol=0.0)
+
+
+def test_sine_of_tiny_variances():
+    q = torch.tensor([1e-12]).double()
+    assert float(Sine().moments(0.3 * q, q, q).value / (0.3 * q)) == pytest.approx(1.0, abs=1e-11)

@@ -23,7 +23,7 @@ NODES = 32
 HIGH = 0.9
 CHUNK = 4096
 LEAST = 1e-10
-"""Variances below this have the coefficients of this one."""
+"""Slopes at variances below this are those at this one: the coefficients behind them would be rounding errors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,16 +99,20 @@ class Hermite(Dual):
 
     def moments(self, q12: Tensor, q11: Tensor, q22: Tensor) -> Moments:
         """Moments of pairs: few terms for all, and all terms for those of high correlation."""
-        roots = tuple(q.double().clamp(min=LEAST).sqrt() for q in (q11, q22))
+        roots = tuple(positive_root(q.double()) for q in (q11, q22))
         rho, kink = _correlation(q12, q11, q22), self.kink
         most = torch.stack([q11.detach().max(), q22.detach().max()])
         count, few = self.terms(most), self.terms(most, HIGH)
         duals = (self,) if kink is None else (self, kink)
         pairs = [tuple(_coefficients(dual, root, count) for root in roots) for dual in duals]
-        value, slope = _sums(rho, pairs, roots, few)
+        bends = [
+            tuple(_slope_coefficients(dual, root, own) for root, own in zip(roots, pair, strict=True))
+            for dual, pair in zip(duals, pairs, strict=True)
+        ]
+        value, slope = _sums(rho, pairs, bends, few)
         if few < count:
             high = rho.detach().abs() > HIGH
-            value, slope = _with_high(value, slope, rho, pairs, roots, high)
+            value, slope = _with_high(value, slope, rho, pairs, bends, high)
         if kink is not None:
             closed = kink.moments(q12, q11, q22)
             value, slope = value + closed.value, slope + closed.slope
@@ -180,28 +184,39 @@ def _coefficients(dual: Dual, root: Tensor, count: int) -> Tensor:
 Pair = tuple[Tensor, ...]
 
 
-def _sums(rho: Tensor, pairs: Sequence[Pair], roots: Pair, count: int) -> tuple[Tensor, Tensor]:
-    """Value and slope of the first pair of coefficients, less those of the second where there is one."""
-    order = torch.arange(1, pairs[0][0].shape[-1], dtype=torch.float64, device=rho.device).sqrt()
+def _slope_coefficients(dual: Dual, root: Tensor, own: Tensor) -> Tensor:
+    """`d_l` at standard deviations `root` with coefficients `own`, `(*root, count - 1)`."""
+    least = math.sqrt(LEAST)
+    if root.device.type != "meta" and float(root.detach().min()) < least:
+        root = root.clamp(min=least)
+        own = _coefficients(dual, root, own.shape[-1])
+    order = torch.arange(1, own.shape[-1], dtype=torch.float64, device=root.device).sqrt()
+    return own[..., 1:] * order / root[..., None]
+
+
+def _sums(rho: Tensor, pairs: Sequence[Pair], bends: Sequence[Pair], count: int) -> tuple[Tensor, Tensor]:
+    """Value and slope of the first pairs of coefficients, less those of the second where there are any."""
     value, slope = torch.zeros_like(rho), torch.zeros_like(rho)
-    for sign, parts in zip((1, -1), pairs, strict=False):
-        slopes = [part[..., 1:] * order / root[..., None] for part, root in zip(parts, roots, strict=True)]
+    for sign, parts, slopes in zip((1, -1), pairs, bends, strict=False):
         value = value + sign * _PowerSum.apply(rho, *(part[..., :count].to(rho.dtype) for part in parts))
         slope = slope + sign * _PowerSum.apply(rho, *(part[..., :count].to(rho.dtype) for part in slopes))
     return value, slope
 
 
 def _with_high(
-    value: Tensor, slope: Tensor, rho: Tensor, pairs: Sequence[Pair], roots: Pair, high: Tensor
+    value: Tensor, slope: Tensor, rho: Tensor, pairs: Sequence[Pair], bends: Sequence[Pair], high: Tensor
 ) -> tuple[Tensor, Tensor]:
     """All terms where the correlation is high; entry by entry where that is rare."""
     count = pairs[0][0].shape[-1]
     chosen = high.expand(value.shape).nonzero(as_tuple=True)
     if len(chosen[0]) > value.numel() // 4:
-        return _sums(rho, pairs, roots, count)
+        return _sums(rho, pairs, bends, count)
     for at in zip(*(index.split(CHUNK) for index in chosen), strict=True):
-        some = [tuple(part.expand(*value.shape, count)[at] for part in parts) for parts in pairs]
-        exact = _sums(rho[at], some, tuple(root.expand(value.shape)[at] for root in roots), count)
+        some, bent = (
+            [tuple(part.expand(*value.shape, part.shape[-1])[at] for part in parts) for parts in group]
+            for group in (pairs, bends)
+        )
+        exact = _sums(rho[at], some, bent, count)
         value, slope = (whole.index_put(at, part) for whole, part in zip((value, slope), exact, strict=True))
     return value, slope
 
