@@ -133,8 +133,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "powers": {
         "input": (7,),
         "layers": [
-            linear(), act("polynomial", 0.3, 1.0, 0.5, 0.1), linear(), norm("channel"), act("monomial", 3), linear(w=0.1),
-            act("rectified", 2), OUT,
+            linear(), act("polynomial", 0.3, 1.0, 0.5, 0.1), linear(), norm("channel"), act("monomial", 3),
+            linear(w=0.1), act("rectified", 2), OUT,
         ],
     },
     "waves-and-bells": {
