@@ -247,7 +247,10 @@ def draw(outcome: dict, path: Path) -> None:
             low, high = zip(*(row["interval_95"] for row in rows), strict=True)
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
             axes.plot(x, y, color=colour, marker="o", markersize=4)
-            axes.annotate(LABELS[net], (x[-1], y[-1]), (8, 0), textcoords="offset points", color=colour, va="center")
+            ends_early = x[-1] < sizes[-1]  # Then other lines are beside the end: the name goes above the band.
+            at, shift, side = ((x[-1], high[-1]), (0, 5), "center") if ends_early else ((x[-1], y[-1]), (8, 0), "left")
+            upright = "bottom" if ends_early else "center"
+            axes.annotate(LABELS[net], at, shift, textcoords="offset points", color=colour, ha=side, va=upright)
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
