@@ -7,6 +7,9 @@ __all__ = ["check_kernel_memory"]
 TENSORS = 8
 """Tensors of a tile that the plain engine holds at once: both kernels, variances, and what a nonlinearity needs."""
 
+SMALL = 2**28
+"""Bytes that need no estimate: callers that tile their work have made one."""
+
 
 def check_kernel_memory(rows: int, columns: int, *, kernels: int, itemsize: int, tile: int) -> None:
     """Refuse a kernel that would not fit.
@@ -25,7 +28,7 @@ def check_kernel_memory(rows: int, columns: int, *, kernels: int, itemsize: int,
 
     available = 0.9 * psutil.virtual_memory().available
     result, work = rows * columns * kernels * itemsize, TENSORS * tile * itemsize
-    if result + work <= available:
+    if result + work <= max(available, SMALL):
         return
     if work > available:
         got = f"{work / 2**20:,.0f} MiB for the positions of one tile of pairs"

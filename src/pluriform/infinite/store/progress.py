@@ -62,7 +62,7 @@ def bar(label: str, *, always: bool = False) -> Iterator[Tell]:
             made.stop()
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Seconds in words for a person.
 
     Example:
