@@ -7,7 +7,8 @@ strictly greater accuracy), then the best one is scored as the mean accuracy ove
 `conxuntos_kfold.dat`. Kernels come from `kernel_of` of multilayer perceptrons without bias: the first layer has a
 weight variance equal to the number of features, so that K = x.x', the others 1, and the first `fix` layers are frozen.
 
-One line of JSON per set goes to OUT as it comes, smallest sets first; a later run goes on where this one was stopped.
+One line of JSON per set goes to OUT as it comes, smallest sets first; a later run goes on where this one was stopped,
+without OUT from the JSON beside this file.
 Writes reproductions/uci_classification.json from all lines at hand. `--table` only does that.
 
 References:
@@ -326,7 +327,9 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    path = chosen.out / "sets.jsonl"
+    path, kept = chosen.out / "sets.jsonl", Path(__file__).with_suffix(".json")
+    if not path.exists() and kept.exists():
+        path.write_text("".join(json.dumps(row) + "\n" for row in json.loads(kept.read_text())["rows"]))
     names = {row["set"] for row in lines(path)}
     tables = [] if chosen.table else read_tables(
         Path(os.environ["PLURIFORM_DATA"]) / "uci_classification" / "uci_small.tar.xz"
@@ -340,7 +343,7 @@ def main() -> None:
     done = list(lines(path))
     rows = ",\n".join("  " + json.dumps(row) for row in done)  # One line a set: they are many.
     text = json.dumps(outcome(done), indent=1).replace('"rows": []', f'"rows": [\n{rows}\n ]')
-    Path(__file__).with_suffix(".json").write_text(text + "\n")
+    kept.write_text(text + "\n")
 
 
 if __name__ == "__main__":
