@@ -131,12 +131,13 @@ def call_stacked(
 ) -> Tensor:
     """Outputs of all members at once.
 
-    Dropout draws a different mask for each member. Running statistics of normalisation layers in training mode are
+    What of the network does not depend on stacked weights, such as layers before the only one that differs, is computed
+    once. Dropout draws a different mask for each member. Running statistics of normalisation layers in training mode are
     updated in place in `stacked.buffers`, each member's own.
 
     Args:
-        module: A network of the architecture; gives the code and the mode, its weights are not used.
-        stacked: Weights of all members.
+        module: A network of the architecture; gives the code, the mode, and the weights that are not stacked.
+        stacked: Weights of all members, or those of them that differ.
         inputs: What `forward` takes; with `shared_inputs=False` each with a leading `member` axis.
         chunk: Members computed at a time; `None` for all. Fewer need less memory.
         shared_inputs: Whether all members see the same inputs.
@@ -149,14 +150,15 @@ def call_stacked(
     """
     if not stacked.members:
         raise GraphError(explain("at least one member", "none", "call_stacked", "stack at least one module"))
-    _check_alike(weights_of(module), stacked.member(0), "member 0")
+    own, weights, given = weights_of(module), stacked.parameters | stacked.buffers, _arguments(inputs)
+    _check_part(own, stacked.member(0), "member 0")
     _check_cumulative_norms(module)
-    weights, given = stacked.parameters | stacked.buffers, _arguments(inputs)
+    shared = {name: tensor for name, tensor in own.items() if name not in weights}
     if not shared_inputs:
         _check_member_axis(given, stacked.members)
 
-    def one(own: dict[str, Tensor], args: tuple[Tensor, ...]) -> Tensor:
-        return torch.func.functional_call(module, own, args)
+    def one(different: dict[str, Tensor], args: tuple[Tensor, ...]) -> Tensor:
+        return torch.func.functional_call(module, shared | different, args)
 
     mapped = torch.func.vmap(one, (0, None if shared_inputs else 0), randomness="different", chunk_size=chunk)
     try:
@@ -189,6 +191,10 @@ def _fused_attention_off() -> Iterator[None]:
 
 def _arguments(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def _check_part(own: Mapping[str, Tensor], part: Mapping[str, Tensor], where: str) -> None:
+    _check_alike({name: tensor for name, tensor in own.items() if name in part}, part, where)
 
 
 def _check_alike(own: Mapping[str, Tensor], other: Mapping[str, Tensor], where: str) -> None:
