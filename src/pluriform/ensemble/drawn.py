@@ -50,8 +50,7 @@ class Drawn(Predictor):
         noise: Noise variance of each regression output, shape `(outputs,)`; `None` in classification.
         calibration: Training inputs `(samples, *input_shape)` for the running statistics; needed where the template has
             BatchNorm and `norms` is `recalibrate`.
-        norms: `recalibrate`; `batch` for statistics of the batch that is predicted, which then depends on its
-            companions; `shared` for those of the template.
+        norms: `recalibrate`, or `shared` for the running statistics of the template.
         cost: Figures of the fit, as `FitCost` names them.
         history: Columns of figures through training, by name.
 
@@ -87,8 +86,6 @@ class Drawn(Predictor):
 
     def _draw_statistics(self) -> None:
         """Running statistics of every member, as buffers `statistics/NAME`."""
-        if self.norms == "batch":
-            _use_batch_statistics(self.template)
         if self.norms != "recalibrate" or not has_statistics(self.template) or self.calibration is None:
             return
         members = [
@@ -108,12 +105,8 @@ class Drawn(Predictor):
         return {name: tensor.detach() for name, tensor in self.source.draw(list(seeds)).items()}
 
     def _statistics(self, start: int, stop: int) -> dict[str, Tensor]:
-        prefix = _key("")
-        return {
-            name.removeprefix(prefix): buffer[start:stop]
-            for name, buffer in self.named_buffers(recurse=False)
-            if name.startswith(prefix)
-        }
+        own = dict(self.named_buffers(recurse=False))
+        return {name: own[_key(name)][start:stop] for name, _ in self.template.named_buffers() if _key(name) in own}
 
     def member_weights(self) -> dict[str, Tensor]:
         """Weights of all members by name, `(member, *shape)`; running statistics included."""
@@ -155,8 +148,6 @@ class Drawn(Predictor):
     def outputs(self, inputs: Inputs) -> Members:
         """Logits or means of every member, differentiable in `inputs`; activations of one part exist at a time."""
         self.template.eval()
-        if self.norms == "batch":
-            _use_batch_statistics(self.template)
         calling = self.calling(inputs)
         size = self.size if calling.way == "loop" and self._weights is not None else calling.chunk
         compute = call_members
@@ -271,11 +262,7 @@ def _check_seeds(seeds: Sequence[int]) -> None:
     if not seeds or repeated:
         got = f"{repeated} repeated seeds" if seeds else "none"
         raise ConfigError(
-            explain("different seeds, at least one", got, "seeds of an ensemble", "draw(k, seed) gives k different ones")
+            explain(
+                "different seeds, at least one", got, "seeds of an ensemble", "draw(k, seed) gives k different ones"
+            )
         )
-
-
-def _use_batch_statistics(template: nn.Module) -> None:
-    for layer in template.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.train()
