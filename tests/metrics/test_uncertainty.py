@@ -7,7 +7,13 @@ import torch
 from scipy.stats import entropy as scipy_entropy
 
 from pluriform.errors import ShapeError
-from pluriform.metrics.uncertainty import disagreement, entropy, max_probability, mutual_information
+from pluriform.metrics.uncertainty import (
+    disagreement,
+    entropy,
+    max_probability,
+    mutual_information,
+    softmax_variance,
+)
 
 
 def test_entropy_equals_scipy():
@@ -49,3 +55,10 @@ def test_disagreement_equals_a_loop_over_pairs():
     torch.testing.assert_close(disagreement(members), torch.stack(pairs).mean(0))
     with pytest.raises(ShapeError, match="expected at least 2 members; got 1"):
         disagreement(members[:1])
+
+
+def test_softmax_variance_equals_torch_and_reaches_its_bound():
+    members = torch.rand(6, 50, 4, generator=torch.Generator().manual_seed(0)).double().softmax(-1)
+    torch.testing.assert_close(softmax_variance(members), members.var(0, correction=0).sum(-1))
+    assert softmax_variance(members[:1].expand(3, -1, -1)).max() < 1e-30
+    assert float(softmax_variance(torch.eye(4)[:, None])[0]) == pytest.approx(1 - 1 / 4)

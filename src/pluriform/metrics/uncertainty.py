@@ -6,7 +6,7 @@ from pluriform.axes import Members, Probabilities, Scores
 from pluriform.errors import ShapeError, explain
 from pluriform.metrics.classification import log_probabilities
 
-__all__ = ["disagreement", "entropy", "max_probability", "mutual_information"]
+__all__ = ["disagreement", "entropy", "max_probability", "mutual_information", "softmax_variance"]
 
 
 def max_probability(probabilities: Probabilities) -> Scores:
@@ -46,3 +46,14 @@ def disagreement(members: Members) -> Scores:
         raise ShapeError(explain("at least 2 members", f"{size}", "disagreement", "draw more members"))
     votes = torch.nn.functional.one_hot(members.argmax(-1), members.shape[-1]).sum(0).double()
     return 1 - (votes * (votes - 1)).sum(-1) / (size * (size - 1))
+
+
+def softmax_variance(members: Members) -> Scores:
+    """`sum_c mean_m (p_m,c - mean_m p_m,c)^2`, in `0..1 - 1 / min(member, outputs)`; its negative is the score.
+
+    References:
+        Carlini, Wagner, 2017, Adversarial examples are not easily detected: bypassing ten detection methods, arXiv
+        1705.07263, which calls it dropout uncertainty.
+    """
+    p = members.double()
+    return (p - p.mean(0)).square().mean(0).sum(-1)
