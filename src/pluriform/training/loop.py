@@ -98,6 +98,7 @@ class Loop:
         self.every = 1 if self.stopping else max(1, math.ceil(epochs / ASSESSMENTS))
         self.epoch, self.position, self.finished = 0, 0, False
         self.sums: dict[str, Any] = {}
+        self.history: list[dict[str, float | int]] = []  # The figures of every epoch, as in the log.
         self.earlier = 0.0  # Seconds of earlier sittings.
         self.begin = self.saved = time.perf_counter()
         self.saving = 0.0  # Seconds that the last checkpoint took.
@@ -150,7 +151,8 @@ class Loop:
         self.epoch, self.position, self.sums = self.epoch + 1, 0, {}
         figures |= self._validate()
         rate = self.optimizer.param_groups[0]["lr"]
-        progress.epoch({"epoch": self.epoch, **figures, "learning_rate": rate, "seconds": self._seconds})
+        self.history.append({"epoch": self.epoch, **figures, "learning_rate": rate, "seconds": self._seconds})
+        progress.epoch(self.history[-1])
         if self._due(0.0):
             self._save()
 
@@ -246,6 +248,7 @@ class Loop:
             "epoch": self.epoch,
             "position": self.position,
             "sums": {name: float(value) for name, value in self.sums.items()},
+            "history": self.history,
             "seconds": self._seconds,
             "finished": self.finished,
         }
@@ -265,6 +268,7 @@ class Loop:
                     self.stopping.restore(found.part("stopping"))
             self.epoch, self.position = found.state["epoch"], found.state["position"]
             self.sums, self.earlier = found.state["sums"], found.state["seconds"]
+            self.history = found.state["history"]
             self.finished = found.state["finished"]
         except (KeyError, ValueError, RuntimeError) as error:
             raise damaged(self.run_folder, self.file, error) from error

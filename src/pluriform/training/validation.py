@@ -1,6 +1,7 @@
 """Loss and accuracy of a network, or of stacked members, on a split."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +22,19 @@ class Assessment:
     Attributes:
         loss: Shape `(member,)`; one entry for one network.
         accuracy: Likewise; `None` in regression.
+        more: Further figures for the log.
     """
 
     loss: Tensor
     accuracy: Tensor | None
+    more: Mapping[str, float] = field(default_factory=dict)
 
     def log(self) -> dict[str, float]:
         """Means over the members, by name."""
         found = {"validation_loss": float(self.loss.mean())}
-        return found if self.accuracy is None else {**found, "validation_accuracy": float(self.accuracy.mean())}
+        if self.accuracy is not None:
+            found["validation_accuracy"] = float(self.accuracy.mean())
+        return {**found, **self.more}
 
 
 @torch.no_grad()
