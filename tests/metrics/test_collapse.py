@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pluriform.errors import ShapeError
-from pluriform.metrics.collapse import judge_diversity
+from pluriform.metrics.collapse import judge_diversity, judge_spread
 from pluriform.metrics.diversity import weight_diversity
 
 CLASSES, SAMPLES = 5, 400
@@ -76,3 +76,17 @@ def test_members_certain_of_everything_are_judged_by_their_weights(labels):
 def test_one_member_is_refused(labels):
     with pytest.raises(ShapeError, match="expected at least 2 members; got 1"):
         judge_diversity(torch.full((1, SAMPLES, CLASSES), 0.2), labels)
+
+
+def test_regression_is_judged_by_the_spread_against_the_error():
+    truth = draw(300, 2)
+    mean = truth + 0.1 * draw(300, 2, seed=1)
+    spread = draw(8, 300, 2, seed=2)
+    far = judge_spread(mean + 0.05 * spread, truth)
+    assert far.kind == "diverse"
+    assert far.information == pytest.approx(0.05**2 / (0.05**2 + 0.1**2 + 0.05**2 / 8), rel=0.1)
+    near = judge_spread(mean + 0.0005 * spread, truth)
+    assert near.kind == "collapsed"
+    assert "0.47 % of their total error" in near.words
+    assert judge_spread(mean + 0.05 * spread[:2][torch.arange(8) % 2], truth).kind == "narrow"
+    assert judge_spread(mean[None].expand(3, -1, -1), mean).kind == "collapsed"

@@ -108,7 +108,12 @@ def _findings(
         ]
     given = {"outliers": outliers, "robustness": threats, "corruptions": corruptions}
     skipped = {name: {"skipped": "defined for classification"} for name, value in given.items() if value}
-    return [measure_regression(subject), measure_cost(subject), Findings(protocol=skipped)]
+    return [
+        measure_regression(subject),
+        measure_diversity(subject),
+        measure_cost(subject),
+        Findings(protocol=skipped),
+    ]
 
 
 def _write(result: Result, run: Run | str | Path) -> None:
