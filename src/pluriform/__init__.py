@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pluriform.data.data import Data, Split
     from pluriform.data.load import load
     from pluriform.ensemble.deep_ensemble import DeepEnsemble
+    from pluriform.ensemble.mnf.fit import MNF
     from pluriform.errors import PluriformError
     from pluriform.evaluation.evaluate import evaluate
     from pluriform.forms import load_form
@@ -39,6 +40,7 @@ _PLACES = {
     "DeepEnsemble": "pluriform.ensemble.deep_ensemble",
     "Graph": "pluriform.graph.graph",
     "InfiniteWidth": "pluriform.infinite.fit",
+    "MNF": "pluriform.ensemble.mnf.fit",
     "Method": "pluriform.method",
     "PluriformError": "pluriform.errors",
     "Prediction": "pluriform.prediction",
@@ -64,6 +66,7 @@ __all__ = [
     "DeepEnsemble",
     "Graph",
     "InfiniteWidth",
+    "MNF",
     "Method",
     "PluriformError",
     "Prediction",

@@ -30,6 +30,7 @@ __all__ = [
 METHODS = {
     "training": "pluriform.ordinary:Training",
     "deep-ensemble": "pluriform.ensemble.deep_ensemble:DeepEnsemble",
+    "mnf": "pluriform.ensemble.mnf.fit:MNF",
     "infinite-width": "pluriform.infinite.fit:InfiniteWidth",
 }
 

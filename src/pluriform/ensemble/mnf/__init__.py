@@ -1,0 +1,1 @@
+"""Multiplicative normalizing flows."""
