@@ -11,6 +11,7 @@ from pluriform.errors import ShapeError
 from pluriform.evaluation.outliers import adapt, measure_outliers, scores_of
 from pluriform.evaluation.subject import Subject
 from pluriform.metrics.detection import aupr, auroc, fpr95
+from pluriform.prediction import Prediction, Predictor
 
 NOTHING = Split(torch.zeros(0, 3, 12, 12), torch.zeros(0, dtype=torch.long))
 
@@ -53,15 +54,38 @@ def test_figures_equal_the_metrics_with_outliers_as_positives(pair, data, photos
     table = {(entry.name, *entry.condition.values()): entry for entry in findings.measures}
     outside = adapt(photos.test.inputs, (1, 6, 6), (0.0, 255.0), (0.0, 1.0), "photos").inputs
     inside, other = scores_of(subject.test.prediction), scores_of(pair.predict(outside))
-    assert list(inside) == ["max_probability", "entropy", "mutual_information", "score"]
+    assert list(inside) == ["max_probability", "entropy", "mutual_information", "variance", "score"]
     for kind in inside:
         a, b = -other[kind], -inside[kind]
         assert table["auroc", "photos", kind].value == pytest.approx(auroc(a, b))
         assert table["aupr", "photos", kind].value == pytest.approx(aupr(a, b))
         assert table["fpr95", "photos", kind].value == pytest.approx(fpr95(a, b))
         assert table["aupr", "photos", kind, "inside"].value == pytest.approx(aupr(-b, -a))
+        assert table["fpr95", "photos", kind, "inside"].value == pytest.approx(fpr95(-b, -a))
         assert table["auroc", "photos", kind].low <= auroc(a, b) <= table["auroc", "photos", kind].high
     assert table["auroc", "photos", "score"].count == 240 + 90
+
+
+def test_draws_of_two_modes_are_noticed_on_outliers(data):
+    """Half of the members call everything bright left, half middle, but all agree on the test set."""
+
+    class Moded(Predictor):
+        def members(self, x):
+            columns = x.mean((1, 2)).view(-1, 3, 2).mean(2)
+            known = 60 * (columns - columns.mean(1, keepdim=True))
+            flat = columns.std(1, keepdim=True) < 0.08
+            return torch.stack([torch.where(flat, 20 * torch.eye(3)[i % 2], known) for i in range(6)]).softmax(-1)
+
+        def forward(self, x):
+            return self.members(x).mean(0).log()
+
+        def predict_batch(self, x):
+            return Prediction(self.members(x).mean(0), members=self.members(x))
+
+    sets = measure_outliers(Subject(Moded(data.signature), data), []).protocol["outliers"]["sets"]
+    assert sets["noise"]["modes"].startswith("sure members split evenly on")
+    assert "% between 2 classes: as if of so many modes" in sets["noise"]["modes"]
+    assert "modes" not in sets["inverted"]
 
 
 def test_noise_and_inverted_images_are_always_there(form, data):

@@ -16,13 +16,16 @@ from pluriform.evaluation.bootstrap import Bootstrap
 from pluriform.evaluation.findings import Findings, measure, merged
 from pluriform.evaluation.subject import Subject, stratified_index
 from pluriform.metrics.detection import ScoreCounts, score_counts
-from pluriform.metrics.uncertainty import entropy, max_probability, mutual_information
+from pluriform.metrics.diversity import even_splits
+from pluriform.metrics.uncertainty import entropy, max_probability, mutual_information, softmax_variance
 from pluriform.prediction import Prediction
 from pluriform.result import Curve, Measure
 
 __all__ = ["Adapted", "adapt", "measure_outliers", "scores_of"]
 
 HISTOGRAM_BINS = 40
+SPLIT = 0.5  # Sure members whose vote shares between two classes are spread over 0..1 split evenly on 0.2 of inputs.
+ENOUGH = 5
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -43,8 +46,9 @@ def measure_outliers(subject: Subject, outliers: Sequence[Data]) -> Findings:
     """`auroc`, `aupr` and `fpr95` for every set of outliers and every score, and the curves `score_histogram`.
 
     Outliers are the positives: FPR95 is the share of test samples flagged when 95 % of the outliers are caught. `aupr`
-    with test samples as the positives carries the condition `{"positive": "inside"}`. At most as many outliers are
-    taken as there are test samples. For image data, uniform noise and the inverted test images are always added.
+    and `fpr95` with test samples as the positives carry the condition `{"positive": "inside"}`: there FPR95 is the
+    share of outliers accepted when 95 % of the test samples are. At most as many outliers are taken as there are test
+    samples. For image data, uniform noise and the inverted test images are always added.
 
     Args:
         subject: The form and its answers.
@@ -53,12 +57,18 @@ def measure_outliers(subject: Subject, outliers: Sequence[Data]) -> Findings:
     inside = scores_of(subject.test.prediction)
     sets, skipped = _outlier_sets(subject, outliers)
     parts = [_against(subject, name, adapted, inside) for name, adapted in sets.items()]
+    described = {
+        name: {"samples": len(sets[name].inputs), "adapted": list(sets[name].steps), **part.protocol}
+        for name, part in zip(sets, parts, strict=True)
+    }
     protocol: dict[str, Any] = {
         "inside": len(subject.test),
         "positives": "outliers",
-        "fpr95": "share of test samples flagged when 95 % of the outliers are caught (OpenOOD convention)",
+        "fpr95": "share of test samples flagged when 95 % of the outliers are caught (OpenOOD convention); with "
+        "positive inside, share of outliers accepted when 95 % of the test samples are (ODIN convention)",
         "scores": sorted(inside),
-        "sets": {name: {"samples": len(found.inputs), "adapted": list(found.steps)} for name, found in sets.items()},
+        "energy_and_max_logit": "left out: an ensemble has no logits, only log mean probabilities of energy 0",
+        "sets": described,
     }
     return merged(parts, {"outliers": protocol | ({"skipped": skipped} if skipped else {})})
 
@@ -68,6 +78,7 @@ def scores_of(prediction: Prediction) -> dict[str, Scores]:
     scores = {"max_probability": max_probability(prediction.mean), "entropy": -entropy(prediction.mean)}
     if prediction.members is not None and len(prediction.members) > 1:
         scores["mutual_information"] = -mutual_information(prediction.members)
+        scores["variance"] = -softmax_variance(prediction.members)
     if prediction.score is not None:
         scores["score"] = prediction.score.double()
     return scores
@@ -154,13 +165,23 @@ def _against(subject: Subject, name: str, adapted: Adapted, inside: Mapping[str,
     order = {kind: place for place, kind in enumerate(inside)}
     measures.sort(key=lambda found: order[found.condition["score"]])
     curves.sort(key=lambda curve: order[curve.condition["score"]])
-    return Findings(tuple(measures), tuple(curves))
+    return Findings(tuple(measures), tuple(curves), _modes(prediction))
+
+
+def _modes(prediction: Prediction) -> dict[str, str]:
+    """A warning where many outliers split sure members evenly, which draws of two or three modes do."""
+    if prediction.members is None or len(prediction.members) < ENOUGH:
+        return {}
+    shares = even_splits(prediction.members).items()
+    told = [f"{100 * share:.0f} % between {k} classes" for k, share in shares if share >= SPLIT]
+    return {"modes": f"sure members split evenly on {', '.join(told)}: as if of so many modes"} if told else {}
 
 
 def _detection(inside: Tensor, outside: Tensor, bootstrap: Bootstrap, condition: Mapping[str, Any]) -> list[Measure]:
     counts = score_counts(-outside, -inside)
-    names = ("auroc", "aupr", "fpr95", "aupr")
-    conditions = (condition, condition, condition, {**condition, "positive": "inside"})
+    names = ("auroc", "aupr", "fpr95", "aupr", "fpr95")
+    swapped = {**condition, "positive": "inside"}
+    conditions = (condition, condition, condition, swapped, swapped)
     values = _statistics(ScoreCounts(counts.positives[None], counts.negatives[None]))[0].tolist()
     facts = zip(names, values, bootstrap.detection(counts, _statistics), conditions, strict=True)
     return [
@@ -171,7 +192,7 @@ def _detection(inside: Tensor, outside: Tensor, bootstrap: Bootstrap, condition:
 
 def _statistics(counts: ScoreCounts) -> Tensor:
     swapped = ScoreCounts(counts.negatives.flip(-1), counts.positives.flip(-1))
-    return torch.stack([counts.auroc(), counts.aupr(), counts.fpr_at(0.95), swapped.aupr()], -1)
+    return torch.stack([counts.auroc(), counts.aupr(), counts.fpr_at(0.95), swapped.aupr(), swapped.fpr_at(0.95)], -1)
 
 
 def _histogram(inside: Tensor, outside: Tensor, condition: Mapping[str, Any]) -> Curve:
