@@ -1,0 +1,71 @@
+"""`FullHead`: every number of a layer from one linear map."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pluriform.ensemble.heads.trunk import Trunk, spread
+from pluriform.ensemble.target import Layer
+
+__all__ = ["FullHead", "full_count"]
+
+COLUMNS = 2048
+"""Outputs of a tensor whose spread is measured; more are alike on average."""
+
+
+def full_count(layers: Sequence[Layer], code_size: int, hidden: int) -> int:
+    """Parameters of a `FullHead`, normalisations included."""
+    return sum(hidden * (code_size + hidden + 4 + layer.size) for layer in layers)
+
+
+class FullHead(nn.Module):
+    """theta_i = base_i + h(z_i) W_i: one generator a layer, as in HyperGAN.
+
+    Cost of a draw: hidden times the size of the target. At the start, the varying part of each tensor has the asked
+    standard deviation over draws, and mean zero.
+
+    Args:
+        layers: Of the target.
+        code_size: Length of a layer's code.
+        hidden: Width of the generators.
+        deviations: Standard deviation over draws by name of the tensor; 0 starts at zero and is trained all the same.
+
+    References:
+        Ratzlaff, Li 2019, HyperGAN: A Generative Model for Diverse, Performant Neural Networks, arXiv:1901.11058.
+    """
+
+    def __init__(self, layers: Sequence[Layer], code_size: int, hidden: int, deviations: Mapping[str, float]) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        self.trunk = Trunk(len(self.layers), code_size, hidden)
+        self.maps = nn.ParameterList(self._map(i, layer, deviations) for i, layer in enumerate(self.layers))
+
+    @torch.no_grad()
+    def _map(self, position: int, layer: Layer, deviations: Mapping[str, float]) -> nn.Parameter:
+        features = self.trunk.measure(position)
+        covariance = features.T @ features / len(features)
+        weight = torch.randn(features.shape[1], layer.size)
+        for entry, part in zip(layer.entries, weight.split([entry.size for entry in layer.entries], 1), strict=True):
+            part.mul_(deviations[entry.name] / math.sqrt(spread(covariance, part[:, :COLUMNS])))
+        return nn.Parameter(weight)
+
+    def forward(self, codes: Float[Tensor, "member layer code"], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Complete weights of every member.
+
+        Args:
+            codes: One a member and layer.
+            base: What all members share, by name.
+
+        Returns:
+            By name, `(member, *shape)`, as views of one tensor a layer.
+        """
+        weights: dict[str, Tensor] = {}
+        for layer, features, matrix in zip(self.layers, self.trunk(codes).unbind(), self.maps, strict=True):
+            shared = torch.cat([base[entry.name].flatten() for entry in layer.entries])
+            parts = torch.addmm(shared, features, matrix).split([entry.size for entry in layer.entries], 1)
+            for entry, part in zip(layer.entries, parts, strict=True):
+                weights[entry.name] = part.view(-1, *entry.shape)
+        return weights

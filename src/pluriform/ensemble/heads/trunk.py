@@ -1,0 +1,66 @@
+"""The hidden part of every generator, and the measured spread of what it gives."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["Trunk", "spread"]
+
+CODES = 4096
+"""Normal codes on which features are measured."""
+
+
+class Trunk(nn.Module):
+    """h = u - E[u], u = ELU(LN(ELU(LN(z V_1)) V_2)): features of mean zero over normal codes z.
+
+    All generators are computed together, by batched products over weights stacked `(generator, in, out)`.
+
+    Args:
+        generators: How many; 1 is shared by all layers.
+        code_size: Length of a code.
+        hidden: Width of both hidden layers.
+
+    References:
+        Chang, Flokas, Lipson 2020, Principled Weight Initialization for Hypernetworks, ICLR.
+    """
+
+    mean: Tensor
+
+    def __init__(self, generators: int, code_size: int, hidden: int) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(generators, code_size, hidden) / math.sqrt(code_size))
+        self.second = nn.Parameter(torch.randn(generators, hidden, hidden) / math.sqrt(hidden))
+        self.scales = nn.Parameter(torch.ones(2, generators, 1, hidden))
+        self.shifts = nn.Parameter(torch.zeros(2, generators, 1, hidden))
+        self.register_buffer("mean", torch.zeros(generators, 1, hidden))
+
+    def forward(self, codes: Float[Tensor, "member layer code"]) -> Float[Tensor, "layer member hidden"]:
+        """Features of every layer."""
+        members, layers, size = codes.shape
+        shared = len(self.first) == 1
+        stacked = codes.reshape(1, -1, size) if shared else codes.transpose(0, 1)
+        features = self._features(stacked, slice(None)) - self.mean
+        return features.view(members, layers, -1).transpose(0, 1) if shared else features
+
+    def _features(self, codes: Tensor, own: slice) -> Tensor:
+        features = codes
+        for weight, scale, shift in zip((self.first, self.second), self.scales, self.shifts, strict=True):
+            normal = functional.layer_norm(torch.bmm(features, weight[own]), (weight.shape[-1],))
+            features = functional.elu(torch.addcmul(shift[own], normal, scale[own]))
+        return features
+
+    @torch.no_grad()
+    def measure(self, generator: int) -> Float[Tensor, "codes hidden"]:
+        """Features of one generator on new normal codes; their mean becomes what it subtracts."""
+        own = slice(generator, generator + 1)
+        features = self._features(torch.randn(1, CODES, self.first.shape[1]).to(self.first), own)
+        self.mean[own] = features.mean(1, keepdim=True)
+        return (features - self.mean[own])[0]
+
+
+def spread(covariance: Float[Tensor, "hidden hidden"], weights: Float[Tensor, "hidden outputs"]) -> float:
+    """Mean over the columns w of w' C w: variance of the outputs h' w over draws, averaged over them."""
+    return float((weights * (covariance @ weights)).sum(0).mean())
