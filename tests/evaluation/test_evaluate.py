@@ -30,7 +30,7 @@ def test_every_protocol_left_its_figures(result):
     }
     assert {curve.name for curve in result.curves} == {"reliability", "risk_coverage", "score_histogram", "robustness"}
     assert set(result.protocol) == {
-        *("seed", "accuracy", "calibration", "outliers", "robustness", "corruptions", "cost", "diversity"),
+        *("seed", "accuracy", "calibration", "outliers", "robustness", "corruptions", "cost", "diversity", "detection"),
     }
     assert (result.form, result.network, result.seed, result.status) == ("Pair", "stripe net", 3, "ok")
     assert result.data["test"] == 240

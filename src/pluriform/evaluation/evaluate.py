@@ -14,6 +14,8 @@ from pluriform.evaluation.calibration import measure_calibration
 from pluriform.evaluation.check import check_match
 from pluriform.evaluation.corruption import measure_corruption
 from pluriform.evaluation.cost import measure_cost
+from pluriform.evaluation.detection import SAMPLES as DETECTED
+from pluriform.evaluation.detection import measure_detection
 from pluriform.evaluation.diversity import measure_diversity
 from pluriform.evaluation.environment import environment
 from pluriform.evaluation.findings import Findings, merged
@@ -48,7 +50,8 @@ def evaluate(
         form: A fitted form, or a plain module, which is then taken as fitted on `data`.
         data: Data like those the form was fitted on. Validation gives temperature and noise, test all figures.
         outliers: Data sets to be told apart from `data`; images are resized to fit.
-        threats: Threat models, each climbed in steps of its eps under FGSM and PGD.
+        threats: Threat models, each climbed in steps of its eps under FGSM and PGD; on fewer samples, attacked inputs
+            are told from clean ones.
         seed: Of bootstrap, subsets, attacks and noise; noted as the result's seed.
         label: Name of the row; by default that of the method that made the form.
         network: What the form was made from; by default the class of the network.
@@ -103,6 +106,7 @@ def _findings(
             measure_diversity(subject),
             measure_outliers(subject, outliers),
             measure_robustness(subject, threats, samples=samples) if threats else Findings(),
+            measure_detection(subject, threats, samples=min(samples, DETECTED)) if threats else Findings(),
             Findings() if corruptions == () else measure_corruption(subject, corruptions, samples=samples),
             measure_cost(subject),
         ]
