@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pluriform.data.data import Data, Split
     from pluriform.data.load import load
     from pluriform.ensemble.deep_ensemble import DeepEnsemble
+    from pluriform.ensemble.mc_dropout import MCDropout
     from pluriform.ensemble.mnf.fit import MNF
     from pluriform.errors import PluriformError
     from pluriform.evaluation.evaluate import evaluate
@@ -40,6 +41,7 @@ _PLACES = {
     "DeepEnsemble": "pluriform.ensemble.deep_ensemble",
     "Graph": "pluriform.graph.graph",
     "InfiniteWidth": "pluriform.infinite.fit",
+    "MCDropout": "pluriform.ensemble.mc_dropout",
     "MNF": "pluriform.ensemble.mnf.fit",
     "Method": "pluriform.method",
     "PluriformError": "pluriform.errors",
@@ -62,11 +64,12 @@ _PLACES = {
 _ROOMS = ("infinite", "nets")
 
 __all__ = [
+    "MNF",
     "Data",
     "DeepEnsemble",
     "Graph",
     "InfiniteWidth",
-    "MNF",
+    "MCDropout",
     "Method",
     "PluriformError",
     "Prediction",

@@ -31,6 +31,7 @@ METHODS = {
     "training": "pluriform.ordinary:Training",
     "deep-ensemble": "pluriform.ensemble.deep_ensemble:DeepEnsemble",
     "mnf": "pluriform.ensemble.mnf.fit:MNF",
+    "mc-dropout": "pluriform.ensemble.mc_dropout:MCDropout",
     "infinite-width": "pluriform.infinite.fit:InfiniteWidth",
 }
 
