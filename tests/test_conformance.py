@@ -27,6 +27,7 @@ def small_cases() -> dict[str, Method]:
         "Training": training,
         "DeepEnsemble": pf.DeepEnsemble(members=2, training=training),
         "InfiniteWidth": pf.InfiniteWidth(),
+        "SWAG": pf.SWAG(members=3, rank=3, training=pf.Training(epochs=20, optimizer="sgd", learning_rate=0.05)),
         "MCDropout": pf.MCDropout(members=3, rate=0.1, training=training),
         "MNF": pf.MNF(members=3, training=pf.Training(epochs=15, batch_size=32)),
     }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pluriform.ensemble.deep_ensemble import DeepEnsemble
     from pluriform.ensemble.mc_dropout import MCDropout
     from pluriform.ensemble.mnf.fit import MNF
+    from pluriform.ensemble.swag import SWAG
     from pluriform.errors import PluriformError
     from pluriform.evaluation.evaluate import evaluate
     from pluriform.forms import load_form
@@ -48,6 +49,7 @@ _PLACES = {
     "Prediction": "pluriform.prediction",
     "Predictor": "pluriform.prediction",
     "Result": "pluriform.result",
+    "SWAG": "pluriform.ensemble.swag",
     "Split": "pluriform.data.data",
     "Threat": "pluriform.attacks.threat",
     "Training": "pluriform.ordinary",
@@ -65,6 +67,7 @@ _ROOMS = ("infinite", "nets")
 
 __all__ = [
     "MNF",
+    "SWAG",
     "Data",
     "DeepEnsemble",
     "Graph",

@@ -32,6 +32,7 @@ METHODS = {
     "deep-ensemble": "pluriform.ensemble.deep_ensemble:DeepEnsemble",
     "mnf": "pluriform.ensemble.mnf.fit:MNF",
     "mc-dropout": "pluriform.ensemble.mc_dropout:MCDropout",
+    "swag": "pluriform.ensemble.swag:SWAG",
     "infinite-width": "pluriform.infinite.fit:InfiniteWidth",
 }
 
