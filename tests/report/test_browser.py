@@ -92,7 +92,7 @@ def path(tmp_path_factory, request):
 def test_every_plot_is_drawn_offline_without_errors(browser, path, width, scheme):
     with Opened(browser, path, width, scheme) as opened:
         plots = opened.drawn()
-        assert len(plots) == 4 + 4 + 1 + 6 + 1 + 1 + 3 + 1
+        assert len(plots) == 4 + 6 + 4 + 1 + 1 + 6 + 1 + 1 + 3 + 2 + 1
         assert all(plot["picture"] and plot["traces"] and plot["marks"] and plot["beyond"] <= 0 for plot in plots), (
             plots
         )

@@ -90,8 +90,9 @@ def test_plotly_is_there_once(results):
 
 def test_all_figures_are_there(results, regression_results):
     names = {key.split("-", 1)[1] for key in embedded(render(results))}
-    assert names == {"reliability", "outliers", "robustness", "corruption", "cost", "risk-coverage"}
-    assert set(embedded(render(regression_results))) == {"c0-bands", "c0-cost"}
+    task = {"reliability", "outliers", "robustness", "corruption", "cost", "risk-coverage"}
+    assert names == task | {"diversity", "detection"}
+    assert set(embedded(render(regression_results))) == {"c0-bands", "c0-cost", "c0-diversity"}
 
 
 def test_two_data_sets_are_two_chapters_and_never_ranked_together(results, regression_results):

@@ -10,7 +10,9 @@ from pluriform.report.row import number
 
 __all__ = ["Format", "column_format", "format_of", "plain", "share", "tick"]
 
-_SHARES = frozenset({"accuracy", "robust_accuracy", "corrupted_accuracy", "coverage"})
+_SHARES = frozenset(
+    {"accuracy", "robust_accuracy", "corrupted_accuracy", "coverage", "member_accuracy", "disagreement"}
+)
 _COUNTS = frozenset({"parameters", "macs"})
 _MINUS, _THIN, _DASH = "\u2212", "\u202f", "\u2013"
 

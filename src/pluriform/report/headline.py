@@ -51,10 +51,21 @@ def summary(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
         sentences.append("; ".join(clauses) + ".")
     if level:
         sentences.append(f"Too close to call, as intervals overlap with the best: {'; '.join(level)}.")
+    sentences += [said for row in rows if (said := _collapse(row))]
     failed = [row for row in rows if not row.ok]
     if failed:
         sentences.append(f"Without figures: {joined([f'{row.label} ({row.result.status})' for row in failed])}.")
     return sentences
+
+
+def _collapse(row: Row) -> str:
+    """That the members of a form are one network, for all seeds or some of them."""
+    found = row.measure("collapsed") if row.ok else None
+    if found is None or found.value <= 0:
+        return ""
+    seeds = found.count if found.interval else None
+    when = f" for {round(found.value * seeds)} of {seeds} seeds" if seeds and found.value < 1 else ""
+    return f"{row.label} has collapsed{when}: its members are one network for all purposes."
 
 
 _TOPICS = {

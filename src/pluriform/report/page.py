@@ -15,6 +15,8 @@ from typing import Any
 from pluriform.report.digits import plain
 from pluriform.report.figures.bands import bands
 from pluriform.report.figures.corruption import corruption
+from pluriform.report.figures.detection import detection
+from pluriform.report.figures.diversity import diversity
 from pluriform.report.figures.outliers import outliers
 from pluriform.report.figures.pareto import pareto
 from pluriform.report.figures.reliability import reliability
@@ -30,7 +32,7 @@ from pluriform.result import Result
 __all__ = ["Chapter", "render", "write_report"]
 
 _COLUMNS = 10
-_FIGURES = (bands, reliability, outliers, robustness, corruption, pareto, risk_coverage)
+_FIGURES = (bands, reliability, diversity, outliers, detection, robustness, corruption, pareto, risk_coverage)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ _LOWER = frozenset(["nll", "brier", "aurc", "ece", "calibration_gap", "fpr95", "
 _COSTS = frozenset(["parameters", "macs", "latency", "peak_memory", "training_seconds"])
 _HIGHER = frozenset(["accuracy", "auroc", "aupr", "robust_accuracy", "corrupted_accuracy"])
 _ATTACKS = ("autoattack", "apgd-ce", "pgd", "fgsm")
-_SCORES = ("max_probability", "max-probability", "entropy", "mutual_information", "score")
+_SCORES = ("max_probability", "max-probability", "entropy", "mutual_information", "variance", "score")
 
 
 @dataclass(frozen=True)

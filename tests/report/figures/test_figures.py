@@ -4,6 +4,8 @@ import pytest
 
 from pluriform.report.figures.bands import bands
 from pluriform.report.figures.corruption import corruption
+from pluriform.report.figures.detection import detection
+from pluriform.report.figures.diversity import diversity
 from pluriform.report.figures.outliers import outliers
 from pluriform.report.figures.pareto import pareto
 from pluriform.report.figures.reliability import reliability
@@ -12,7 +14,7 @@ from pluriform.report.figures.robustness import robustness
 from pluriform.report.row import rows_of
 from pluriform.result import Result
 
-FIGURES = [bands, reliability, outliers, robustness, corruption, pareto, risk_coverage]
+FIGURES = [bands, reliability, diversity, outliers, detection, robustness, corruption, pareto, risk_coverage]
 
 
 def painted(value, key=""):
