@@ -1,19 +1,15 @@
 """`FullHead`: every number of a layer from one linear map."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pluriform.ensemble.heads.trunk import Trunk, spread
+from pluriform.ensemble.heads.trunk import Trunk, drawn_map
 from pluriform.ensemble.target import Layer
 
 __all__ = ["FullHead", "full_count"]
-
-COLUMNS = 2048
-"""Outputs of a tensor whose spread is measured; more are alike on average."""
 
 
 def full_count(layers: Sequence[Layer], code_size: int, hidden: int) -> int:
@@ -37,19 +33,21 @@ class FullHead(nn.Module):
         Ratzlaff, Li 2019, HyperGAN: A Generative Model for Diverse, Performant Neural Networks, arXiv:1901.11058.
     """
 
-    def __init__(self, layers: Sequence[Layer], code_size: int, hidden: int, deviations: Mapping[str, float]) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], code_size: int, hidden: int, deviations: Mapping[str, float | int]
+    ) -> None:
         super().__init__()
         self.layers = tuple(layers)
         self.trunk = Trunk(len(self.layers), code_size, hidden)
         self.maps = nn.ParameterList(self._map(i, layer, deviations) for i, layer in enumerate(self.layers))
 
     @torch.no_grad()
-    def _map(self, position: int, layer: Layer, deviations: Mapping[str, float]) -> nn.Parameter:
+    def _map(self, position: int, layer: Layer, deviations: Mapping[str, float | int]) -> nn.Parameter:
         features = self.trunk.measure(position)
         covariance = features.T @ features / len(features)
-        weight = torch.randn(features.shape[1], layer.size)
+        weight = torch.empty(features.shape[1], layer.size)
         for entry, part in zip(layer.entries, weight.split([entry.size for entry in layer.entries], 1), strict=True):
-            part.mul_(deviations[entry.name] / math.sqrt(spread(covariance, part[:, :COLUMNS])))
+            part.copy_(drawn_map(covariance, entry.size, deviations[entry.name]))
         return nn.Parameter(weight)
 
     def forward(self, codes: Float[Tensor, "member layer code"], base: Mapping[str, Tensor]) -> dict[str, Tensor]:

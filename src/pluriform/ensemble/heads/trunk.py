@@ -7,10 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Trunk", "spread"]
+__all__ = ["Trunk", "drawn_map", "halves", "spread"]
 
 CODES = 4096
 """Normal codes on which features are measured."""
+
+COLUMNS = 2048
+"""Outputs of a tensor whose spread is measured."""
 
 
 class Trunk(nn.Module):
@@ -61,6 +64,28 @@ class Trunk(nn.Module):
         return (features - self.mean[own])[0]
 
 
-def spread(covariance: Float[Tensor, "hidden hidden"], weights: Float[Tensor, "hidden outputs"]) -> float:
+def drawn_map(
+    covariance: Float[Tensor, "rows rows"], outputs: int, deviation: float | int
+) -> Float[Tensor, "rows outputs"]:
+    """Normal weights W of such a size that h' W, with cov(h) = C, has that deviation over draws, averaged over outputs.
+
+    Any activation and any correlation of the features are allowed for, since w' C w is measured: on all outputs of a
+    small tensor, on the first of a large one, which are like the others.
+    """
+    weights = torch.randn(len(covariance), outputs)
+    measured = weights[:, :COLUMNS]
+    return weights.mul_(deviation / math.sqrt(spread(covariance, measured))) if deviation else weights.zero_()
+
+
+def spread(covariance: Float[Tensor, "rows rows"], weights: Float[Tensor, "rows outputs"]) -> float:
     """Mean over the columns w of w' C w: variance of the outputs h' w over draws, averaged over them."""
     return float((weights * (covariance @ weights)).sum(0).mean())
+
+
+def halves(covariance: Float[Tensor, "rows rows"]) -> tuple[Tensor, Tensor]:
+    """Two bases of features, alike in variance and uncorrelated with each other: every other eigenvector of C.
+
+    A product of two outputs, one from each, has mean zero over draws.
+    """
+    vectors = torch.linalg.eigh(covariance).eigenvectors
+    return vectors[:, 0::2], vectors[:, 1::2]

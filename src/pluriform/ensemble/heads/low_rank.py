@@ -1,0 +1,121 @@
+"""`LowRankHead`: weights as a base plus a product of two thin matrices."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pluriform.ensemble.heads.trunk import Trunk, drawn_map, halves
+from pluriform.ensemble.target import Entry, Layer
+
+__all__ = ["LowRankHead", "low_rank_count"]
+
+RANK = 4
+MEASURED = 1024  # Codes on which products are measured.
+LINES = 256  # Rows and columns of a product that are measured.
+
+
+def low_rank_count(layers: Sequence[Layer], code_size: int, hidden: int, rank: int = RANK) -> int:
+    """Parameters of a `LowRankHead`, normalisations included."""
+    return hidden * (code_size + hidden + 4 + sum(_width(e, rank) for layer in layers for e in layer.entries))
+
+
+def _is_product(entry: Entry, rank: int) -> bool:
+    """Whether two factors hold fewer numbers than the tensor."""
+    return len(entry.shape) > 1 and rank * (entry.shape[0] + entry.size // entry.shape[0]) < entry.size
+
+
+def _width(entry: Entry, rank: int) -> int:
+    """Numbers that are generated for a tensor."""
+    return rank * (entry.shape[0] + entry.size // entry.shape[0]) if _is_product(entry, rank) else entry.size
+
+
+class LowRankHead(nn.Module):
+    """theta = base + U(z) V(z)', with r columns; tensors too small to gain from it are generated in full.
+
+    Codes of different layers pass through one shared trunk; each layer has its own last map. U and V come from
+    uncorrelated halves of the features, so that their product has mean zero over draws at the start, and it is scaled
+    to the asked deviation as measured. Of a tensor with more than two dimensions all but the first count as columns.
+
+    Args:
+        layers: Of the target.
+        code_size: Length of a layer's code.
+        hidden: Width of the trunk.
+        deviations: Standard deviation over draws by name of the tensor; 0 starts at zero and is trained all the same.
+        rank: r.
+
+    References:
+        Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        code_size: int,
+        hidden: int,
+        deviations: Mapping[str, float | int],
+        rank: int = RANK,
+    ) -> None:
+        super().__init__()
+        self.layers, self.rank = tuple(layers), rank
+        self.trunk = Trunk(1, code_size, hidden)
+        features = self.trunk.measure(0)
+        covariance = features.T @ features / len(features)
+        bases = halves(covariance)
+        self.maps = nn.ParameterList()
+        for layer in self.layers:
+            parts = [
+                self._factors(features[:MEASURED], covariance, bases, entry, deviations[entry.name])
+                if _is_product(entry, rank)
+                else drawn_map(covariance, entry.size, deviations[entry.name])
+                for entry in layer.entries
+            ]
+            self.maps.append(nn.Parameter(torch.cat(parts, 1)))
+
+    def _factors(
+        self, features: Tensor, covariance: Tensor, bases: tuple[Tensor, Tensor], entry: Entry, deviation: float | int
+    ) -> Tensor:
+        """Maps to U, `(rows, rank)`, and to V', `(rank, columns)`, flat and side by side."""
+        rows, columns = entry.shape[0], entry.size // entry.shape[0]
+        left, right = (
+            basis @ drawn_map(basis.T @ covariance @ basis, self.rank * size, 1.0)
+            for basis, size in zip(bases, (rows, columns), strict=True)
+        )
+        if not deviation:
+            return torch.cat([left, torch.zeros_like(right)], 1)
+        grams = [
+            factor.transpose(1, 2) @ factor / factor.shape[1]
+            for factor in (
+                (features @ left[:, : LINES * self.rank]).unflatten(1, (-1, self.rank)),
+                torch.einsum("kh,hrc->kcr", features, right.unflatten(1, (self.rank, -1))[:, :, :LINES]),
+            )
+        ]
+        variance = float((grams[0] * grams[1]).sum((1, 2)).mean())
+        return torch.cat([left, right], 1) * (deviation**2 / variance) ** 0.25
+
+    def forward(self, codes: Float[Tensor, "member layer code"], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Complete weights of every member.
+
+        Args:
+            codes: One a member and layer.
+            base: What all members share, by name.
+
+        Returns:
+            By name, `(member, *shape)`.
+        """
+        weights: dict[str, Tensor] = {}
+        for layer, features, matrix in zip(self.layers, self.trunk(codes).unbind(), self.maps, strict=True):
+            parts = (features @ matrix).split([_width(entry, self.rank) for entry in layer.entries], 1)
+            for entry, part in zip(layer.entries, parts, strict=True):
+                compose = self._product if _is_product(entry, self.rank) else self._sum
+                weights[entry.name] = compose(entry, part, base[entry.name])
+        return weights
+
+    def _sum(self, entry: Entry, part: Tensor, base: Tensor) -> Tensor:
+        return base + part.view(-1, *entry.shape)
+
+    def _product(self, entry: Entry, part: Tensor, base: Tensor) -> Tensor:
+        left, right = part.split([self.rank * entry.shape[0], part.shape[1] - self.rank * entry.shape[0]], 1)
+        left, right = left.unflatten(1, (-1, self.rank)), right.unflatten(1, (self.rank, -1))
+        return torch.baddbmm(base.reshape(1, entry.shape[0], -1), left, right).view(-1, *entry.shape)

@@ -1,0 +1,120 @@
+"""`RankOneHead`: a base whose rows and columns are multiplied by generated factors."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pluriform.ensemble.heads.trunk import Trunk, drawn_map, halves
+from pluriform.ensemble.target import Entry, Layer
+
+__all__ = ["RankOneHead", "rank_one_count"]
+
+LARGEST_RATIO = 10.0
+"""Of the deviation to the root mean square of the base: a product cannot move a base of zero."""
+
+
+def rank_one_count(layers: Sequence[Layer], code_size: int, hidden: int) -> int:
+    """Parameters of a `RankOneHead`, normalisations included."""
+    return hidden * (code_size + hidden + 4 + sum(_width(entry) for layer in layers for entry in layer.entries))
+
+
+def _axes(entry: Entry) -> tuple[int, int] | None:
+    """Outputs and inputs: the first two axes that are longer than 1, where their factors are fewer than the tensor."""
+    long = [axis for axis, length in enumerate(entry.shape) if length > 1]
+    if len(long) < 2 or entry.shape[long[0]] + entry.shape[long[1]] >= entry.size:
+        return None
+    return long[0], long[1]
+
+
+def _width(entry: Entry) -> int:
+    """Numbers that are generated for a tensor."""
+    axes = _axes(entry)
+    return entry.size if axes is None else entry.shape[axes[0]] + entry.shape[axes[1]]
+
+
+class RankOneHead(nn.Module):
+    """theta = base * (1 + a r(z)) (1 + a s(z))', r over outputs and s over inputs; biases are generated in full.
+
+    With u = (deviation / rms(base))^2 and k = E[r^2 s^2], a^2 = (sqrt(1 + k u) - 1) / k gives the varying part the
+    asked deviation; a follows the base as that is trained. r and s come from uncorrelated halves of the features, so
+    the mean over draws is the base. A tensor whose base is zero cannot vary.
+
+    Args:
+        layers: Of the target.
+        code_size: Length of a layer's code.
+        hidden: Width of the trunk, which all layers share.
+        deviations: Standard deviation over draws by name of the tensor; 0 starts at zero and is trained all the same.
+
+    References:
+        Wen, Tran, Ba 2020, BatchEnsemble, arXiv:2002.06715; Dusenberry et al. 2020, Efficient and Scalable Bayesian
+        Neural Nets with Rank-1 Factors, arXiv:2005.07186.
+    """
+
+    joint: Tensor
+
+    def __init__(
+        self, layers: Sequence[Layer], code_size: int, hidden: int, deviations: Mapping[str, float | int]
+    ) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        self.deviations = {
+            entry.name: float(deviations[entry.name]) for layer in self.layers for entry in layer.entries
+        }
+        self.trunk = Trunk(1, code_size, hidden)
+        features = self.trunk.measure(0)
+        covariance = features.T @ features / len(features)
+        bases = halves(covariance)
+        self.maps = nn.ParameterList()
+        joint = []
+        for layer in self.layers:
+            parts = []
+            for entry in layer.entries:
+                axes = _axes(entry)
+                if axes is None:
+                    parts.append(drawn_map(covariance, entry.size, self.deviations[entry.name]))
+                    joint.append(1.0)
+                    continue
+                pair = [
+                    basis @ drawn_map(basis.T @ covariance @ basis, entry.shape[axis], 1.0)
+                    for basis, axis in zip(bases, axes, strict=True)
+                ]
+                first, second = ((features @ factor).square().mean(1) for factor in pair)
+                joint.append(float((first * second).mean()))
+                parts.append(torch.cat(pair, 1) * bool(self.deviations[entry.name]))
+            self.maps.append(nn.Parameter(torch.cat(parts, 1)))
+        self.register_buffer("joint", torch.tensor(joint))
+
+    def forward(self, codes: Float[Tensor, "member layer code"], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Complete weights of every member.
+
+        Args:
+            codes: One a member and layer.
+            base: What all members share, by name.
+
+        Returns:
+            By name, `(member, *shape)`.
+        """
+        weights: dict[str, Tensor] = {}
+        joint = dict(zip(self.deviations, self.joint.unbind(), strict=True))
+        for layer, features, matrix in zip(self.layers, self.trunk(codes).unbind(), self.maps, strict=True):
+            parts = (features @ matrix).split([_width(entry) for entry in layer.entries], 1)
+            for entry, part in zip(layer.entries, parts, strict=True):
+                weights[entry.name] = self._compose(entry, part, base[entry.name], joint[entry.name])
+        return weights
+
+    def _compose(self, entry: Entry, part: Tensor, base: Tensor, joint: Tensor) -> Tensor:
+        axes = _axes(entry)
+        if axes is None:
+            return base + part.view(-1, *entry.shape)
+        deviation = self.deviations[entry.name]
+        if deviation:
+            ratio = deviation / base.square().mean().clamp_min((deviation / LARGEST_RATIO) ** 2).sqrt()
+            part = part * (ratio / ((1 + joint * ratio.square()).sqrt() + 1).sqrt())
+        factors = (1 + part).split([entry.shape[axis] for axis in axes], 1)
+        left, right = (
+            factor.view(-1, *(length if axis == own else 1 for axis, length in enumerate(entry.shape)))
+            for factor, own in zip(factors, axes, strict=True)
+        )
+        return base * (left * right)
