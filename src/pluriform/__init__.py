@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pluriform.comparison import compare
     from pluriform.data.data import Data, Split
     from pluriform.data.load import load
+    from pluriform.ensemble.apd.fit import APD
     from pluriform.ensemble.deep_ensemble import DeepEnsemble
     from pluriform.ensemble.mc_dropout import MCDropout
     from pluriform.ensemble.mnf.fit import MNF
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pluriform.result import Result
 
 _PLACES = {
+    "APD": "pluriform.ensemble.apd.fit",
     "Data": "pluriform.data.data",
     "DeepEnsemble": "pluriform.ensemble.deep_ensemble",
     "Graph": "pluriform.graph.graph",
@@ -66,6 +68,7 @@ _PLACES = {
 _ROOMS = ("infinite", "nets")
 
 __all__ = [
+    "APD",
     "MNF",
     "SWAG",
     "Data",

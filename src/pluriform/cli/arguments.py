@@ -30,6 +30,7 @@ __all__ = [
 METHODS = {
     "training": "pluriform.ordinary:Training",
     "deep-ensemble": "pluriform.ensemble.deep_ensemble:DeepEnsemble",
+    "apd": "pluriform.ensemble.apd.fit:APD",
     "mnf": "pluriform.ensemble.mnf.fit:MNF",
     "mc-dropout": "pluriform.ensemble.mc_dropout:MCDropout",
     "swag": "pluriform.ensemble.swag:SWAG",
