@@ -122,9 +122,11 @@ def test_particle_loss_sends_the_direction_and_nothing_else():
 def test_scores_are_gradients_of_the_log_posterior():
     particles = normal(3, 4).requires_grad_()
     nll = 0.5 * (particles**2).sum(1) + particles.sin().sum(1)  # Mean over n samples, of any likelihood.
-    gradients = torch.autograd.grad(nll.sum(), particles)[0]
+    gradients = torch.autograd.grad(nll.sum(), particles, retain_graph=True)[0]
     prior = torch.distributions.Normal(torch.zeros(4).double(), 1.5**0.5)
-    log_posterior = -(80 / 0.25) * (0.5 * (particles**2).sum(1) + particles.sin().sum(1)) + prior.log_prob(particles).sum(1)
+    log_posterior = -(80 / 0.25) * (0.5 * (particles**2).sum(1) + particles.sin().sum(1)) + prior.log_prob(
+        particles
+    ).sum(1)
     expected = torch.autograd.grad(log_posterior.sum(), particles)[0]
     for normalise, scale in ((False, 1), (True, 320)):
         scores = log_posterior_scores(gradients, particles.detach(), 80, 1.5, 0.25, normalise)

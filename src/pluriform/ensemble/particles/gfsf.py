@@ -52,7 +52,7 @@ def gfsf_direction(
     """
     check_scores(particles, scores, "gfsf_direction")
     if not ridge > 0:
-        raise ConfigError(explain("a positive ridge", f"{ridge}", "gfsf_direction", "0.01 suits a kernel of diagonal one"))
+        raise ConfigError(explain("a positive ridge", f"{ridge}", "gfsf_direction", "0.01 suits a diagonal of one"))
     kernel = rbf(particles, bandwidth)
     system = kernel.matrix + ridge * torch.eye(len(particles), dtype=kernel.matrix.dtype, device=particles.device)
     return scores + (entropy * torch.linalg.solve(system, kernel.repulsion())).to(particles.dtype)

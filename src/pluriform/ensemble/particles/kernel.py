@@ -94,7 +94,9 @@ def rbf(
 def _check(particles: Tensor, bandwidth: float | int | None, at: Tensor | None) -> None:
     if particles.dim() != 2 or len(particles) == 0:
         raise ShapeError(
-            explain("particles (member, size), at least one", f"{tuple(particles.shape)}", "rbf", "flatten each particle")
+            explain(
+                "particles (member, size), at least one", f"{tuple(particles.shape)}", "rbf", "flatten each particle"
+            )
         )
     if at is not None and at.shape[1:] != particles.shape[1:]:
         got = f"{tuple(at.shape)} beside particles {tuple(particles.shape)}"

@@ -17,6 +17,7 @@ def svgd_direction(
     bandwidth: float | int | None = None,
     entropy: float | int = 1.0,
     at: Float[Tensor, "place _"] | None = None,
+    own: bool = True,
 ) -> Float[Tensor, "place size"]:
     """Direction that lowers KL(q ‖ p) fastest in the kernel's function space.
 
@@ -32,12 +33,18 @@ def svgd_direction(
             `log_posterior_scores`); 0 pulls all particles to the modes.
         at: Places θ_i where the direction is wanted, when the expectation is over other particles than those to be
             moved (the other half of the batch, or a second draw); None is the particles themselves.
+        own: Whether θ_i counts in its own expectation. True for particles that live on. A generator's particles are
+            independent draws, whose own pair is no estimate of the expectation and pulls each to the mode: the
+            covariance of a Gaussian in the plane comes out 14 % too small with 100 of them. False leaves it out
+            (unbiased), at a price in many dimensions: there the kernel of two particles is about 1 / (member + 1)
+            whatever their distance, and without its own score a particle moves as the others' mean.
 
     Returns:
         φ, detached, in the precision of the particles.
 
     Raises:
         ShapeError: Scores of another shape than the particles.
+        ConfigError: One particle that may not count itself.
 
     References:
         Liu, Wang: Stein variational gradient descent: a general purpose Bayesian inference algorithm. 2016,
@@ -51,7 +58,9 @@ def svgd_direction(
     check_scores(particles, scores, "svgd_direction")
     kernel = rbf(particles, bandwidth, at)
     direction = kernel.attract(scores) + entropy * kernel.repulsion()
-    return (direction / len(particles)).to(particles.dtype)
+    if at is None and not own:
+        direction = direction - scores
+    return (direction / pairs_each(len(particles), own or at is not None)).to(particles.dtype)
 
 
 def particle_loss(
@@ -128,6 +137,14 @@ def log_posterior_scores(
     strength = samples / temperature
     scores = -loss_gradients - particles / (prior_variance * strength)
     return scores if normalise else strength * scores
+
+
+def pairs_each(member: int, own: bool) -> int:
+    """Number of pairs in each expectation."""
+    if member == 1 and not own:
+        got = "one that may not count itself"
+        raise ConfigError(explain("two particles or more", got, "particle method", "draw more, or let own=True"))
+    return member if own else member - 1
 
 
 def check_scores(particles: Tensor, scores: Tensor, where: str) -> None:
