@@ -174,6 +174,27 @@ def test_fewer_rounds_train_on_fewer_pairs_but_move_alike():
     assert found[0].auxiliary == found[1].auxiliary != found[2].auxiliary
 
 
+@pytest.mark.parametrize(("inverse", "transposed", "forward"), [("network", 2 * 5, 2), ("exact", 5 + 3, 0)])
+def test_cost_is_as_stated(monkeypatch: pytest.MonkeyPatch, inverse: str, transposed: int, forward: int):
+    calls = {"transposed": 0, "forward": 0}
+
+    def counted(name: str):
+        original = getattr(Jacobian, name)
+
+        def call(self: Jacobian, vectors: Tensor) -> Tensor:
+            calls[name] += 1
+            return original(self, vectors)
+
+        return call
+
+    for name in calls:
+        monkeypatch.setattr(Jacobian, name, counted(name))
+    runs, generator, z = [], mlp(3, 7), normal(6, 7)
+    generator.register_forward_hook(lambda *_: runs.append(1))
+    GPVI(3, 7, inverse=inverse, hidden=8, rounds=2).double().losses(generator, z[:, :3], z, normal(6, 7, seed=1))
+    assert (len(runs), calls) == (1, {"transposed": transposed, "forward": forward})
+
+
 def test_homogeneous_and_finite_at_nothing():
     inverse, z, r = InverseJacobian(3, hidden=8), torch.ones(2, 3), torch.tensor([[1.0, 2, 3], [0, 0, 0]])
     torch.testing.assert_close(inverse(z, 1e-20 * r), 1e-20 * inverse(z, r), atol=0, rtol=1e-5)
