@@ -49,9 +49,9 @@ def summary(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     if praise:
         clauses = [f"{who} {'' if i else 'is '}{joined(what)}" for i, (who, what) in enumerate(praise.items())]
         sentences.append("; ".join(clauses) + ".")
+    sentences += [said for row in rows if (said := _collapse(row))]
     if level:
         sentences.append(f"Too close to call, as intervals overlap with the best: {'; '.join(level)}.")
-    sentences += [said for row in rows if (said := _collapse(row))]
     failed = [row for row in rows if not row.ok]
     if failed:
         sentences.append(f"Without figures: {joined([f'{row.label} ({row.result.status})' for row in failed])}.")

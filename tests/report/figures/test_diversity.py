@@ -47,10 +47,10 @@ def test_members_beside_the_ensemble_on_the_test_set(results):
 def test_the_course_through_training_and_the_epoch_that_was_kept(results):
     plots = views(diversity(rows(results)))["through training",]
     assert list(plots) == ["Validation NLL", "Disagreement", "Mutual information", "Spread of weight norms"]
-    ensemble, ring, member, member_ring = plots["Validation NLL"].data
+    ensemble, ring, member = plots["Validation NLL"].data
     assert (ensemble["line"]["dash"], member["line"]["dash"]) == ("solid", "dash")
     assert ensemble["x"] == list(range(20))
-    assert ring["x"] == member_ring["x"] == [15]
+    assert ring["x"] == [15]
     assert ring["y"] == [ensemble["y"][15]]
     assert plots["Disagreement"].data[0]["y"][0] == pytest.approx(32)
 
@@ -69,7 +69,24 @@ def test_a_long_fall_is_drawn_on_a_logarithmic_axis(results):
     section = diversity(rows([replace(results[0], curves=(Curve("diversity_history", columns),))]))
     nll, spread = section.views[0].plots
     assert nll.layout["yaxis"]["type"] == "log"
+    assert nll.layout["yaxis"]["ticktext"] == ["0.1", "1"]
     assert spread.layout["yaxis"]["rangemode"] == "tozero"
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "ticks"),
+    [
+        (0.13, 2.1, ["0.2", "0.5", "1", "2"]),
+        (2e-6, 0.3, ["10⁻⁴", "0.01"]),
+        (1e-7, 0.1, ["10⁻⁷", "10⁻⁵", "0.001", "0.1"]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis_are_round_and_few(results, least, most, ticks):
+    columns = {"epoch": [0.0, 1.0], "mutual_information": [most, least]}
+    section = diversity(rows([replace(results[0], curves=(Curve("diversity_history", columns),))]))
+    frame = section.views[0].plots[0].layout["yaxis"]
+    assert frame["ticktext"] == ticks
+    assert len(frame["tickvals"]) == len(ticks)
 
 
 def test_a_single_network_has_no_such_figure(results):
@@ -79,7 +96,7 @@ def test_a_single_network_has_no_such_figure(results):
 def test_a_collapse_is_said_in_the_caption_and_at_the_top(results):
     mixed = [results[0], collapsed(results[1])]
     caption = diversity(rows(mixed)).caption
-    assert caption.endswith("DeepEnsemble is collapsed: the 5 members are one network for all purposes.")
+    assert caption.endswith("DeepEnsemble has collapsed: the 5 members are one network for all purposes.")
     assert "collapsed:" not in diversity(rows(results)).caption
     said = summary(rows_of(mixed), columns_of(rows_of(mixed)))
     assert "DeepEnsemble has collapsed: its members are one network for all purposes." in said

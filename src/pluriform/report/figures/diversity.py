@@ -1,5 +1,6 @@
 """What members do alone and how they differ: on the test set one small plot a figure, and through training."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,17 +65,19 @@ def diversity(rows: Sequence[Row]) -> Section | None:
         "where there is none, one of them would do."
     )
     if _WHILE_TRAINING in kinds:
-        caption += " Through training, a ring marks the epoch that was kept; curves that sink to 0 are a collapse."
+        caption += (
+            " Through training, a ring marks the epoch that was kept; a curve that falls without end is a collapse."
+        )
     return Section(
         "diversity",
         "Diversity",
         "How different are the members?",
-        " ".join([caption, *(f"{row.label} is {said}." for row in shown if (said := _warning(row)))]),
+        " ".join([caption, *(f"{row.label} {said}." for row in shown if (said := _warning(row)))]),
         tuple(View(plots, (kind,) if several else ()) for kind, plots in kinds.items()),
         _table(shown),
         (Choice("Show", tuple(kinds)),) if several else (),
         legend=tuple(shown),
-        strokes=(("ensemble", "solid"), ("mean member", "dash")),
+        strokes=(("ensemble, filled", "solid"), ("mean member, open", "dash")),
         small=True,
     )
 
@@ -88,7 +91,7 @@ def verdict(row: Row) -> str:
 
 def _warning(row: Row) -> str:
     said = verdict(row)
-    return said if said.startswith(("collapsed", "narrow")) else ""
+    return f"has {said}" if said.startswith("collapsed") else f"is {said}" if said.startswith("narrow") else ""
 
 
 def _history(row: Row) -> Curve | None:
@@ -179,7 +182,8 @@ def _course(panel: _Panel, row: Row, curve: Curve, name: str, dash: str) -> list
     trace = line(row, epochs, values, dash=dash, hover=hover)
     trace["marker"] = trace["marker"] | {"size": 6, "maxdisplayed": 6}
     kept = number(curve.condition.get("kept"))
-    if kept not in epochs or kept is None or values[epochs.index(kept)] is None:
+    beside = bool(panel.other) and name == panel.name and panel.other in curve.columns
+    if beside or kept not in epochs or kept is None or values[epochs.index(kept)] is None:
         return [trace]
     ring = {
         "type": "scatter",
@@ -195,11 +199,28 @@ def _course(panel: _Panel, row: Row, curve: Curve, name: str, dash: str) -> list
 
 
 def _scale(heights: Sequence[float]) -> dict[str, Any]:
-    """Logarithmic where the figures span more than a factor of 30, else from 0."""
+    """Logarithmic where the figures span more than a factor of 10, else from 0."""
     least, most = min(heights, default=0.0), max(heights, default=1.0)
-    if least > 0 and most > 30 * least:
-        return {"type": "log", "dtick": 1}
+    if least > 0 and most > 10 * least:
+        ticks = _log_ticks(least, most)
+        return {"type": "log", "tickvals": ticks, "ticktext": [_power(tick) for tick in ticks]}
     return {"rangemode": "tozero"}
+
+
+def _log_ticks(least: float, most: float) -> list[float]:
+    """A few round numbers between the two: powers of ten, with 2 and 5 times them over less than two decades."""
+    first, last = math.floor(math.log10(least)), math.ceil(math.log10(most))
+    wide = most >= 100 * least
+    step = max(1, round((last - first) / 4)) if wide else 1
+    ticks = [10.0**power * m for power in range(first, last + 1, step) for m in ((1,) if wide else (1, 2, 5))]
+    return [tick for tick in ticks if 0.999 * least <= tick <= 1.001 * most]
+
+
+def _power(tick: float) -> str:
+    """A round number without an SI prefix."""
+    if tick >= 0.001:
+        return f"{tick:g}"
+    return "10" + str(round(math.log10(tick))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 _CELLS: Mapping[str, Callable[[Row], str]] = {
