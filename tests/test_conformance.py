@@ -27,6 +27,7 @@ def small_cases() -> dict[str, Method]:
         "Training": training,
         "DeepEnsemble": pf.DeepEnsemble(members=2, training=training),
         "InfiniteWidth": pf.InfiniteWidth(),
+        "LastLayerLaplace": pf.LastLayerLaplace(members=3, training=training),
         "SWAG": pf.SWAG(members=3, rank=3, training=pf.Training(epochs=20, optimizer="sgd", learning_rate=0.05)),
         "MCDropout": pf.MCDropout(members=3, rate=0.1, training=training),
         "APD": pf.APD(members=3, samples=15, thin=2, burn_in=4, iterations=15, training=pf.Training(epochs=8)),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pluriform.data.load import load
     from pluriform.ensemble.apd.fit import APD
     from pluriform.ensemble.deep_ensemble import DeepEnsemble
+    from pluriform.ensemble.last_layer_laplace import LastLayerLaplace
     from pluriform.ensemble.mc_dropout import MCDropout
     from pluriform.ensemble.mnf.fit import MNF
     from pluriform.ensemble.swag import SWAG
@@ -44,6 +45,7 @@ _PLACES = {
     "DeepEnsemble": "pluriform.ensemble.deep_ensemble",
     "Graph": "pluriform.graph.graph",
     "InfiniteWidth": "pluriform.infinite.fit",
+    "LastLayerLaplace": "pluriform.ensemble.last_layer_laplace",
     "MCDropout": "pluriform.ensemble.mc_dropout",
     "MNF": "pluriform.ensemble.mnf.fit",
     "Method": "pluriform.method",
@@ -75,6 +77,7 @@ __all__ = [
     "DeepEnsemble",
     "Graph",
     "InfiniteWidth",
+    "LastLayerLaplace",
     "MCDropout",
     "Method",
     "PluriformError",

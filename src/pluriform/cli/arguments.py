@@ -34,6 +34,7 @@ METHODS = {
     "mnf": "pluriform.ensemble.mnf.fit:MNF",
     "mc-dropout": "pluriform.ensemble.mc_dropout:MCDropout",
     "swag": "pluriform.ensemble.swag:SWAG",
+    "last-layer-laplace": "pluriform.ensemble.last_layer_laplace:LastLayerLaplace",
     "infinite-width": "pluriform.infinite.fit:InfiniteWidth",
 }
 
