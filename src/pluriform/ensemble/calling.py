@@ -1,5 +1,6 @@
 """Three ways to compute networks of one architecture: all at once, some at a time, one after the other."""
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from pluriform.axes import Inputs, Members
 from pluriform.errors import GraphError
 from pluriform.graph.parameters import StackedWeights, call, call_stacked, weights_of
+from pluriform.training.layout import to_channels_last
 
-__all__ = ["Calling", "by_count", "call_members", "multiplications", "split_members"]
+__all__ = ["Calling", "by_count", "call_members", "laid_out", "multiplications", "split_members", "takes_channels_last"]
 
 MOST_MULTIPLICATIONS = 4_000_000  # Of one network in one call; above it, arithmetic outweighs the calls on a CPU.
 MOST_SAMPLES = 4096  # Members times samples that are computed at once.
@@ -26,26 +28,31 @@ class Calling:
     Attributes:
         way: `vmap` all at once, `chunk` some at a time, `loop` one after the other.
         chunk: Members at a time.
+        channels_last: Whether the loop lays images and filters out with the channels last in memory.
         reason: Why, in words.
     """
 
     way: Literal["vmap", "chunk", "loop"]
     chunk: int
+    channels_last: bool = False
     reason: str = ""
 
-    def to_json(self) -> dict[str, str | int]:
+    def to_json(self) -> dict[str, str | int | bool]:
         """As plain JSON."""
         return asdict(self)
 
 
-def call_members(module: nn.Module, weights: Mapping[str, Tensor], inputs: Inputs, calling: Calling) -> Members:
-    """Outputs of networks that differ in some or all of their weights, with the same inputs.
+def call_members(
+    module: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, calling: Calling, shared_inputs: bool = True
+) -> Members:
+    """Outputs of networks that differ in some or all of their weights.
 
     Args:
         module: Gives the code, the mode, and the weights that are not named.
         weights: By name, `(member, *shape)`. Running statistics among them are updated in place in training mode.
-        inputs: Shape `(batch, *features)`.
+        inputs: Shape `(batch, *features)`; with `shared_inputs=False` with a leading member axis.
         calling: Which way; all give the same numbers up to rounding.
+        shared_inputs: Whether all networks see the same inputs.
 
     Returns:
         `(member, batch, outputs)`.
@@ -56,9 +63,37 @@ def call_members(module: nn.Module, weights: Mapping[str, Tensor], inputs: Input
     if calling.way == "loop":
         names, columns = list(weights), [tensor.unbind() for tensor in weights.values()]
         sets = [dict(zip(names, column, strict=True)) for column in zip(*columns, strict=True)]
-        return torch.stack([call(module, own, inputs) for own in sets])
+        given = [laid_out(inputs, calling)] * len(sets) if shared_inputs else inputs.unbind()
+        pairs = zip(sets, given, strict=True)
+        return torch.stack([_one(module, own, one, calling) for own, one in pairs])
     chunk = None if calling.way == "vmap" else calling.chunk
-    return call_stacked(module, StackedWeights({}, dict(weights)), inputs, chunk=chunk)
+    return call_stacked(module, StackedWeights({}, dict(weights)), inputs, chunk, shared_inputs)
+
+
+def _one(module: nn.Module, weights: Mapping[str, Tensor], inputs: Inputs, calling: Calling) -> Tensor:
+    own = {name: laid_out(tensor, calling) for name, tensor in weights.items()}
+    return call(module, own, laid_out(inputs, calling))
+
+
+def laid_out(tensor: Tensor, calling: Calling) -> Tensor:
+    """The tensor with its channels last in memory where the calling asks for it.
+
+    Strides are those of that layout also where one channel leaves them open, since convolutions choose their code by
+    the strides; `Tensor.contiguous` does not change them then.
+    """
+    if not calling.channels_last or tensor.dim() != 4:
+        return tensor
+    _, channels, _, width = tensor.shape
+    if tensor.stride()[1:] == (1, width * channels, channels):
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device, memory_format=torch.channels_last).copy_(
+        tensor
+    )
+
+
+def takes_channels_last(module: nn.Module, inputs: Inputs) -> bool:
+    """Whether a network with 2-D convolutions computes the same from images laid out with the channels last."""
+    return to_channels_last(copy.deepcopy(module), inputs)
 
 
 def split_members(weights: Mapping[str, Tensor], size: int) -> list[dict[str, Tensor]]:
@@ -83,13 +118,16 @@ def by_count(module: nn.Module, weights: Mapping[str, Tensor], inputs: Inputs, m
         with torch.no_grad():
             call_stacked(module, StackedWeights({}, {name: part[:1] for name, part in weights.items()}), inputs[:1])
     except (GraphError, RuntimeError) as error:
-        return Calling("loop", 1, f"cannot be computed for several members at once: {str(error).splitlines()[0]}")
+        return Calling(
+            "loop", 1, False, f"cannot be computed for several members at once: {str(error).splitlines()[0]}"
+        )
     shared = [name for name, own in weights_of(module).items() if own.dim() > 1 and name not in weights]
     count = multiplications(module, inputs[:1]) * len(inputs)
     if shared or count <= MOST_MULTIPLICATIONS or inputs.device.type == "cuda":
         reason = f"layers up to {shared[-1]} are shared" if shared else f"{count} multiplications a network and call"
-        return Calling("vmap" if chunk == members else "chunk", chunk, reason)
-    return Calling("loop", 1, f"{count} multiplications a network and call fill the processor")
+        return Calling("vmap" if chunk == members else "chunk", chunk, False, reason)
+    reason = f"{count} multiplications a network and call fill the processor"
+    return Calling("loop", 1, takes_channels_last(module, inputs[:2]), reason)
 
 
 @torch.no_grad()

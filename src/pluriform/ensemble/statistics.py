@@ -12,7 +12,7 @@ from pluriform.data.data import Data
 from pluriform.graph.parameters import weights_of
 from pluriform.training.feed import take
 
-__all__ = ["calibration_inputs", "has_statistics", "recalibrated"]
+__all__ = ["calibration_inputs", "has_statistics", "recalibrated", "statistics_copies"]
 
 SAMPLES = 1024
 BATCH = 128
@@ -60,6 +60,19 @@ def recalibrated(module: nn.Module, weights: Mapping[str, Tensor], inputs: Input
     for part in parts if len(parts[-1]) > 1 or len(parts) == 1 else parts[:-1]:
         made(part.to(device))
     return {name: buffer for name, buffer in made.named_buffers() if _is_statistic(made, name)}
+
+
+def statistics_copies(module: nn.Module, members: int) -> dict[str, Tensor]:
+    """Stacked copies of all buffers, with normalisation layers set to take statistics of their batch.
+
+    A forward pass then updates the copies, which nobody reads, instead of the module. Empty without such layers.
+    """
+    if not has_statistics(module):
+        return {}
+    for layer in module.modules():
+        if _keeps(layer):
+            layer.train()
+    return {name: buffer.expand(members, *buffer.shape).clone() for name, buffer in module.named_buffers()}
 
 
 def _keeps(layer: nn.Module) -> bool:

@@ -1,0 +1,1 @@
+"""HyperGAN: a generator whose draws are whole networks."""

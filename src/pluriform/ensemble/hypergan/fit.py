@@ -1,0 +1,185 @@
+"""`HyperGAN`: train a generator of networks, keep its draws as seeds."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pluriform.data.data import Data
+from pluriform.ensemble.drawn import Drawn, draw_seeds
+from pluriform.ensemble.fitting import fitted_noise
+from pluriform.ensemble.heads.choice import HeadChoice, choose_head, make_head
+from pluriform.ensemble.heads.initialisation import Shares, deviations_of, split
+from pluriform.ensemble.hypergan.discriminator import Discriminator
+from pluriform.ensemble.hypergan.game import Game, GameTraining
+from pluriform.ensemble.hypergan.generator import WeightGenerator
+from pluriform.ensemble.hypergan.mixer import Independent, Mixer, pretrain
+from pluriform.ensemble.statistics import calibration_inputs, has_statistics
+from pluriform.ensemble.target import Entry, layers_of
+from pluriform.errors import ConfigError, explain
+from pluriform.method import FitContext, Method
+from pluriform.training.initialisation import reinitialise
+from pluriform.training.recipe import Recipe
+from pluriform.training.seeds import derive_seed
+
+__all__ = ["HyperGAN"]
+
+CHOICES = {
+    "diversity": ("latent-gan", "none"),
+    "batches": ("own", "shared"),
+    "head": ("auto", "full", "chunked", "low-rank", "rank-one", "last-layer"),
+    "initialisation": ("hyperfan-in", "hyperfan-out", "given"),
+    "norms": ("recalibrate", "shared"),
+    "calling": ("auto", "vmap", "chunk", "loop"),
+}
+
+
+@dataclass(frozen=True)
+class HyperGAN(Method):
+    """A generator that draws whole, diverse networks of the user's architecture.
+
+    Noise s ~ N(0, I) goes through a mixer Q to one code a layer, and through one generator a layer to that layer's
+    weights. Minimised over Q and G is the task loss of the drawn networks, E_s L(F(x; G(Q(s))), y), plus `beta` times
+    the adversarial loss that keeps each code spread like N(0, I), judged by a discriminator shared by all layers. The
+    form predicts with `members` draws and draws as many more as one likes.
+
+    It is not an approximation of a posterior: there is neither a prior on the weights nor an entropy term. Diversity
+    decays as training goes on; of all epochs the one with the lowest ensemble loss on the validation split is kept
+    where `training.patience` is given, and `form.history` holds the curves.
+
+    Differs from the released code, see `docs/decisions/0010-hypergan-by-its-equations.md`.
+
+    Args:
+        members: Draws that the form predicts with.
+        diversity: What keeps the draws apart: `latent-gan`, the latent discriminator; or nothing.
+        beta: Weight of the adversarial loss.
+        networks: Networks drawn in a training step (B).
+        batches: A minibatch of its own for each of them (`own`, less gradient noise at the same cost), or one for all
+            (`shared`, as published).
+        head: What the generator puts out: all weights (`full`), weights in pieces from one shared map (`chunked`),
+            low-rank or rank-one changes of weights that all draws share, only the last layer; `auto` by size.
+        mixer: Without it every layer gets a code of its own, independent of the others (the paper's ablation).
+        noise_size: Length of s.
+        code_size: Length of a code.
+        hidden: Width of the hidden layers of mixer, generators and discriminator.
+        shared_fraction: Correlation between the weights of two draws at the start of training.
+        initialisation: Variance of drawn weights at the start, by fan-in or fan-out of the layer they go to; or
+            around the `given` weights, with a deviation of `1 - shared_fraction` of their variance.
+        norms: BatchNorm of drawn members: statistics of their own (`recalibrate`), or those of the given network.
+        calling: How networks are computed in training; `auto` times one step of each way and records the choice.
+        training: How long and how fast; batch size is that of one network.
+
+    References:
+        Ratzlaff, Li 2019, HyperGAN: A Generative Model for Diverse, Performant Neural Networks, ICML,
+        arXiv:1901.11058.
+    """
+
+    members: int = 20
+    diversity: Literal["latent-gan", "none"] = "latent-gan"
+    beta: float | int = 1.0
+    networks: int = 16
+    batches: Literal["own", "shared"] = "own"
+    head: Literal["auto", "full", "chunked", "low-rank", "rank-one", "last-layer"] = "auto"
+    mixer: bool = True
+    noise_size: int = 256
+    code_size: int = 64
+    hidden: int = 256
+    shared_fraction: float | int = 0.5
+    initialisation: Literal["hyperfan-in", "hyperfan-out", "given"] = "hyperfan-in"
+    norms: Literal["recalibrate", "shared"] = "recalibrate"
+    calling: Literal["auto", "vmap", "chunk", "loop"] = "auto"
+    training: Recipe = field(
+        default_factory=lambda: Recipe(batch_size=32, learning_rate=1e-3, weight_decay=1e-4, patience=10)
+    )
+
+    def __post_init__(self) -> None:
+        self._require(self.members >= 1, "members", "at least 1")
+        self._require(self.networks >= 1, "networks", "at least 1")
+        self._require(self.beta >= 0, "beta", "0 or more")
+        self._require(0 <= self.shared_fraction < 1, "shared_fraction", "a share in [0, 1)")
+        for name in ("noise_size", "code_size", "hidden"):
+            self._require(getattr(self, name) >= 1, name, "at least 1")
+        for name, known in CHOICES.items():
+            self._require(getattr(self, name) in known, name, "one of " + ", ".join(known))
+
+    def _require(self, fine: bool, name: str, expected: str) -> None:
+        if not fine:
+            default = type(self).__dataclass_fields__[name].default
+            got = f"{name}={getattr(self, name)!r}"
+            raise ConfigError(explain(f"{name} {expected}", got, "HyperGAN", f"the default is {default!r}"))
+
+    def _fit(self, module: Any, data: Data, context: FitContext) -> Drawn:
+        template = module.to(context.device)
+        self._check_batch(template)
+        generator, choice = self._generator(template, context)
+        discriminator = Discriminator(self.code_size, self.hidden) if self.diversity == "latent-gan" else None
+        training = GameTraining(
+            Game(template, generator, discriminator).to(context.device),
+            self.training,
+            networks=self.networks,
+            own_batches=self.batches == "own",
+            beta=float(self.beta),
+            calling=self.calling,
+            data=data,
+            context=context,
+        )
+        cost = training.run()
+        form = Drawn(
+            template.eval(),
+            generator.eval(),
+            draw_seeds(self.members, derive_seed(context.seed, "members")),
+            data.signature,
+            calibration=calibration_inputs(template, data, context.seed),
+            norms=self.norms,
+            cost=cost.to_json(),
+            history=training.history,
+        )
+        form.noise = fitted_noise(form, data)
+        return form
+
+    def _check_batch(self, template: nn.Module) -> None:
+        if self.training.batch_size == 1 and has_statistics(template):
+            raise ConfigError(
+                explain(
+                    "at least 2 samples a step for BatchNorm",
+                    "training.batch_size=1",
+                    type(template).__name__,
+                    "raise the batch size, or take a network without BatchNorm",
+                )
+            )
+
+    def _generator(self, template: nn.Module, context: FitContext) -> tuple[WeightGenerator, HeadChoice]:
+        layers = layers_of(template)
+        last = layers_of(template, "last")
+        choice = choose_head(layers, self.code_size, self.hidden, self.head, members=self.networks, last=last)
+        if choice.mode == "last-layer":
+            layers = last
+        if self.initialisation != "given":
+            reinitialise(template, derive_seed(context.seed, "base"))
+        given = {name: tensor.detach().cpu() for name, tensor in template.named_parameters()}
+        deviations = deviations_of(layers, self.initialisation, given=given)
+        shares = {name: split(deviation, self.shared_fraction) for name, deviation in deviations.items()}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(context.seed, "generator"))
+            base = {
+                entry.name: self._base(entry, given[entry.name], shares[entry.name])
+                for layer in layers
+                for entry in layer.entries
+            }
+            mixer = (
+                Mixer(self.noise_size, len(layers), self.code_size, self.hidden)
+                if self.mixer
+                else Independent(len(layers), self.code_size)
+            )
+            varying = {name: share.varying for name, share in shares.items()}
+            head = make_head(choice.mode, layers, self.code_size, self.hidden, varying)
+        if isinstance(mixer, Mixer):
+            pretrain(mixer, torch.Generator().manual_seed(derive_seed(context.seed, "pretraining")))
+        return WeightGenerator(mixer, head, base), choice
+
+    def _base(self, entry: Entry, given: Tensor, shares: Shares) -> Tensor:
+        """What all draws share at the start."""
+        if self.initialisation == "given" or entry.kind in ("scale", "shift", "other"):
+            return given
+        return torch.randn(entry.shape) * shares.base
