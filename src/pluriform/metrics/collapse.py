@@ -126,7 +126,7 @@ def _differences(apart: float, information: float) -> list[str]:
     if not math.isnan(information):
         said.append(f"{_percent(information)} of the predictive entropy comes from their differences")
     if not math.isnan(apart):
-        said.append(f"they disagree {_percent(apart)} as often as their errors allow")
+        said.append(f"their disagreement is {_percent(apart)} of what their errors allow")
     return said
 
 
