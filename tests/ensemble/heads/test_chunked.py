@@ -23,7 +23,8 @@ def test_weights_are_those_of_a_loop_over_chunks():
         first += count
         for entry in layer.entries:
             own, flat = flat[: entry.size], flat[entry.size :]
-            expected = base[entry.name] + next(scales) * own.view(entry.shape)
+            scale = next(scales) * head.units[entry.name]
+            expected = base[entry.name] + scale * own.view(entry.shape)
             assert torch.allclose(weights[entry.name][0], expected, atol=1e-5)
     assert first == len(head.embeddings)
 

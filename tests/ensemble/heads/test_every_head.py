@@ -173,6 +173,20 @@ def test_gradients_reach_every_parameter_and_zero_deviation_learns(mode):
         assert not torch.equal(head(torch.randn(4, 3, 16), base)["1.weight"], torch.ones(4, 16))
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("width", [16, 512])
+def test_a_step_of_adam_moves_weights_by_less_than_they_vary(mode, width):
+    """Without units of the size of the weights it would move those of the wide layer by several deviations."""
+    head, base, deviations = generator(mode, nn.Linear(width, 64), 64, 256)
+    codes, optimiser = torch.randn(16, 1, 64), torch.optim.Adam(head.parameters(), lr=1e-3)
+    before = head(codes, base)["weight"]
+    (before * torch.randn(64, width)).sum().backward()  # Every draw is pushed the same way.
+    optimiser.step()
+    with torch.no_grad():
+        moved = float((head(codes, base)["weight"] - before).square().mean().sqrt())
+    assert 0.005 < moved / deviations["weight"] < 0.6
+
+
 @pytest.mark.parametrize("mode", ["low-rank", "rank-one"])
 def test_weights_of_zero_deviation_start_at_the_base_and_learn(mode):
     layers = layers_of(nn.Linear(30, 20))

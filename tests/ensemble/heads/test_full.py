@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -90,8 +88,8 @@ def test_zero_deviation_starts_at_the_base_and_learns():
     assert all(parameter.grad is not None for parameter in head.parameters())
 
 
-def test_gradients_equal_those_of_a_loop_over_layers():
-    head, base, _ = made(nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)), hidden=8)
+def test_equals_a_loop_over_layers_written_out():
+    head, base, deviations = made(nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)), hidden=8)
     codes = torch.randn(3, 2, 16)
     for i, layer in enumerate(head.layers):
         features = codes[:, i]
@@ -101,5 +99,6 @@ def test_gradients_equal_those_of_a_loop_over_layers():
             ).sqrt()
             features = nn.functional.elu(normal * head.trunk.scales[k, i] + head.trunk.shifts[k, i])
         flat = (features - head.trunk.mean[i]) @ head.maps[i]
-        expected = flat[:, : math.prod(layer.entries[0].shape)].view(3, *layer.entries[0].shape)
-        assert torch.allclose(head(codes, base)[layer.entries[0].name], expected, atol=1e-5)
+        own = layer.entries[0]
+        expected = deviations[own.name] * flat[:, : own.size].view(3, *own.shape)
+        assert torch.allclose(head(codes, base)[own.name], expected, atol=1e-5)

@@ -22,7 +22,9 @@ def test_product_is_that_of_its_factors():
     flat = head.trunk(codes)[0] @ head.maps[0]
     for i, row in enumerate(flat):
         left, right = row[:60].view(30, 2), row[60:].view(2, 20)
-        assert torch.allclose(head(codes, base)["weight"][i], base["weight"] + left @ right, atol=1e-5)
+        assert torch.allclose(
+            head(codes, base)["weight"][i], base["weight"] + head.units["weight"] * left @ right, atol=1e-5
+        )
 
 
 def test_small_tensors_are_generated_in_full():

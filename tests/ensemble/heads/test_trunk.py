@@ -37,8 +37,8 @@ def test_spread_is_the_variance_of_outputs(covariance):
     features = torch.distributions.MultivariateNormal(torch.zeros(12), covariance).sample((200_000,))
     variance = (features @ weights).var(0).mean()
     assert spread(covariance, weights) == pytest.approx(float(variance), rel=0.02)
-    assert spread(covariance, drawn_map(covariance, 3, 0.7)) == pytest.approx(0.49, rel=1e-4)
-    assert torch.count_nonzero(drawn_map(covariance, 3, 0.0)) == 0
+    assert spread(covariance, drawn_map(covariance, 3)) == pytest.approx(1, rel=1e-4)
+    assert torch.count_nonzero(drawn_map(covariance, 3, varies=False)) == 0
 
 
 def test_halves_are_uncorrelated_and_span_everything(covariance):

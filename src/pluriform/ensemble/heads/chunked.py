@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pluriform.ensemble.heads.trunk import COLUMNS, Trunk, spread
+from pluriform.ensemble.heads.trunk import COLUMNS, Trunk, spread, unit_of
 from pluriform.ensemble.target import Layer
 
 __all__ = ["ChunkedHead", "chunked_count"]
@@ -37,13 +37,13 @@ def _chunks(layer: Layer, chunk: int) -> int:
 
 
 class ChunkedHead(nn.Module):
-    """theta = base + t (h(z) * g(e_j)) W, chunk j of c = sqrt(P) numbers: P is the size of the target.
+    """theta = base + d t (h(z) * g(e_j)) W, chunk j of c = sqrt(P) numbers: P is the size of the target.
 
     The last map of a full head, W_j = diag(g_j) W, from one W for all chunks of all layers and one gate a chunk, a
-    network of its embedding e_j in R^8. A chunk lies within a layer and may cross its tensors; t is one number a
-    tensor, which starts at what gives it the asked deviation. Gates multiply the features, where an embedding beside
-    the code would shift them, so that every chunk has mean zero over draws at the start, and gates are computed once
-    for all members.
+    network of its embedding e_j in R^8. A chunk lies within a layer and may cross its tensors; d is the asked deviation
+    of each tensor and t one learnt number, which starts at what makes the rest of unit variance. Gates multiply the
+    features, where an embedding beside the code would shift them: so every chunk has mean zero over draws at the start,
+    and gates are computed once for all members.
 
     Args:
         layers: Of the target.
@@ -60,6 +60,7 @@ class ChunkedHead(nn.Module):
     ) -> None:
         super().__init__()
         self.layers, self.chunk = tuple(layers), _chunk_size(layers)
+        self.units = {entry.name: unit_of(deviations[entry.name]) for layer in self.layers for entry in layer.entries}
         self.trunk = Trunk(1, code_size, hidden)
         chunks = sum(_chunks(layer, self.chunk) for layer in self.layers)
         self.embeddings = nn.Parameter(torch.randn(chunks, EMBEDDING))
@@ -78,7 +79,7 @@ class ChunkedHead(nn.Module):
             for entry, end in zip(layer.entries, ends, strict=True):
                 places = end - entry.size + torch.arange(0, entry.size, -(-entry.size // COLUMNS))
                 maps = self.map[:, places % self.chunk] * gates[first + places // self.chunk].T
-                scales.append(deviations[entry.name] / math.sqrt(spread(covariance, maps)))
+                scales.append((deviations[entry.name] > 0) / math.sqrt(spread(covariance, maps)))
             first += _chunks(layer, self.chunk)
         return scales
 
@@ -104,5 +105,6 @@ class ChunkedHead(nn.Module):
             flat = ((features.unsqueeze(1) * own) @ self.map).flatten(1)[:, : layer.size]
             parts = flat.split([entry.size for entry in layer.entries], 1)
             for entry, part in zip(layer.entries, parts, strict=True):
-                weights[entry.name] = torch.addcmul(base[entry.name], part.view(-1, *entry.shape), scales[entry.name])
+                scale = scales[entry.name] * self.units[entry.name]
+                weights[entry.name] = torch.addcmul(base[entry.name], part.view(-1, *entry.shape), scale)
         return weights

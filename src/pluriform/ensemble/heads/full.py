@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pluriform.ensemble.heads.trunk import Trunk, drawn_map
+from pluriform.ensemble.heads.trunk import Trunk, drawn_map, unit_of
 from pluriform.ensemble.target import Layer
 
 __all__ = ["FullHead", "full_count"]
@@ -18,10 +18,9 @@ def full_count(layers: Sequence[Layer], code_size: int, hidden: int) -> int:
 
 
 class FullHead(nn.Module):
-    """theta_i = base_i + h(z_i) W_i: one generator a layer, as in HyperGAN.
+    """theta_i = base_i + d h(z_i) W_i: one generator a layer, as in HyperGAN, d the asked deviation of each tensor.
 
-    Cost of a draw: hidden times the size of the target. At the start, the varying part of each tensor has the asked
-    standard deviation over draws, and mean zero.
+    Cost of a draw: hidden times the size of the target. At the start, h W has unit variance over draws, and mean zero.
 
     Args:
         layers: Of the target.
@@ -38,6 +37,7 @@ class FullHead(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = tuple(layers)
+        self.units = {entry.name: unit_of(deviations[entry.name]) for layer in self.layers for entry in layer.entries}
         self.trunk = Trunk(len(self.layers), code_size, hidden)
         self.maps = nn.ParameterList(self._map(i, layer, deviations) for i, layer in enumerate(self.layers))
 
@@ -47,7 +47,7 @@ class FullHead(nn.Module):
         covariance = features.T @ features / len(features)
         weight = torch.empty(features.shape[1], layer.size)
         for entry, part in zip(layer.entries, weight.split([entry.size for entry in layer.entries], 1), strict=True):
-            part.copy_(drawn_map(covariance, entry.size, deviations[entry.name]))
+            part.copy_(drawn_map(covariance, entry.size, varies=deviations[entry.name] > 0))
         return nn.Parameter(weight)
 
     def forward(self, codes: Float[Tensor, "member layer code"], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -58,12 +58,12 @@ class FullHead(nn.Module):
             base: What all members share, by name.
 
         Returns:
-            By name, `(member, *shape)`, as views of one tensor a layer.
+            By name, `(member, *shape)`.
         """
         weights: dict[str, Tensor] = {}
         for layer, features, matrix in zip(self.layers, self.trunk(codes).unbind(), self.maps, strict=True):
-            shared = torch.cat([base[entry.name].flatten() for entry in layer.entries])
-            parts = torch.addmm(shared, features, matrix).split([entry.size for entry in layer.entries], 1)
+            parts = (features @ matrix).split([entry.size for entry in layer.entries], 1)
             for entry, part in zip(layer.entries, parts, strict=True):
-                weights[entry.name] = part.view(-1, *entry.shape)
+                unit = self.units[entry.name]
+                weights[entry.name] = torch.add(base[entry.name], part.view(-1, *entry.shape), alpha=unit)
         return weights

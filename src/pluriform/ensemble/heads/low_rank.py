@@ -1,12 +1,13 @@
 """`LowRankHead`: weights as a base plus a product of two thin matrices."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pluriform.ensemble.heads.trunk import Trunk, drawn_map, halves
+from pluriform.ensemble.heads.trunk import Trunk, drawn_map, halves, unit_of
 from pluriform.ensemble.target import Entry, Layer
 
 __all__ = ["LowRankHead", "low_rank_count"]
@@ -32,11 +33,12 @@ def _width(entry: Entry, rank: int) -> int:
 
 
 class LowRankHead(nn.Module):
-    """theta = base + U(z) V(z)', with r columns; tensors too small to gain from it are generated in full.
+    """theta = base + d U(z) V(z)', with r columns; tensors too small to gain from it are generated in full.
 
     Codes of different layers pass through one shared trunk; each layer has its own last map. U and V come from
-    uncorrelated halves of the features, so that their product has mean zero over draws at the start, and it is scaled
-    to the asked deviation as measured. Of a tensor with more than two dimensions all but the first count as columns.
+    uncorrelated halves of the features, so that their product has mean zero over draws at the start, and d is the asked
+    deviation over that of the product as measured. Of a tensor with more than two dimensions all but the first count as
+    columns.
 
     Args:
         layers: Of the target.
@@ -59,40 +61,40 @@ class LowRankHead(nn.Module):
     ) -> None:
         super().__init__()
         self.layers, self.rank = tuple(layers), rank
+        self.units = {entry.name: unit_of(deviations[entry.name]) for layer in self.layers for entry in layer.entries}
         self.trunk = Trunk(1, code_size, hidden)
         features = self.trunk.measure(0)
         covariance = features.T @ features / len(features)
         bases = halves(covariance)
         self.maps = nn.ParameterList()
         for layer in self.layers:
-            parts = [
-                self._factors(features[:MEASURED], covariance, bases, entry, deviations[entry.name])
-                if _is_product(entry, rank)
-                else drawn_map(covariance, entry.size, deviations[entry.name])
-                for entry in layer.entries
-            ]
+            parts = []
+            for entry in layer.entries:
+                varies = deviations[entry.name] > 0
+                if not _is_product(entry, rank):
+                    parts.append(drawn_map(covariance, entry.size, varies=varies))
+                    continue
+                left, right = self._factors(covariance, bases, entry)
+                self.units[entry.name] /= math.sqrt(self._variance(features[:MEASURED], left, right))
+                parts += [left, right * varies]
             self.maps.append(nn.Parameter(torch.cat(parts, 1)))
 
-    def _factors(
-        self, features: Tensor, covariance: Tensor, bases: tuple[Tensor, Tensor], entry: Entry, deviation: float | int
-    ) -> Tensor:
-        """Maps to U, `(rows, rank)`, and to V', `(rank, columns)`, flat and side by side."""
-        rows, columns = entry.shape[0], entry.size // entry.shape[0]
+    def _factors(self, covariance: Tensor, bases: tuple[Tensor, Tensor], entry: Entry) -> tuple[Tensor, Tensor]:
+        """Maps to U, `(rows, rank)`, and to V', `(rank, columns)`, both flat and of unit variance."""
         left, right = (
-            basis @ drawn_map(basis.T @ covariance @ basis, self.rank * size, 1.0)
-            for basis, size in zip(bases, (rows, columns), strict=True)
+            basis @ drawn_map(basis.T @ covariance @ basis, self.rank * size)
+            for basis, size in zip(bases, (entry.shape[0], entry.size // entry.shape[0]), strict=True)
         )
-        if not deviation:
-            return torch.cat([left, torch.zeros_like(right)], 1)
-        grams = [
-            factor.transpose(1, 2) @ factor / factor.shape[1]
-            for factor in (
-                (features @ left[:, : LINES * self.rank]).unflatten(1, (-1, self.rank)),
-                torch.einsum("kh,hrc->kcr", features, right.unflatten(1, (self.rank, -1))[:, :, :LINES]),
-            )
-        ]
-        variance = float((grams[0] * grams[1]).sum((1, 2)).mean())
-        return torch.cat([left, right], 1) * (deviation**2 / variance) ** 0.25
+        return left, right
+
+    def _variance(self, features: Tensor, left: Tensor, right: Tensor) -> float:
+        """Mean square of the entries of U V' over draws: E <U' U, V' V> / (rows columns)."""
+        factors = (
+            (features @ left[:, : LINES * self.rank]).unflatten(1, (-1, self.rank)),
+            torch.einsum("kh,hrc->kcr", features, right.unflatten(1, (self.rank, -1))[:, :, :LINES]),
+        )
+        first, second = (factor.mT @ factor / factor.shape[1] for factor in factors)
+        return float((first * second).sum((1, 2)).mean())
 
     def forward(self, codes: Float[Tensor, "member layer code"], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Complete weights of every member.
@@ -113,9 +115,10 @@ class LowRankHead(nn.Module):
         return weights
 
     def _sum(self, entry: Entry, part: Tensor, base: Tensor) -> Tensor:
-        return base + part.view(-1, *entry.shape)
+        return torch.add(base, part.view(-1, *entry.shape), alpha=self.units[entry.name])
 
     def _product(self, entry: Entry, part: Tensor, base: Tensor) -> Tensor:
         left, right = part.split([self.rank * entry.shape[0], part.shape[1] - self.rank * entry.shape[0]], 1)
         left, right = left.unflatten(1, (-1, self.rank)), right.unflatten(1, (self.rank, -1))
-        return torch.baddbmm(base.reshape(1, entry.shape[0], -1), left, right).view(-1, *entry.shape)
+        shared = base.reshape(1, entry.shape[0], -1)
+        return torch.baddbmm(shared, left, right, alpha=self.units[entry.name]).view(-1, *entry.shape)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pluriform.ensemble.heads.trunk import Trunk, drawn_map, halves
+from pluriform.ensemble.heads.trunk import START_AT_ZERO, Trunk, drawn_map, halves, unit_of
 from pluriform.ensemble.target import Entry, Layer
 
 __all__ = ["RankOneHead", "rank_one_count"]
@@ -73,11 +73,11 @@ class RankOneHead(nn.Module):
             for entry in layer.entries:
                 axes = _axes(entry)
                 if axes is None:
-                    parts.append(drawn_map(covariance, entry.size, self.deviations[entry.name]))
+                    parts.append(drawn_map(covariance, entry.size, varies=self.deviations[entry.name] > 0))
                     joint.append(1.0)
                     continue
                 pair = [
-                    basis @ drawn_map(basis.T @ covariance @ basis, entry.shape[axis], 1.0)
+                    basis @ drawn_map(basis.T @ covariance @ basis, entry.shape[axis])
                     for basis, axis in zip(bases, axes, strict=True)
                 ]
                 first, second = ((features @ factor).square().mean(1) for factor in pair)
@@ -106,15 +106,19 @@ class RankOneHead(nn.Module):
 
     def _compose(self, entry: Entry, part: Tensor, base: Tensor, joint: Tensor) -> Tensor:
         axes = _axes(entry)
-        if axes is None:
-            return base + part.view(-1, *entry.shape)
         deviation = self.deviations[entry.name]
-        if deviation:
-            ratio = deviation / base.square().mean().clamp_min((deviation / LARGEST_RATIO) ** 2).sqrt()
-            part = part * (ratio / ((1 + joint * ratio.square()).sqrt() + 1).sqrt())
-        factors = (1 + part).split([entry.shape[axis] for axis in axes], 1)
+        if axes is None:
+            return torch.add(base, part.view(-1, *entry.shape), alpha=unit_of(deviation))
+        amount = _amount(base, deviation, joint) if deviation else START_AT_ZERO
+        factors = (1 + part * amount).split([entry.shape[axis] for axis in axes], 1)
         left, right = (
             factor.view(-1, *(length if axis == own else 1 for axis, length in enumerate(entry.shape)))
             for factor, own in zip(factors, axes, strict=True)
         )
         return base * (left * right)
+
+
+def _amount(base: Tensor, deviation: float, joint: Tensor) -> Tensor:
+    """a, with u / (sqrt(1 + k u) + 1) for (sqrt(1 + k u) - 1) / k, which loses digits where u is small."""
+    ratio = deviation / base.square().mean().clamp_min((deviation / LARGEST_RATIO) ** 2).sqrt()
+    return ratio / ((1 + joint * ratio.square()).sqrt() + 1).sqrt()
