@@ -220,6 +220,37 @@ def test_axes_before_the_batch_are_noticed():
         masked_layers(net, {"drop": layer}, torch.ones(2, 5, 3))
 
 
+def test_layers_that_share_a_weight_get_no_dropout(data):
+    """A mask of one would be a mask of all of them."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.again, self.head = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+            self.other = nn.Linear(16, 16)
+            self.other.weight = self.again.weight
+
+        def forward(self, x):
+            h = self.first(x.flatten(1)).relu()
+            return self.head(self.other(self.again(h).relu()).relu())
+
+    form = MCDropout(members=2, rate=0.5, training=Recipe(epochs=1)).fit(Tied(), data)
+    assert list(form.source.draw([1])) == ["head.weight"]
+
+
+def test_dropout_of_the_network_is_off_where_a_rate_is_given(data):
+    """One rate rules: own layers and inserted ones do not add up."""
+    torch.manual_seed(0)
+    net = WithLayers()
+    form = MCDropout(members=2, rate=0.0, training=QUICK).fit(net, data, seed=2)
+    bare = copy.deepcopy(net)
+    bare.channels.p = bare.features.p = 0.0
+    plain = Training(epochs=2).fit(bare, data, seed=2)
+    x = data.test.inputs[:20]
+    assert torch.allclose(form.predict(x).mean, plain.predict(x).mean, atol=1e-6)
+    assert net.features.p == 0.5
+
+
 def test_the_form_survives_saving(own, data, tmp_path):
     again = pf.load_form(own.save(tmp_path / "form"))
     x = data.test.inputs[:10]

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from pluriform.axes import Inputs, Logits, Members
 from pluriform.data.data import Data
 from pluriform.data.signature import Signature
+from pluriform.ensemble.fitting import fitted_noise
 from pluriform.ensemble.together import Choice, choose
 from pluriform.errors import ConfigError, explain
 from pluriform.method import FitContext, Method
-from pluriform.metrics.regression import fit_noise
 from pluriform.prediction import Prediction, Predictor
 from pluriform.training.cost import FitCost
-from pluriform.training.feed import Feed, resident, take
+from pluriform.training.feed import Feed, resident
 from pluriform.training.initialisation import reinitialise
 from pluriform.training.loop import Loop
 from pluriform.training.loss import Loss
@@ -117,8 +117,7 @@ class DeepEnsemble(Method):
         job = _Job(self, module, data, context)
         cost = job.train_together() if self._choice(job, context).together else job.train_one_by_one()
         ensemble = Ensemble(job.members, data.signature, None, cost.to_json()).eval()
-        if data.task == "regression":
-            ensemble.noise = _noise(ensemble, data)
+        ensemble.noise = fitted_noise(ensemble, data)
         return ensemble
 
     def _choice(self, job: "_Job", context: FitContext) -> Choice:
@@ -172,16 +171,3 @@ class _Job:
             members=members,
             label=label,
         )
-
-
-def _noise(ensemble: Ensemble, data: Data) -> Tensor:
-    """Noise variance of each output that, with the variance of the members, has the largest likelihood."""
-    split = data.validation if len(data.validation) else data.train
-    inputs, targets = take(split, torch.arange(len(split)))
-    prediction = ensemble.predict(inputs)
-    latent = torch.zeros_like(prediction.mean) if prediction.variance is None else prediction.variance
-    columns = [
-        fit_noise(*(part[:, [column]].cpu() for part in (prediction.mean, latent, targets)))
-        for column in range(targets.shape[1])
-    ]
-    return torch.tensor(columns, dtype=prediction.mean.dtype, device=ensemble.device)

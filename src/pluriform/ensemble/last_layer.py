@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pluriform.axes import Inputs
+from pluriform.ensemble.layer_inputs import layer_inputs
 from pluriform.errors import GraphError, explain
 
 __all__ = ["LastLayer", "find_last_layer"]
@@ -47,13 +48,8 @@ class LastLayer:
     @torch.no_grad()
     def features(self, inputs: Inputs) -> Float[Tensor, "batch features"]:
         """What the weights are applied to, averaged over positions, in evaluation mode."""
-        seen: list[Tensor] = []
-        handle = self.layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        try:
-            self.network.eval()(inputs)
-        finally:
-            handle.remove()
-        return _features(self.layer, seen[0])
+        (given,) = layer_inputs(self.network.eval(), {self.name: self.layer}, inputs)[self.name]
+        return _features(self.layer, given)
 
 
 def find_last_layer(network: nn.Module, inputs: Inputs, classes: bool) -> LastLayer:
@@ -67,19 +63,10 @@ def find_last_layer(network: nn.Module, inputs: Inputs, classes: bool) -> LastLa
     Raises:
         GraphError: There is none, or its weight is shared with another layer.
     """
-    calls: dict[str, list[Tensor]] = {}
-
-    def listen(name: str) -> Any:
-        return lambda _, args: calls.setdefault(name, []).append(args[0])
-
     layers = {name: layer for name, layer in network.named_modules() if _is_candidate(layer)}
-    handles = [layer.register_forward_pre_hook(listen(name)) for name, layer in layers.items()]
-    try:
-        with torch.no_grad():
-            outputs = network.eval()(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad():
+        outputs = network.eval()(inputs)
+    calls = layer_inputs(network, layers, inputs)
     for name in reversed(calls):
         found = LastLayer(network, name, layers[name])
         if (

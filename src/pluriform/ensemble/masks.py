@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
 from pluriform.axes import Inputs
+from pluriform.ensemble.layer_inputs import layer_inputs
 from pluriform.errors import ConfigError, explain
 
 __all__ = ["MASKED", "MaskSource", "Masked", "dropping", "is_dropout", "masked_layers"]
@@ -86,40 +87,19 @@ def masked_layers(network: nn.Module, layers: Mapping[str, nn.Module], inputs: I
     Raises:
         ConfigError: A layer sees activations whose first axis is not the batch.
     """
-    seen: dict[str, list[list[tuple[int, ...]]]] = {name: [] for name in layers}
-    for part in (inputs, inputs[:1]):
-        calls = _calls(network, layers, part)
-        for name in layers:
-            seen[name].append([tuple(tensor.shape) for tensor in calls[name]])
-    for name, (shapes, alone) in seen.items():
-        if any(many != (len(inputs), *one[1:]) for many, one in zip(shapes, alone, strict=True)):
+    together, alone = layer_inputs(network, layers, inputs), layer_inputs(network, layers, inputs[:1])
+    for name, tensors in together.items():
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        if shapes != [(len(inputs), *tensor.shape[1:]) for tensor in alone[name]]:
             expected, got = "activations (batch, *features)", f"shapes {shapes} for {len(inputs)} samples"
             remedy = "put the batch first (batch_first=True), or set rate to drop inputs of linear layers instead"
             raise ConfigError(explain(expected, got, f"dropout layer {name}", remedy))
-    for name, tensors in calls.items():
+    for name, tensors in together.items():
         layer: Any = layers[name]
-        if tensors and not isinstance(layer, Masked):
-            layer.__class__ = MASKED[type(layer)]
+        layer.__class__ = MASKED[type(layer)]
         for tensor in tensors:
             layer.add_mask(tensor)
-    return {name: layer for name, layer in layers.items() if calls[name]}
-
-
-@torch.no_grad()
-def _calls(network: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -> dict[str, list[Tensor]]:
-    """What every layer is called with, in one pass."""
-    calls: dict[str, list[Tensor]] = {name: [] for name in layers}
-
-    def keep_in(seen: list[Tensor]) -> Any:
-        return lambda _, args: seen.append(args[0])
-
-    handles = [layer.register_forward_pre_hook(keep_in(calls[name])) for name, layer in layers.items()]
-    try:
-        network(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
+    return {name: layers[name] for name in together}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pluriform.axes import Inputs
 from pluriform.data.data import Data
 from pluriform.ensemble.drawn import Drawn, draw_seeds
 from pluriform.ensemble.fitting import fitted_noise, training_loop
+from pluriform.ensemble.layer_inputs import layer_inputs
 from pluriform.ensemble.masks import MASKED, MaskSource, dropping, is_dropout, masked_layers
 from pluriform.errors import ConfigError, explain
 from pluriform.method import FitContext, Method
@@ -104,22 +105,12 @@ def _own_layers(network: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-@torch.no_grad()
 def _inner_layers(network: nn.Module, inputs: Inputs) -> dict[str, nn.Module]:
-    """Linear and convolutional layers by name, in the order of their calls, without the first."""
-    names: dict[str, nn.Module] = {}
-    layers = {name: layer for name, layer in network.named_modules() if type(layer) in LAYERS}
-    handles = [
-        layer.register_forward_pre_hook(lambda layer, _, name=name: names.setdefault(name, layer) and None)
-        for name, layer in layers.items()
-    ]
-    try:
-        network(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    """Linear and convolutional layers by name, in the order of their calls; not the first, nor any of shared weight."""
+    layers: dict[str, Any] = {name: layer for name, layer in network.named_modules() if type(layer) in LAYERS}
     holders = [id(weight) for _, weight in network.named_parameters(remove_duplicate=False)]
-    return {name: layer for name, layer in list(names.items())[1:] if holders.count(id(layer.weight)) == 1}
+    called = list(layer_inputs(network, layers, inputs))
+    return {name: layers[name] for name in called[1:] if holders.count(id(layers[name].weight)) == 1}
 
 
 def _check_calls(network: nn.Module, inputs: Inputs) -> None:
