@@ -1,13 +1,15 @@
 """A Wasserstein GAN with gradient penalty over vectors."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
+
+from pluriform.errors import GraphError, explain
 
 __all__ = ["WGAN", "Coordinates", "gradient_penalty", "perceptron"]
 
@@ -78,11 +80,14 @@ class Coordinates:
     @torch.no_grad()
     def unfold(self, generator: nn.Sequential) -> nn.Sequential:
         """The generator with its last layer continued to the whole vectors: one linear layer, as before."""
-        *before, last = generator
-        whole = copy.deepcopy(last)
-        whole.out_features = len(self.mean)
-        whole.weight = nn.Parameter(self.scale * self.basis.T @ last.weight)  # type: ignore[operator]
-        whole.bias = nn.Parameter(self.mean + self.scale * self.basis.T @ last.bias)  # type: ignore[operator]
+        before, last = list(generator)[:-1], generator[-1]
+        if not isinstance(last, nn.Linear):
+            raise GraphError(
+                explain("a generator that ends in a linear layer", type(last).__name__, "unfold", "add one")
+            )
+        whole: Any = nn.utils.skip_init(nn.Linear, last.in_features, len(self.mean), device=self.mean.device)
+        whole.weight.copy_(self.scale * self.basis.T @ last.weight)
+        whole.bias.copy_(self.mean + self.scale * self.basis.T @ last.bias)
         return nn.Sequential(*before, whole)
 
 

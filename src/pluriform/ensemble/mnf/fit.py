@@ -109,8 +109,9 @@ class Posterior(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(context.seed, "flows"))
-            self.network, layers = replace_layers(copy.deepcopy(template), flows)
-        self.layers = layers
+            network = copy.deepcopy(template)
+            self.layers = replace_layers(network, flows)
+        self.network = self.layers.get("", network)
         self.log_noise = None
         if data.task == "regression":
             _, targets = take(data.train, torch.arange(min(BATCH, len(data.train))))

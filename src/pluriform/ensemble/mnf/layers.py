@@ -133,7 +133,8 @@ class MNFLayer(nn.Module):
 
     def biases(self, noise: Tensor) -> Tensor | None:
         """The bias from standard normal noise of its shape."""
-        return None if self.mu_bias is None else self.mu_bias + self.sigma_bias * noise
+        mean, sigma = self.mu_bias, self.sigma_bias
+        return None if mean is None or sigma is None else mean + sigma * noise
 
     def _scale(self, z: Tensor) -> Tensor:
         """Z shaped so that it multiplies the weight."""

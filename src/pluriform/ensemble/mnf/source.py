@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ class MNFSource(nn.Module):
 
     def _one(self, generator: torch.Generator) -> dict[str, Tensor]:
         drawn: dict[str, Tensor] = {}
+        layer: Any
         for name, layer in zip(self.names, self.layers, strict=True):
             prefix = f"{name}." if name else ""
             latent, noise = (_normal(like, generator) for like in (layer.z_mean, layer.mu))
@@ -48,7 +50,7 @@ def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
 
-def replace_layers(network: nn.Module, flows: int) -> tuple[nn.Module, dict[str, MNFLayer]]:
+def replace_layers(network: nn.Module, flows: int) -> dict[str, MNFLayer]:
     """Put MNF layers in the place of all supported ones whose weights are used nowhere else.
 
     Args:
@@ -56,7 +58,7 @@ def replace_layers(network: nn.Module, flows: int) -> tuple[nn.Module, dict[str,
         flows: Steps of the flows.
 
     Returns:
-        The network, and its MNF layers by name.
+        The MNF layers by name; the name of the network itself is empty.
 
     Raises:
         ConfigError: It has no layer that could be replaced.
@@ -71,12 +73,10 @@ def replace_layers(network: nn.Module, flows: int) -> tuple[nn.Module, dict[str,
         expected = "a network with a trainable Linear or Conv layer of its own weights"
         kinds = ", ".join(sorted({type(layer).__name__ for layer in network.modules()}))
         raise ConfigError(explain(expected, f"only {kinds}", "MNF", "use HyperGAN or APD, which take any layer"))
-    made = {name: MNFLayer(layer, flows).to(layer.weight) for name, layer in chosen.items()}
-    if "" in made:
-        return made[""], made
+    made = {name: MNFLayer(layer, flows).to(next(layer.parameters())) for name, layer in chosen.items()}
     by_layer = {id(chosen[name]): layer for name, layer in made.items()}
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if id(child) in by_layer and parent is not by_layer[id(child)]:
-                setattr(parent, name, by_layer[id(child)])
-    return network, made
+    for place, layer in list(network.named_modules(remove_duplicate=False)):
+        if place and id(layer) in by_layer:
+            parent, _, name = place.rpartition(".")
+            setattr(network.get_submodule(parent), name, by_layer[id(layer)])
+    return made
