@@ -8,6 +8,7 @@ from torch import nn
 from pluriform.encoding import decode, encode
 from pluriform.ensemble.heads.choice import HeadChoice, choose_head, make_head
 from pluriform.ensemble.heads.full import FullHead
+from pluriform.ensemble.heads.low_rank import LowRankHead
 from pluriform.ensemble.target import layers_of
 from pluriform.errors import ConfigError, MemoryBudgetError
 from pluriform.nets.lenet import LeNet
@@ -43,13 +44,29 @@ def test_estimate_counts_all_that_training_holds():
 
 def test_budget_is_kept_and_the_modes_that_fit_are_named():
     layers = wide(2048)
-    with pytest.raises(MemoryBudgetError, match=r"expected at most 900 MiB.*MiB for the head 'full'") as raised:
-        choose_head(layers, 64, 512, "full", 900 * 2**20)
-    assert "generator of 8,392,704 weights" in str(raised.value)
-    assert "use head='chunked'" not in str(raised.value)
-    with pytest.raises(MemoryBudgetError, match="the smallest.*raise the budget, or make the generators narrower"):
+    needed = choose_head(layers, 64, 512, "last-layer").bytes
+    between = (needed["rank-one"] + needed["low-rank"]) // 2
+    with pytest.raises(
+        MemoryBudgetError, match=r"for the head 'low-rank' \(generator of 8,392,704 weights\)"
+    ) as raised:
+        choose_head(layers, 64, 512, "low-rank", between)
+    fitting = [repr(mode) for mode in ("chunked", "rank-one", "last-layer") if needed[mode] <= between]
+    assert str(raised.value).endswith(f"To fix: use head={' or '.join(fitting)}.")
+    assert f"at most {between / 2**20:,.0f} MiB" in str(raised.value)
+    assert f"got {needed['low-rank'] / 2**20:,.0f} MiB" in str(raised.value)
+    assert choose_head(layers, 64, 512, "auto", between).mode == "rank-one"
+    with pytest.raises(
+        MemoryBudgetError, match="'last-layer', the smallest .*raise the budget, or make the generators"
+    ):
         choose_head(layers, 64, 512, "auto", 1000)
     assert choose_head(layers_of(nn.Linear(9, 9)), 8, 16, "chunked", 2**20).mode == "chunked"
+
+
+def test_estimate_allocates_nothing():
+    with torch.device("meta"):
+        huge = layers_of(nn.Linear(200_000, 100_000))
+    with pytest.raises(MemoryBudgetError, match="generator of 20,000,100,000 weights"):
+        choose_head(huge, 64, 512, "full")
 
 
 def test_asked_head_is_checked_against_the_memory_of_the_machine(monkeypatch):
@@ -68,7 +85,16 @@ def test_last_layer_generates_the_last_alone():
     choice = choose_head(layers, 8, 16, "last-layer")
     head = make_head("last-layer", layers[1:2], 8, 16, {"1.weight": 0.1, "1.bias": 0.1})
     assert choice.parameters["last-layer"] == sum(parameter.numel() for parameter in head.parameters())
+    assert isinstance(head, FullHead)
     assert choose_head(layers, 8, 16, last=layers[:1]).parameters["last-layer"] > choice.parameters["last-layer"]
+
+
+def test_a_large_last_layer_gets_a_low_rank_head():
+    layers = layers_of(nn.Linear(400, 400))
+    head = make_head("last-layer", layers, 8, 16, {"weight": 0.1, "bias": 0.1})
+    assert isinstance(head, LowRankHead)
+    counted = choose_head(layers, 8, 16, "last-layer").parameters["last-layer"]
+    assert counted == sum(parameter.numel() for parameter in head.parameters()) < 160_400
 
 
 def test_refusals():

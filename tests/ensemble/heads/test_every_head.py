@@ -208,6 +208,17 @@ def test_same_seed_same_head_and_a_draw_does_not_depend_on_the_others(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_double_precision_gives_the_same_to_single_precision(mode):
+    head, base, _ = generator(mode, convolutions())
+    codes = torch.randn(2, len(head.layers), 16)
+    single = head(codes, base)
+    double = head.double()(codes.double(), {name: tensor.double() for name, tensor in base.items()})
+    for name, tensor in double.items():
+        assert tensor.dtype == torch.float64
+        assert torch.allclose(tensor.float(), single[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_saved_head_gives_the_same_weights(mode, tmp_path):
     head, base, _ = generator(mode, convolutions())
     codes = torch.randn(2, len(head.layers), 16)

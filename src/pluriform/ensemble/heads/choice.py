@@ -15,7 +15,7 @@ from pluriform.errors import ConfigError, MemoryBudgetError, explain
 
 __all__ = ["HeadChoice", "choose_head", "make_head"]
 
-LARGEST_FULL = 125_000  # Weights of a target up to which every one has a line of its own.
+LARGEST_FULL = 125_000  # Weights that are generated up to which each has a line of its own.
 BUDGET = 2 * 2**30  # Bytes that `auto` spends where the caller names no budget.
 PART_OF_MEMORY = 0.9
 PARAMETER_BYTES = 16  # A number, its gradient and two moments of Adam, in float32.
@@ -26,7 +26,7 @@ HEADS: Mapping[str, Callable[..., nn.Module]] = {
     "chunked": ChunkedHead,
     "low-rank": LowRankHead,
     "rank-one": RankOneHead,
-    "last-layer": FullHead,
+    "last-layer": lambda layers, *rest: (FullHead if _weights(layers) <= LARGEST_FULL else LowRankHead)(layers, *rest),
 }
 ORDER = ("full", "low-rank", "rank-one", "last-layer")
 """From the richest to the smallest, as `auto` tries them."""
@@ -94,11 +94,11 @@ def choose_head(
         raise ConfigError(explain("a code size of 1 and a width of 2 or more", got, "generator", "use 64 and 512"))
     parameters, needed = _estimates(layers, code_size, hidden, members, _last(layers) if last is None else last)
     limit = _limit(asked, budget)
-    weights = sum(layer.size for layer in layers)
+    weights = _weights(layers)
     tried = ORDER[weights > LARGEST_FULL :] if asked == "auto" else (asked,)
     fitting = [mode for mode in tried if needed[mode] <= limit]
     if not fitting:
-        raise _too_large(asked, needed, limit, weights)
+        raise _too_large(tried, needed, limit, weights)
     mode = fitting[0]
     why = "as asked" if asked != "auto" else _why(mode, weights, limit)
     reason = f"{mode}, {why}: {parameters[mode]:,} parameters generate {weights:,} weights, {_mebibytes(needed[mode])}"
@@ -108,7 +108,7 @@ def choose_head(
 def make_head(
     mode: str, layers: Sequence[Layer], code_size: int, hidden: int, deviations: Mapping[str, float | int]
 ) -> nn.Module:
-    """The head of that mode; for `last-layer` pass the layers that it shall generate."""
+    """The head of that mode; for `last-layer`, full or low-rank by size, pass the layers that it shall generate."""
     return HEADS[mode](layers, code_size, hidden, deviations)
 
 
@@ -121,15 +121,19 @@ def _estimates(
         "chunked": chunked_count(layers, code_size, hidden),
         "low-rank": low_rank_count(layers, code_size, hidden),
         "rank-one": rank_one_count(layers, code_size, hidden),
-        "last-layer": full_count(last, code_size, hidden),
+        "last-layer": (full_count if _weights(last) <= LARGEST_FULL else low_rank_count)(last, code_size, hidden),
     }
-    base = sum(layer.size for layer in layers)
-    drawn = {mode: sum(layer.size for layer in last) if mode == "last-layer" else base for mode in parameters}
+    base = _weights(layers)
+    drawn = {mode: _weights(last) if mode == "last-layer" else base for mode in parameters}
     needed = {
         mode: PARAMETER_BYTES * (count + base) + DRAWN_BYTES * members * drawn[mode]
         for mode, count in parameters.items()
     }
     return parameters, needed
+
+
+def _weights(layers: Sequence[Layer]) -> int:
+    return sum(layer.size for layer in layers)
 
 
 def _last(layers: Sequence[Layer]) -> Sequence[Layer]:
@@ -151,15 +155,14 @@ def _why(mode: str, weights: int, limit: int) -> str:
     return f"the richest that fits in {_mebibytes(limit)}"
 
 
-def _too_large(asked: str, needed: Mapping[str, int], limit: int, weights: int) -> MemoryBudgetError:
-    smallest = min(needed, key=lambda mode: needed[mode])
+def _too_large(tried: Sequence[str], needed: Mapping[str, int], limit: int, weights: int) -> MemoryBudgetError:
+    smallest = min(tried, key=lambda mode: needed[mode])
     fits = [mode for mode in HEADS if needed[mode] <= limit]
-    mode = smallest if asked == "auto" else asked
     remedy = f"use head={' or '.join(map(repr, fits))}" if fits else "raise the budget, or make the generators narrower"
     return MemoryBudgetError(
         explain(
             f"at most {_mebibytes(limit)} for training",
-            f"{_mebibytes(needed[mode])} for the head {mode!r}{' (the smallest)' if asked == 'auto' else ''}",
+            f"{_mebibytes(needed[smallest])} for the head {smallest!r}{', the smallest' if len(tried) > 1 else ''}",
             f"generator of {weights:,} weights",
             remedy,
         )
