@@ -220,6 +220,14 @@ def test_axes_before_the_batch_are_noticed():
         masked_layers(net, {"drop": layer}, torch.ones(2, 5, 3))
 
 
+def test_a_network_without_dropout_gets_some(data):
+    form = MCDropout(members=2, training=Recipe(epochs=1)).fit(pf.nets.build("mlp", data), data)
+    drawn = form.source.draw(range(50))
+    assert len(drawn) == 2
+    for mask in drawn.values():
+        assert (mask == 0).float().mean() == pytest.approx(0.1, abs=0.02)
+
+
 def test_layers_that_share_a_weight_get_no_dropout(data):
     """A mask of one would be a mask of all of them."""
 

@@ -14,6 +14,7 @@ from pluriform.ensemble.iterates import Collector
 from pluriform.ensemble.statistics import calibration_inputs
 from pluriform.errors import ConfigError, explain
 from pluriform.method import FitContext, Method
+from pluriform.training.cost import FitCost
 from pluriform.training.recipe import Recipe
 from pluriform.training.seeds import derive_seed
 
@@ -94,7 +95,8 @@ class SWAG(Method):
         form.noise = fitted_noise(form.eval(), data)
         return form
 
-    def _collect(self, network: nn.Module, data: Data, context: FitContext, epochs: int) -> Any:
+    def _collect(self, network: nn.Module, data: Data, context: FitContext, epochs: int) -> tuple[Collector, FitCost]:
+        """Train on at a constant rate; the moments of the weights on the way."""
         recipe = replace(
             self.training,
             learning_rate=self.swag_learning_rate,
