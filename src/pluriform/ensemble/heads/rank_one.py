@@ -52,39 +52,40 @@ class RankOneHead(nn.Module):
         Neural Nets with Rank-1 Factors, arXiv:2005.07186.
     """
 
-    joint: Tensor
-
     def __init__(
         self, layers: Sequence[Layer], code_size: int, hidden: int, deviations: Mapping[str, float | int]
     ) -> None:
         super().__init__()
         self.layers = tuple(layers)
-        self.deviations = {
-            entry.name: float(deviations[entry.name]) for layer in self.layers for entry in layer.entries
-        }
+        names = [entry.name for layer in self.layers for entry in layer.entries]
+        self.deviations = {name: float(deviations[name]) for name in names}
+        self.joint = dict.fromkeys(names, 1.0)
         self.trunk = Trunk(1, code_size, hidden)
         features = self.trunk.measure(0)
         covariance = features.T @ features / len(features)
         bases = halves(covariance)
         self.maps = nn.ParameterList()
-        joint = []
         for layer in self.layers:
             parts = []
             for entry in layer.entries:
-                axes = _axes(entry)
-                if axes is None:
-                    parts.append(drawn_map(covariance, entry.size, varies=self.deviations[entry.name] > 0))
-                    joint.append(1.0)
-                    continue
-                pair = [
-                    basis @ drawn_map(basis.T @ covariance @ basis, entry.shape[axis])
-                    for basis, axis in zip(bases, axes, strict=True)
-                ]
-                first, second = ((features @ factor).square().mean(1) for factor in pair)
-                joint.append(float((first * second).mean()))
-                parts.append(torch.cat(pair, 1) * bool(self.deviations[entry.name]))
+                varies = self.deviations[entry.name] > 0
+                if _axes(entry) is None:
+                    parts.append(drawn_map(covariance, entry.size, varies=varies))
+                else:
+                    parts += [factor * varies for factor in self._factors(features, covariance, bases, entry)]
             self.maps.append(nn.Parameter(torch.cat(parts, 1)))
-        self.register_buffer("joint", torch.tensor(joint))
+
+    def _factors(
+        self, features: Tensor, covariance: Tensor, bases: tuple[Tensor, Tensor], entry: Entry
+    ) -> tuple[Tensor, Tensor]:
+        """Maps to r and s of unit variance; E[r^2 s^2] is noted."""
+        left, right = (
+            basis @ drawn_map(basis.T @ covariance @ basis, entry.shape[axis])
+            for basis, axis in zip(bases, _axes(entry) or (), strict=True)
+        )
+        first, second = ((features @ factor).square().mean(1) for factor in (left, right))
+        self.joint[entry.name] = float((first * second).mean())
+        return left, right
 
     def forward(self, codes: Float[Tensor, "member layer code"], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Complete weights of every member.
@@ -97,19 +98,18 @@ class RankOneHead(nn.Module):
             By name, `(member, *shape)`.
         """
         weights: dict[str, Tensor] = {}
-        joint = dict(zip(self.deviations, self.joint.unbind(), strict=True))
         for layer, features, matrix in zip(self.layers, self.trunk(codes).unbind(), self.maps, strict=True):
             parts = (features @ matrix).split([_width(entry) for entry in layer.entries], 1)
             for entry, part in zip(layer.entries, parts, strict=True):
-                weights[entry.name] = self._compose(entry, part, base[entry.name], joint[entry.name])
+                weights[entry.name] = self._compose(entry, part, base[entry.name])
         return weights
 
-    def _compose(self, entry: Entry, part: Tensor, base: Tensor, joint: Tensor) -> Tensor:
+    def _compose(self, entry: Entry, part: Tensor, base: Tensor) -> Tensor:
         axes = _axes(entry)
         deviation = self.deviations[entry.name]
         if axes is None:
             return torch.add(base, part.view(-1, *entry.shape), alpha=unit_of(deviation))
-        amount = _amount(base, deviation, joint) if deviation else START_AT_ZERO
+        amount = _amount(base, deviation, self.joint[entry.name]) if deviation else START_AT_ZERO
         factors = (1 + part * amount).split([entry.shape[axis] for axis in axes], 1)
         left, right = (
             factor.view(-1, *(length if axis == own else 1 for axis, length in enumerate(entry.shape)))
@@ -118,7 +118,7 @@ class RankOneHead(nn.Module):
         return base * (left * right)
 
 
-def _amount(base: Tensor, deviation: float, joint: Tensor) -> Tensor:
+def _amount(base: Tensor, deviation: float, joint: float) -> Tensor:
     """a, with u / (sqrt(1 + k u) + 1) for (sqrt(1 + k u) - 1) / k, which loses digits where u is small."""
     ratio = deviation / base.square().mean().clamp_min((deviation / LARGEST_RATIO) ** 2).sqrt()
     return ratio / ((1 + joint * ratio.square()).sqrt() + 1).sqrt()
