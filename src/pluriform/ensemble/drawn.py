@@ -82,6 +82,7 @@ class Drawn(Predictor):
         self.register_buffer("noise", noise)
         self.register_buffer("calibration", calibration if has_statistics(template) else None)
         self.cost, self.history = cost or {}, history or {}
+        self.choices: dict[str, Any] = {}  # What the fit chose by size or by measurement.
         self._draw_statistics()
 
     def _draw_statistics(self) -> None:
@@ -102,7 +103,8 @@ class Drawn(Predictor):
 
     @torch.no_grad()
     def _drawn(self, seeds: Sequence[int]) -> dict[str, Tensor]:
-        return {name: tensor.detach() for name, tensor in self.source.draw(list(seeds)).items()}
+        drawn: dict[str, Tensor] = self.source.draw(list(seeds))  # type: ignore[operator]
+        return {name: tensor.detach() for name, tensor in drawn.items()}
 
     def _statistics(self, start: int, stop: int) -> dict[str, Tensor]:
         own = dict(self.named_buffers(recurse=False))
@@ -150,14 +152,16 @@ class Drawn(Predictor):
         self.template.eval()
         calling = self.calling(inputs)
         size = self.size if calling.way == "loop" and self._weights is not None else calling.chunk
-        compute = call_members
-        if torch.is_grad_enabled() and inputs.requires_grad and size < self.size:
-
-            def compute(*arguments: Any) -> Tensor:
-                return checkpoint(call_members, *arguments, use_reentrant=False)  # type: ignore[return-value]
-
         whole = Calling("vmap", size) if calling.way == "chunk" else calling
-        return torch.cat([compute(self.template, part, inputs, whole) for part in self._parts(size)])
+        recompute = torch.is_grad_enabled() and inputs.requires_grad and size < self.size
+
+        def compute(part: dict[str, Tensor]) -> Tensor:
+            if not recompute:
+                return call_members(self.template, part, inputs, whole)
+            found = checkpoint(call_members, self.template, part, inputs, whole, use_reentrant=False)
+            return found  # type: ignore[return-value]
+
+        return torch.cat([compute(part) for part in self._parts(size)])
 
     def forward(self, inputs: Inputs) -> Logits:
         """Logarithm of the mean probability, or the mean of the means."""
@@ -204,7 +208,7 @@ class Drawn(Predictor):
             cost=self.cost,
             history=self.history,
         )
-        made.origin = self.origin
+        made.origin, made.choices = self.origin, self.choices
         return made.eval()
 
     @torch.no_grad()
@@ -243,7 +247,7 @@ class Drawn(Predictor):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Drawn":
         for name in ("_weights", "_callings", "_bytes_a_member"):
-            self.__dict__.pop(name, None)
+            vars(self).pop(name, None)
         super()._apply(fn, recurse)
         return self
 

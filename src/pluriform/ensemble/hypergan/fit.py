@@ -15,6 +15,8 @@ from pluriform.ensemble.hypergan.discriminator import Discriminator
 from pluriform.ensemble.hypergan.game import Game, GameTraining
 from pluriform.ensemble.hypergan.generator import WeightGenerator
 from pluriform.ensemble.hypergan.mixer import Independent, Mixer, pretrain
+from pluriform.ensemble.hypergan.objectives import SVGD, FunctionalGradient, FunctionSVGD, LatentGAN, TaskOnly
+from pluriform.ensemble.particles.gpvi import GPVI
 from pluriform.ensemble.statistics import calibration_inputs, has_statistics
 from pluriform.ensemble.target import Entry, layers_of
 from pluriform.errors import ConfigError, explain
@@ -25,8 +27,9 @@ from pluriform.training.seeds import derive_seed
 
 __all__ = ["HyperGAN"]
 
+JITTER = 0.01  # Deviation of the full-rank noise of `gpvi` at the start.
 CHOICES = {
-    "diversity": ("latent-gan", "none"),
+    "diversity": ("latent-gan", "svgd", "function-svgd", "gpvi", "none"),
     "batches": ("own", "shared"),
     "head": ("auto", "full", "chunked", "low-rank", "rank-one", "last-layer"),
     "initialisation": ("hyperfan-in", "hyperfan-out", "given"),
@@ -52,11 +55,14 @@ class HyperGAN(Method):
 
     Args:
         members: Draws that the form predicts with.
-        diversity: What keeps the draws apart: `latent-gan`, the latent discriminator; or nothing.
+        diversity: What keeps the draws apart: `latent-gan`, the latent discriminator; `svgd` and `function-svgd`,
+            repulsion of weights or of outputs; `gpvi`, the entropy of the generator; or `none`.
         beta: Weight of the adversarial loss.
+        repulsion: Weight of the repulsion or entropy in the other three; 1 / samples is the posterior, at which it is
+            hardly seen.
         networks: Networks drawn in a training step (B).
         batches: A minibatch of its own for each of them (`own`, less gradient noise at the same cost), or one for all
-            (`shared`, as published).
+            (`shared`, as published, and always so in `function-svgd`).
         head: What the generator puts out: all weights (`full`), weights in pieces from one shared map (`chunked`),
             low-rank or rank-one changes of weights that all draws share, only the last layer; `auto` by size.
         mixer: Without it every layer gets a code of its own, independent of the others (the paper's ablation).
@@ -76,22 +82,21 @@ class HyperGAN(Method):
     """
 
     members: int = 20
-    diversity: Literal["latent-gan", "none"] = "latent-gan"
+    diversity: Literal["latent-gan", "svgd", "function-svgd", "gpvi", "none"] = "latent-gan"
     beta: float | int = 1.0
-    networks: int = 16
+    repulsion: float | int = 0.02
+    networks: int = 8
     batches: Literal["own", "shared"] = "own"
     head: Literal["auto", "full", "chunked", "low-rank", "rank-one", "last-layer"] = "auto"
     mixer: bool = True
     noise_size: int = 256
     code_size: int = 64
     hidden: int = 256
-    shared_fraction: float | int = 0.5
+    shared_fraction: float | int = 0.0
     initialisation: Literal["hyperfan-in", "hyperfan-out", "given"] = "hyperfan-in"
     norms: Literal["recalibrate", "shared"] = "recalibrate"
     calling: Literal["auto", "vmap", "chunk", "loop"] = "auto"
-    training: Recipe = field(
-        default_factory=lambda: Recipe(batch_size=32, learning_rate=1e-3, weight_decay=1e-4, patience=10)
-    )
+    training: Recipe = field(default_factory=lambda: Recipe(learning_rate=1e-3, weight_decay=1e-4, patience=10))
 
     def __post_init__(self) -> None:
         self._require(self.members >= 1, "members", "at least 1")
@@ -113,16 +118,14 @@ class HyperGAN(Method):
         template = module.to(context.device)
         self._check_batch(template)
         generator, choice = self._generator(template, context)
-        discriminator = Discriminator(self.code_size, self.hidden) if self.diversity == "latent-gan" else None
         training = GameTraining(
-            Game(template, generator, discriminator).to(context.device),
+            Game(template, generator, self._objective(generator)).to(context.device),
             self.training,
+            data,
+            context,
             networks=self.networks,
-            own_batches=self.batches == "own",
-            beta=float(self.beta),
+            own_batches=self.batches == "own" and self.diversity != "function-svgd",
             calling=self.calling,
-            data=data,
-            context=context,
         )
         cost = training.run()
         form = Drawn(
@@ -135,8 +138,17 @@ class HyperGAN(Method):
             cost=cost.to_json(),
             history=training.history,
         )
+        form.choices = {"head": choice.to_json(), "calling": training.setting.calling.to_json()}
         form.noise = fitted_noise(form, data)
         return form
+
+    def _objective(self, generator: WeightGenerator) -> nn.Module:
+        repulsion = float(self.repulsion)
+        if self.diversity == "latent-gan":
+            return LatentGAN(Discriminator(self.code_size, self.hidden), float(self.beta))
+        if generator.jitter is not None:
+            return FunctionalGradient(generator.jitter, repulsion)
+        return {"svgd": SVGD(repulsion), "function-svgd": FunctionSVGD(repulsion), "none": TaskOnly()}[self.diversity]
 
     def _check_batch(self, template: nn.Module) -> None:
         if self.training.batch_size == 1 and has_statistics(template):
@@ -176,7 +188,11 @@ class HyperGAN(Method):
             head = make_head(choice.mode, layers, self.code_size, self.hidden, varying)
         if isinstance(mixer, Mixer):
             pretrain(mixer, torch.Generator().manual_seed(derive_seed(context.seed, "pretraining")))
-        return WeightGenerator(mixer, head, base), choice
+        jitter = None
+        if self.diversity == "gpvi":
+            size = sum(value.numel() for value in base.values())
+            jitter = GPVI(min(self.noise_size, size), size, JITTER, hidden=self.hidden, rounds=1)
+        return WeightGenerator(mixer, head, base, jitter), choice
 
     def _base(self, entry: Entry, given: Tensor, shares: Shares) -> Tensor:
         """What all draws share at the start."""

@@ -1,4 +1,4 @@
-"""The training of a generator of networks: drawn networks learn the task, codes are kept spread by an adversary."""
+"""The training of a generator of networks through the one loop."""
 
 from collections.abc import Mapping
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from pluriform.data.data import Data
-from pluriform.ensemble.calling import Calling
-from pluriform.ensemble.hypergan.discriminator import Discriminator
+from pluriform.ensemble.calling import Calling, takes_channels_last
 from pluriform.ensemble.hypergan.generator import WeightGenerator
-from pluriform.ensemble.hypergan.gradients import CHUNK, gradients_of, measured_calling, surrogate
+from pluriform.ensemble.hypergan.gradients import CHUNK, measured_calling
+from pluriform.ensemble.hypergan.objectives import Setting
 from pluriform.ensemble.hypergan.selection import Selection
 from pluriform.method import FitContext
 from pluriform.training.cost import FitCost
@@ -22,21 +22,20 @@ from pluriform.training.seeds import derive_seed
 __all__ = ["Game", "GameTraining"]
 
 RECORD = "calling.json"
-CODES_A_STEP = 256  # Noise vectors of the adversarial game in a step; they cost nothing beside the networks.
 
 
 class Game(nn.Module):
-    """Everything that is trained: one optimiser over all of it, gradients kept apart by the losses.
+    """Everything that is trained, by one optimiser; the objective keeps gradients apart.
 
     Args:
         template: The network that is drawn; its weights that are not drawn are trained beside the generator.
         generator: Draws the weights.
-        discriminator: Judges the codes; `None` for no adversary.
+        objective: What a step minimises, with what it trains itself.
     """
 
-    def __init__(self, template: nn.Module, generator: WeightGenerator, discriminator: Discriminator | None) -> None:
+    def __init__(self, template: nn.Module, generator: WeightGenerator, objective: nn.Module) -> None:
         super().__init__()
-        self.template, self.generator, self.discriminator = template, generator, discriminator
+        self.template, self.generator, self.objective = template, generator, objective
 
 
 class GameTraining:
@@ -45,59 +44,68 @@ class GameTraining:
     Args:
         game: Trained in place.
         recipe: Hyper-parameters of the loop.
-        networks: Networks drawn in a step.
-        own_batches: A minibatch for each of them, or one for all.
-        beta: Weight of the adversarial loss of the codes.
-        calling: How networks are computed, or `auto`.
         data: Data set.
         context: Seed, run and device.
+        networks: Networks drawn in a step.
+        own_batches: A minibatch for each of them, or one for all.
+        calling: How networks are computed, or `auto`.
+
+    Attributes:
+        history: Columns of figures of the validated epochs, after `run`.
     """
 
     def __init__(
         self,
         game: Game,
         recipe: Recipe,
+        data: Data,
+        context: FitContext,
         *,
         networks: int,
         own_batches: bool,
-        beta: float,
         calling: str,
-        data: Data,
-        context: FitContext,
     ) -> None:
-        self.game, self.recipe, self.networks, self.own_batches, self.beta = game, recipe, networks, own_batches, beta
-        self.data, self.context = data, context
-        self.loss = Loss.of(recipe, data, context.device)
+        self.game, self.recipe, self.data, self.context = game, recipe, data, context
         seeds = [derive_seed(context.seed, "network", i) for i in range(networks)]
         self.feed = Feed(
             data, recipe.batch_size, seeds if own_batches else context.seed, recipe.augmentation, context.device
         )
-        self.calling = self._calling(calling)
-        self.selection = None
-        if len(data.validation):
-            seed = derive_seed(context.seed, "selection")
-            self.selection = Selection(game.template, game.generator, data.validation, data.task, seed)
+        loss = Loss.of(recipe, data, context.device)
+        self.setting = Setting(
+            game.template,
+            game.generator,
+            loss,
+            self._calling(calling, loss, networks, own_batches),
+            own_batches,
+            networks,
+            len(data.train),
+            data.bounds,
+            context.device,
+        )
         self.history: dict[str, list[float]] = {}
 
-    def _calling(self, asked: str) -> Calling:
+    def _calling(self, asked: str, loss: Loss, networks: int, own_batches: bool) -> Calling:
         if asked != "auto":
-            size = {"vmap": self.networks, "chunk": min(CHUNK, self.networks), "loop": 1}[asked]
-            return Calling(asked, size, reason="as asked")  # type: ignore[arg-type]
+            size = {"vmap": networks, "chunk": min(CHUNK, networks), "loop": 1}[asked]
+            fits = asked == "loop" and takes_channels_last(self.game.template, self.feed.sample())
+            return Calling(asked, size, fits, "as asked")  # type: ignore[arg-type]
         run = self.context.run
         if run is not None and run.has(RECORD):
             return Calling(**run.read_json(RECORD))
-        generator = torch.Generator().manual_seed(self.context.seed)
-        noise = torch.randn(self.networks, self.game.generator.noise_size, generator=generator)
+        seeds = [derive_seed(self.context.seed, "trial", i) for i in range(networks)]
         with torch.no_grad():
-            weights = self.game.generator.weights(self.game.generator.codes(noise.to(self.context.device)))
+            weights = self.game.generator.draw(seeds)
         self.game.train()
-        found = measured_calling(self.game.template, weights, next(self.feed.batches(0)), self.loss, self.own_batches)
+        found = measured_calling(self.game.template, weights, next(self.feed.batches(0)), loss, own_batches)
         if run is not None:
             run.write_json(RECORD, found.to_json())
         return found
 
     def run(self) -> FitCost:
-        """Train to the end; `history` then holds the figures of every epoch."""
+        """Train to the end."""
+        validation, seed = self.data.validation, derive_seed(self.context.seed, "selection")
+        template, generator = self.game.template, self.game.generator
+        validate = Selection(template, generator, validation, self.data.task, seed).assess if len(validation) else None
         loop = Loop(
             self.game,
             self.step,
@@ -106,30 +114,17 @@ class GameTraining:
             seed=self.context.seed,
             epochs=self.recipe.epochs_for(len(self.data.train)),
             run=self.context.run,
-            validate=self.selection.assess if self.selection else None,
+            validate=validate,
             label="generator",
         )
         cost = loop.run()
         self.history = columns_of(loop.history)
-        return FitCost(
-            cost.training_seconds, cost.epochs, cost.steps, cost.sample_passes * self.networks, cost.peak_memory
-        )
+        passes = cost.sample_passes * self.setting.networks
+        return FitCost(cost.training_seconds, cost.epochs, cost.steps, passes, cost.peak_memory)
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Loss of one step; its gradient plays both sides of the game."""
-        generator = self.game.generator
-        noise = torch.randn(self.networks, generator.noise_size, device=self.context.device)
-        codes = generator.codes(noise)
-        weights = generator.weights(codes)
-        gradients = gradients_of(self.game.template, weights, batch, self.loss, self.calling, self.own_batches)
-        total = surrogate(self.game.template, weights, gradients)
-        figures = {"task_loss": gradients.losses}
-        if self.game.discriminator is not None:
-            more = torch.randn(CODES_A_STEP - self.networks, generator.noise_size, device=self.context.device)
-            game = self.game.discriminator.losses(torch.cat([codes, generator.codes(more)]))
-            total = total + self.beta * game.codes + game.discriminator
-            figures |= {"discriminator_loss": game.discriminator, "code_loss": game.codes}
-        return {"loss": total, **figures}
+        """Figures of one step."""
+        return self.game.objective(self.setting, batch)
 
 
 def columns_of(history: list[dict[str, float | int]]) -> dict[str, list[float]]:

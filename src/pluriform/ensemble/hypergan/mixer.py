@@ -121,13 +121,17 @@ def pretrain(mixer: Mixer, generator: torch.Generator) -> MomentMatch:
     count = SAMPLES_A_DIMENSION * size
     floor = (size + 1) / (count - 1)
     optimizer = torch.optim.Adam(mixer.parameters(), lr=LEARNING_RATE)
-    for step in range(MOST_STEPS + 1):
-        codes = mixer(torch.randn(count, mixer.noise_size, generator=generator).to(device))
-        error = moment_error(codes)
-        if float(error.detach()) <= STOP * floor or step == MOST_STEPS:
-            break
+
+    def sample() -> Tensor:
+        return mixer(torch.randn(count, mixer.noise_size, generator=generator).to(device))
+
+    steps, codes = 0, sample()
+    error = moment_error(codes)
+    while float(error.detach()) > STOP * floor and steps < MOST_STEPS:
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
+        steps, codes = steps + 1, sample()
+        error = moment_error(codes)
     optimizer.zero_grad()
-    return MomentMatch(float(error.detach()), floor, cross_covariance(codes.detach()), step)
+    return MomentMatch(float(error.detach()), floor, cross_covariance(codes.detach()), steps)
