@@ -31,6 +31,7 @@ NAMES = {
     "cifar10": "CIFAR-10",
     "test": "test images",
 }
+LABELS = {"mnist-5000": "MNIST-5000"}
 VARIANTS = {"full": "full", "no-discriminator": "without discriminator", "no-mixer": "without mixer"}
 
 
@@ -51,7 +52,7 @@ def draw_outliers(record: dict, path: Path) -> None:
     sets = record["data"]
     panels = {name: ["test", *next(iter(methods.values()))["outliers"]] for name, methods in sets.items()}
     columns = max(map(len, panels.values()))
-    size = (2.75 * columns, 2.45 * len(sets) + 0.75)
+    size = (2.9 * columns, 2.6 * len(sets) + 0.75)
     figure, grid = plt.subplots(len(sets), columns, figsize=size, layout="constrained", sharex=True, squeeze=False)
     handles: dict[str, Any] = {}
     for row, (name, methods) in zip(grid, sets.items(), strict=True):
@@ -68,12 +69,12 @@ def draw_outliers(record: dict, path: Path) -> None:
                 (line,) = axes.plot(x, curve, style, color=COLOURS[place], **emphasis)
                 handles.setdefault(f"{NAMES[method]}, {members} members", line)
             axes.set_title(title_of(other, methods), loc="left")
-            axes.set(xlim=(0, math.log(10)), ylim=(0, 1.02))
-        floor = min(min(m["entropy"][max(m["entropy"], key=int)]["test"]) for m in methods.values())
-        row[0].set_ylim(math.floor(floor * 10 - 0.5) / 10, 1.01)
-        row[0].set_ylabel(f"{NAMES[name]}\nshare of images at most that uncertain")
+            axes.set(xlim=(0, math.log(10)), ylim=(0, 1.02), xticks=[0, 0.5, 1, 1.5, 2])
+        floor = min(m["entropy"][max(m["entropy"], key=int)]["test"][1] for m in methods.values())
+        row[0].set_ylim(max(0, math.floor(floor * 20) / 20), 1.005)
+        row[0].set_ylabel(f"{LABELS.get(name, NAMES[name])}\nshare of images")
     for axes in grid[-1]:
-        axes.set_xlabel("entropy of the mean prediction (nats)")
+        axes.set_xlabel("entropy of the mean at most (nats)")
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
     save(figure, path, plt)
 
@@ -86,15 +87,14 @@ def order(methods: dict) -> list[str]:
 def title_of(other: str, methods: dict) -> str:
     """What the panel shows, and the best AUROC of the entropy."""
     if other == "test":
-        return "test images: to the upper left is better"
+        return "test images (higher is better)\nscale of its own"
     best = {
         name: own["outliers"][other][max(own["outliers"][other], key=int)]["entropy"]["auroc"]["mean"]
         for name, own in methods.items()
     }
     first = max(best, key=lambda name: best[name])
-    ours = f"\nAUROC: HyperGAN {best['hypergan']:.1f}, " if "hypergan" in best else "\nAUROC: "
-    rest = f"best {best[first]:.1f} ({NAMES[first]})" if first != "hypergan" else "the best"
-    return f"{NAMES[other]}: lower is better{ours}{rest}"
+    ours = f"AUROC {best['hypergan']:.1f}, " if "hypergan" in best and first != "hypergan" else ""
+    return f"{NAMES[other]} (lower is better)\n{ours}best {best[first]:.1f}, {NAMES[first]}"
 
 
 def draw_ablation(record: dict, path: Path) -> None:
@@ -125,7 +125,6 @@ def draw_ablation(record: dict, path: Path) -> None:
                 handles.setdefault(words, line)
             axes.set(xlabel="epoch", ylabel=label)
             axes.set_yscale("log") if column != "disagreement" else axes.set_ylim(bottom=0)
-            axes.yaxis.set_minor_formatter("")
             round_ticks(axes, column)
         count = len(next(iter(variants.values()))["seeds"])
         seeds = f", mean and range of {count} seeds" if count > 1 else ""
@@ -135,12 +134,14 @@ def draw_ablation(record: dict, path: Path) -> None:
 
 
 def round_ticks(axes: Any, column: str) -> None:
-    """Ticks 1, 2, 5 times powers of ten on a logarithmic axis, written as numbers."""
+    """Whole epochs, and ticks written as numbers on a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if column == "disagreement":
         return
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 8 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
 

@@ -79,24 +79,29 @@ def figures(form: pf.Predictor, data: Data) -> dict:
 
 
 def materialised(form: Drawn, data: Data, build: Callable[[], nn.Module]) -> dict:
-    """Members as stock modules: the difference to what the ensemble says of them, and between the members."""
+    """Members as stock modules: the difference to what the form says of them, together and alone.
+
+    Together, members share one computation and round otherwise in float32 than a module does alone.
+    """
     inputs = data.test.inputs[:COMPARED]
     members = form.predict(inputs).members.cpu()
-    differences, kept = [], None
+    together, alone, kept = [], [], None
     for i in range(MATERIALISED):
         module = build()
         module.load_state_dict(form.materialize(i).state_dict(), strict=True)
         with torch.no_grad():
             device = next(module.parameters()).device
             kept = torch.cat([module.eval()(part.to(device)).softmax(-1).cpu() for part in inputs.split(256)])
-        differences.append(float((kept - members[i]).abs().max()))
+        together.append(float((kept - members[i]).abs().max()))
+        single = form.with_seeds(form.seeds[i : i + 1]).predict(inputs).mean.cpu()
+        alone.append(float((kept - single).abs().max()))
     apart = float((members[0] - members[1]).abs().max())
     return {
         "class": f"{type(module).__module__}.{type(module).__qualname__}".replace("hypergan_networks.", ""),
         "members": MATERIALISED,
         "inputs": len(inputs),
-        "largest_difference_of_a_probability": differences,
-        "within_1e-6": max(differences) <= 1e-6,
+        "largest_difference_of_a_probability": {"together": max(together), "alone": max(alone)},
+        "within_1e-6": max(together + alone) <= 1e-6,
         "largest_difference_between_two_members": apart,
     }
 
