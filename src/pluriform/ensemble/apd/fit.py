@@ -43,14 +43,16 @@ class APD(Method):
     weight vectors and a critic D, max_G min_D E D(G(z)) - E D(w) + 10 E (|grad D| - 1)^2.
 
     All trainable parameters are drawn, whatever the layers. The kept samples take `samples` times the weights times
-    4 bytes, at most 4 GiB. The game is played in an orthonormal basis of the span of the samples, in units of their
-    spread, which changes nothing but the cost (see `Coordinates`). In regression the likelihood is Gaussian with the
-    residual variance of the network after `training`, e is multiplied by the smallest of these variances (if below 1)
-    to keep the drift that of the squared error, and the noise of the form is fitted to its members.
+    4 bytes, at most 4 GiB. The game is played in an orthonormal basis of the span of the samples, which changes nothing
+    but the cost (see `Coordinates`), scaled so that the widest direction has a standard deviation of 10.
+
+    In regression the likelihood is Gaussian with the residual variance of the network after `training`; e is multiplied
+    by the smallest of these variances (if below 1), so that the drift is that of the squared error; and the noise of
+    the form is fitted to its members.
 
     The paper ran 200,000 steps from random weights (e = 0.05, d = 0.001, batches of 100, 500 steps of burn-in, every
-    20th kept: 10,000 samples) and 100,000 to 200,000 of the game. The defaults are for minutes on a CPU, hence start
-    from a trained network.
+    20th kept: 10,000 samples) and 100,000 to 200,000 of the game at 1e-4. The defaults are for minutes on a CPU, hence
+    start from a trained network, and the learning rate of the game falls from 3e-4 to 0.
 
     Args:
         members: Draws of the form.
@@ -88,7 +90,7 @@ class APD(Method):
     decay: float | int = 1e-3
     batch_size: int = 100
     training: Recipe | None = field(default_factory=Recipe)
-    iterations: int = 5000
+    iterations: int = 3000
     noise: int = 32
     hidden: int = 100
 
@@ -169,7 +171,7 @@ class APD(Method):
         coordinates = Coordinates.of(samples)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(context.seed, "generator"))
-            game = WGAN(coordinates.vectors, self.noise, self.hidden)
+            game = WGAN(coordinates.vectors, self.noise, self.hidden, self.iterations)
         work = Iterations(
             game.step,
             self.iterations,
