@@ -28,7 +28,7 @@ $(STAMPS)/check: $(STAMPS)/test
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,check]'
 	touch $@
 
-demo: $(STAMPS)/run ## Compare three forms of one network on handwritten digits; prints a table and the path of a page
+demo: $(STAMPS)/run ## Compare four forms of one network on handwritten digits; prints a table and the path of a page
 	$(BIN)/pluriform compare digits --out runs/demo
 
 test: $(STAMPS)/test ## Run the test suite

@@ -26,6 +26,15 @@ def small_cases() -> dict[str, Method]:
     return {
         "Training": training,
         "DeepEnsemble": pf.DeepEnsemble(members=2, training=training),
+        "HyperGAN": pf.HyperGAN(
+            members=3,
+            networks=4,
+            noise_size=16,
+            code_size=8,
+            hidden=32,
+            calling="vmap",  # `auto` is timed, and may fall differently in two fits.
+            training=pf.Training(epochs=10, batch_size=32, learning_rate=3e-3),
+        ),
         "InfiniteWidth": pf.InfiniteWidth(),
         "LastLayerLaplace": pf.LastLayerLaplace(members=3, training=training),
         "SWAG": pf.SWAG(members=3, rank=3, training=pf.Training(epochs=20, optimizer="sgd", learning_rate=0.05)),

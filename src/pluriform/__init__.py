@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pluriform.data.load import load
     from pluriform.ensemble.apd.fit import APD
     from pluriform.ensemble.deep_ensemble import DeepEnsemble
+    from pluriform.ensemble.hypergan.fit import HyperGAN
     from pluriform.ensemble.last_layer_laplace import LastLayerLaplace
     from pluriform.ensemble.mc_dropout import MCDropout
     from pluriform.ensemble.mnf.fit import MNF
@@ -44,6 +45,7 @@ _PLACES = {
     "Data": "pluriform.data.data",
     "DeepEnsemble": "pluriform.ensemble.deep_ensemble",
     "Graph": "pluriform.graph.graph",
+    "HyperGAN": "pluriform.ensemble.hypergan.fit",
     "InfiniteWidth": "pluriform.infinite.fit",
     "LastLayerLaplace": "pluriform.ensemble.last_layer_laplace",
     "MCDropout": "pluriform.ensemble.mc_dropout",
@@ -74,6 +76,7 @@ __all__ = [
     "Data",
     "DeepEnsemble",
     "Graph",
+    "HyperGAN",
     "InfiniteWidth",
     "LastLayerLaplace",
     "MCDropout",

@@ -36,7 +36,7 @@ def test_wrong_usage_and_errors_have_exit_codes(capsys):
     assert main(["compare", "digits", "--threats", "linf=1"]) == 1
     assert "NORM:EPS such as linf:0.1" in capsys.readouterr().err
     assert main(["fit", "magic", "digits"]) == 1
-    assert "one of training, deep-ensemble, infinite-width" in capsys.readouterr().err
+    assert "one of training, deep-ensemble, hypergan, infinite-width" in capsys.readouterr().err
 
 
 def test_compare_end_to_end_and_again(capsys, tmp_path):
@@ -44,15 +44,16 @@ def test_compare_end_to_end_and_again(capsys, tmp_path):
     assert main(words) == 0
     shown = capsys.readouterr()
     assert all(
-        name in shown.out for name in ("Training", "DeepEnsemble", "InfiniteWidth", "Accuracy", "page: run/report.html")
+        name in shown.out
+        for name in ("Training", "DeepEnsemble", "HyperGAN", "InfiniteWidth", "Accuracy", "page: run/report.html")
     )
     assert "1294 train / 144 validation / 359 test" in shown.err.replace("\n", " ")
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "Three forms of mlp on digits" in page
+    assert "Four forms of mlp on digits" in page
     results = [json.loads(path.read_text()) for path in (tmp_path / "run" / "results").glob("*.json")]
-    assert sorted(result["status"] for result in results) == ["ok"] * 3
+    assert sorted(result["status"] for result in results) == ["ok"] * 4
     assert main(words) == 0
-    assert capsys.readouterr().err.count("already evaluated") == 3
+    assert capsys.readouterr().err.count("already evaluated") == 4
     assert main([*words, "--seed", "1"]) == 1
     assert "nothing was overwritten" in capsys.readouterr().err
 

@@ -18,6 +18,7 @@ from pluriform.nets.zoo import build
 
 __all__ = [
     "DATA_FLAGS",
+    "DEFAULT_FORMS",
     "FIT_FLAGS",
     "METHODS",
     "described",
@@ -30,13 +31,15 @@ __all__ = [
 METHODS = {
     "training": "pluriform.ordinary:Training",
     "deep-ensemble": "pluriform.ensemble.deep_ensemble:DeepEnsemble",
-    "apd": "pluriform.ensemble.apd.fit:APD",
-    "mnf": "pluriform.ensemble.mnf.fit:MNF",
+    "hypergan": "pluriform.ensemble.hypergan.fit:HyperGAN",
+    "infinite-width": "pluriform.infinite.fit:InfiniteWidth",
     "mc-dropout": "pluriform.ensemble.mc_dropout:MCDropout",
     "swag": "pluriform.ensemble.swag:SWAG",
     "last-layer-laplace": "pluriform.ensemble.last_layer_laplace:LastLayerLaplace",
-    "infinite-width": "pluriform.infinite.fit:InfiniteWidth",
+    "mnf": "pluriform.ensemble.mnf.fit:MNF",
+    "apd": "pluriform.ensemble.apd.fit:APD",
 }
+DEFAULT_FORMS = ("training", "deep-ensemble", "hypergan", "infinite-width")
 
 
 def described(kind: Any, text: str) -> Any:

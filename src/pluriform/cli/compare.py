@@ -1,6 +1,6 @@
 """`pluriform compare DATA`: the main job."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pluriform.cli.arguments import (
     DATA_FLAGS,
+    DEFAULT_FORMS,
     FIT_FLAGS,
     METHODS,
     described,
@@ -49,7 +50,7 @@ def options() -> type:
         "Compare",
         [
             *DATA_FLAGS,
-            ("forms", described(tuple[Literal[names], ...], "which forms, in this order"), names),
+            ("forms", described(tuple[Literal[names], ...], "which forms, in this order"), DEFAULT_FORMS),
             ("out", described(str | None, "run folder"), None),
             ("outliers", described(tuple[str, ...], "data sets to be told apart from it"), ()),
             ("threats", described(tuple[str, ...] | None, threats), None),
@@ -67,13 +68,21 @@ def default_threats(data: Data) -> tuple[str, ...]:
 
 
 def chosen_methods(chosen: Any) -> list[Method]:
-    """The methods of the flags; a method that trains networks itself trains them as `--training` says by default."""
+    """The methods of the flags; what `--training` changes holds for every method that trains networks itself.
+
+    A method that was given a training of its own keeps it.
+    """
     methods = [getattr(chosen, form.replace("-", "_")) for form in chosen.forms]
-    recipe = Recipe(**{item.name: getattr(chosen.training, item.name) for item in fields(Recipe)})
-    return [
-        replace(method, training=recipe) if getattr(method, "training", None) == Recipe() != recipe else method
-        for method in methods
-    ]
+    given = {item.name: getattr(chosen.training, item.name) for item in fields(Recipe)}
+    changed = {name: value for name, value in given.items() if value != getattr(Recipe(), name)}
+    return [_with_training(method, changed) for method in methods]
+
+
+def _with_training(method: Method, changed: Mapping[str, Any]) -> Method:
+    own = getattr(method, "training", None)
+    if not changed or own is None or own != type(method)().training:  # type: ignore[attr-defined]
+        return method
+    return replace(method, training=replace(own, **changed))
 
 
 def run(words: Sequence[str]) -> None:

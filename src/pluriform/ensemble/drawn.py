@@ -158,8 +158,9 @@ class Drawn(Predictor):
         def compute(part: dict[str, Tensor]) -> Tensor:
             if not recompute:
                 return call_members(self.template, part, inputs, whole)
-            found = checkpoint(call_members, self.template, part, inputs, whole, use_reentrant=False)
-            return found  # type: ignore[return-value]
+            return checkpoint(  # type: ignore[return-value]
+                call_members, self.template, part, inputs, whole, use_reentrant=False
+            )
 
         return torch.cat([compute(part) for part in self._parts(size)])
 

@@ -117,9 +117,12 @@ class HyperGAN(Method):
     def _fit(self, module: Any, data: Data, context: FitContext) -> Drawn:
         template = module.to(context.device)
         self._check_batch(template)
-        generator, choice = self._generator(template, context)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(context.seed, "generator"))
+            generator, choice = self._generator(template, context)
+            objective = self._objective(generator)
         training = GameTraining(
-            Game(template, generator, self._objective(generator)).to(context.device),
+            Game(template, generator, objective).to(context.device),
             self.training,
             data,
             context,
@@ -172,27 +175,25 @@ class HyperGAN(Method):
         given = {name: tensor.detach().cpu() for name, tensor in template.named_parameters()}
         deviations = deviations_of(layers, self.initialisation, given=given)
         shares = {name: split(deviation, self.shared_fraction) for name, deviation in deviations.items()}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(context.seed, "generator"))
-            base = {
-                entry.name: self._base(entry, given[entry.name], shares[entry.name])
-                for layer in layers
-                for entry in layer.entries
-            }
-            mixer = (
-                Mixer(self.noise_size, len(layers), self.code_size, self.hidden)
-                if self.mixer
-                else Independent(len(layers), self.code_size)
-            )
-            varying = {name: share.varying for name, share in shares.items()}
-            head = make_head(choice.mode, layers, self.code_size, self.hidden, varying)
-        if isinstance(mixer, Mixer):
-            pretrain(mixer, torch.Generator().manual_seed(derive_seed(context.seed, "pretraining")))
+        base = {
+            entry.name: self._base(entry, given[entry.name], shares[entry.name])
+            for layer in layers
+            for entry in layer.entries
+        }
+        varying = {name: share.varying for name, share in shares.items()}
+        head = make_head(choice.mode, layers, self.code_size, self.hidden, varying)
         jitter = None
         if self.diversity == "gpvi":
             size = sum(value.numel() for value in base.values())
             jitter = GPVI(min(self.noise_size, size), size, JITTER, hidden=self.hidden, rounds=1)
-        return WeightGenerator(mixer, head, base, jitter), choice
+        return WeightGenerator(self._mixer(len(layers), context), head, base, jitter), choice
+
+    def _mixer(self, layers: int, context: FitContext) -> nn.Module:
+        if not self.mixer:
+            return Independent(layers, self.code_size)
+        mixer = Mixer(self.noise_size, layers, self.code_size, self.hidden)
+        pretrain(mixer, torch.Generator().manual_seed(derive_seed(context.seed, "pretraining")))
+        return mixer
 
     def _base(self, entry: Entry, given: Tensor, shares: Shares) -> Tensor:
         """What all draws share at the start."""
