@@ -31,6 +31,7 @@ NAMES = {
     "cifar10": "CIFAR-10",
     "test": "test images",
 }
+FORMS = ("gaussian process", "infinite width", "deep ensemble", "hypergan latent-gan", "hypergan none")
 LABELS = {"mnist-5000": "MNIST-5000"}
 VARIANTS = {"full": "full", "no-discriminator": "without discriminator", "no-mixer": "without mixer"}
 
@@ -149,7 +150,8 @@ def round_ticks(axes: Any, column: str) -> None:
 def draw_toy(record: dict, path: Path) -> None:
     """One panel a form: mean and three deviations of data seed 0, with the coverage over all seeds."""
     plt = pyplot()
-    forms = {name: own for name, own in record["forms"].items() if "mean" in own}
+    names = sorted(record["forms"], key=lambda name: (FORMS.index(name) if name in FORMS else len(FORMS), name))
+    forms = {name: record["forms"][name] for name in names if "mean" in record["forms"][name]}
     columns = min(4, len(forms))
     rows = math.ceil(len(forms) / columns)
     size = (2.6 * columns, 2.6 * rows + 0.5)
@@ -173,9 +175,8 @@ def draw_toy(record: dict, path: Path) -> None:
         dots = axes.scatter(record["points"]["x"], record["points"]["y"], s=10, color="k", zorder=4)
         figures = own["figures"]
         inside, outside = (figures[f"function_{where}_95"]["mean"] for where in ("inside", "outside"))
-        axes.set_title(
-            f"{name.replace('hypergan', 'HyperGAN,')}\n95 % band: {inside:.0f} % in, {outside:.0f} % out", loc="left"
-        )
+        title = name.replace("hypergan", "HyperGAN,").replace("gaussian", "Gaussian")
+        axes.set_title(f"{title}\n95 % band: in {inside:.0f} %, out {outside:.0f} %", loc="left")
         axes.axvspan(-6, -4, color="0.5", alpha=0.08, linewidth=0)
         axes.axvspan(4, 6, color="0.5", alpha=0.08, linewidth=0)
         axes.set(xlim=(-6, 6), ylim=(-240, 240))
