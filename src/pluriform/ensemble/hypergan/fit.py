@@ -83,7 +83,7 @@ class HyperGAN(Method):
 
     members: int = 20
     diversity: Literal["latent-gan", "svgd", "function-svgd", "gpvi", "none"] = "latent-gan"
-    beta: float | int = 1.0
+    beta: float | int = 0.1
     repulsion: float | int = 0.02
     networks: int = 8
     batches: Literal["own", "shared"] = "own"

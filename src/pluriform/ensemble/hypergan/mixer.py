@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Mixer", "MomentMatch", "cross_covariance", "moment_error", "pretrain"]
+__all__ = ["Mixer", "MomentMatch", "cross_covariance", "gaussian_divergence", "moment_error", "pretrain"]
 
 LEARNING_RATE = 1e-3
 MOST_STEPS = 500
 SAMPLES_A_DIMENSION = 16
+RIDGE = 1e-4
 STOP = 2.0  # Times the error that exact samples of the prior would have.
 
 Noise = Float[Tensor, "member noise"]
@@ -95,6 +96,22 @@ def moment_error(codes: Codes) -> Tensor:
     covariance = centred.mT @ centred / (len(codes) - 1)
     eye = torch.eye(size, dtype=codes.dtype, device=codes.device)
     return ((covariance - eye).square().sum((-2, -1)) / size + mean.square().sum(-1) / size).mean()
+
+
+def gaussian_divergence(codes: Codes) -> Tensor:
+    """Mean over layers of KL(N(m_i, C_i) || N(0, I)) / d, for the moments of the codes of each layer by itself.
+
+    Unlike the squared error of the moments, it grows without bound as codes gather in a point or a plane, so that
+    nothing else can hold them there. More codes than dimensions are needed; with fewer, C_i is singular and only the
+    ridge keeps it finite.
+    """
+    size = codes.shape[-1]
+    mean = codes.mean(0)
+    centred = (codes - mean).transpose(0, 1)
+    covariance = centred.mT @ centred / len(codes) + RIDGE * torch.eye(size, dtype=codes.dtype, device=codes.device)
+    log_determinant = 2 * torch.linalg.cholesky(covariance).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return ((trace + mean.square().sum(-1) - size - log_determinant) / (2 * size)).mean()
 
 
 def cross_covariance(codes: Codes) -> float:

@@ -10,7 +10,7 @@ from pluriform.ensemble.calling import Calling, call_members
 from pluriform.ensemble.hypergan.discriminator import Discriminator
 from pluriform.ensemble.hypergan.generator import Draws, WeightGenerator
 from pluriform.ensemble.hypergan.gradients import Gradients, gradients_of, surrogate
-from pluriform.ensemble.hypergan.mixer import moment_error
+from pluriform.ensemble.hypergan.mixer import gaussian_divergence
 from pluriform.ensemble.particles.function_svgd import extra_inputs, function_svgd_direction
 from pluriform.ensemble.particles.gpvi import GPVI
 from pluriform.ensemble.particles.svgd import log_posterior_scores, particle_loss, svgd_direction
@@ -20,7 +20,7 @@ from pluriform.training.loss import Loss
 
 __all__ = ["FunctionSVGD", "FunctionalGradient", "LatentGAN", "SVGD", "Setting", "TaskOnly"]
 
-CODES_A_STEP = 256  # Noise vectors of the adversarial game; they cost nothing beside the networks.
+CODES_A_DIMENSION = 4  # Noise vectors of the game, a code dimension; they cost nothing beside the networks.
 EXTRA_SHARE = 0.1  # Noise inputs beside a batch.
 PRIOR_VARIANCE = 1.0
 
@@ -73,8 +73,8 @@ class TaskOnly(nn.Module):
 class LatentGAN(nn.Module):
     """Task loss plus `beta` times the distance of the codes from the prior: HyperGAN.
 
-    The distance is what the discriminator sees, plus the error of the moments of each layer's codes. The second is not
-    in the paper: with the adversary alone, codes gather in a point that runs before it.
+    The distance is what the discriminator sees, plus the divergence of a Gaussian with the moments of each layer's codes
+    from the prior. The second is not in the paper: with the adversary alone, codes gather in a point that runs from it.
 
     Args:
         discriminator: Trained in the same step.
@@ -92,9 +92,10 @@ class LatentGAN(nn.Module):
         """Figures of one step; the gradient of `loss` trains both sides of the game."""
         draws = setting.generator.draws(setting.noise(setting.networks))
         gradients = setting.gradients(draws, batch)
-        more = setting.generator.codes(setting.noise(max(0, CODES_A_STEP - setting.networks)))
+        count = CODES_A_DIMENSION * setting.generator.code_size
+        more = setting.generator.codes(setting.noise(max(0, count - setting.networks)))
         codes = torch.cat([draws.codes, more])
-        game, moments = self.discriminator.losses(codes), moment_error(codes)
+        game, moments = self.discriminator.losses(codes), gaussian_divergence(codes)
         task = surrogate(setting.template, draws.weights, gradients)
         return {
             "loss": task + self.beta * (game.codes + moments) + game.discriminator,
