@@ -278,7 +278,7 @@ def test_a_calling_is_plain_json_and_back():
 
 
 def test_unstacked_weights_are_the_members():
-    members, x = case(norms, torch.float32)
+    members, _ = case(norms, torch.float32)
     stacked = stack(members)
     made = unstack(members[0], stacked, 3)
     assert all(torch.equal(tensor, weights_of(members[3])[name]) for name, tensor in weights_of(made).items())

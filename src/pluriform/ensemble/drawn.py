@@ -126,12 +126,12 @@ class Drawn(Predictor):
     def _part(self, start: int, stop: int) -> dict[str, Tensor]:
         return self._drawn(self.seeds[start:stop]) | self._statistics(start, stop)
 
-    def _parts(self, size: int) -> Iterator[dict[str, Tensor]]:
-        """Weights of `size` members at a time."""
+    def _parts(self) -> Iterator[dict[str, Tensor]]:
+        """Weights of all members, or of as many at a time as may exist at once."""
         if self._weights is not None:
-            yield from split_members(self._weights, size)
+            yield self._weights
             return
-        size = max(1, min(size, PART_BYTES // self._bytes_a_member))
+        size = max(1, PART_BYTES // self._bytes_a_member)
         for start in range(0, self.size, size):
             yield self._part(start, min(start + size, self.size))
 
@@ -151,9 +151,9 @@ class Drawn(Predictor):
         """Logits or means of every member, differentiable in `inputs`; activations of one part exist at a time."""
         self.template.eval()
         calling = self.calling(inputs)
-        size = self.size if calling.way == "loop" and self._weights is not None else calling.chunk
-        whole = Calling("vmap", size) if calling.way == "chunk" else calling
-        recompute = torch.is_grad_enabled() and inputs.requires_grad and size < self.size
+        recompute = torch.is_grad_enabled() and inputs.requires_grad and calling.chunk < self.size
+        at_once = calling.chunk if recompute or calling.way != "loop" else self.size
+        whole = Calling("vmap", at_once) if calling.way == "chunk" else calling
 
         def compute(part: dict[str, Tensor]) -> Tensor:
             if not recompute:
@@ -162,7 +162,7 @@ class Drawn(Predictor):
                 call_members, self.template, part, inputs, whole, use_reentrant=False
             )
 
-        return torch.cat([compute(part) for part in self._parts(size)])
+        return torch.cat([compute(own) for part in self._parts() for own in split_members(part, at_once)])
 
     def forward(self, inputs: Inputs) -> Logits:
         """Logarithm of the mean probability, or the mean of the means."""
@@ -246,11 +246,19 @@ class Drawn(Predictor):
             tensor.copy_(weights[name])
         return made.eval()
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "Drawn":
+    def _forget(self) -> None:
+        """Weights that were drawn, and how they were computed, belong to the tensors they came from."""
         for name in ("_weights", "_callings", "_bytes_a_member"):
             vars(self).pop(name, None)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Drawn":
+        self._forget()
         super()._apply(fn, recurse)
         return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._forget()
+        super()._load_from_state_dict(*args)
 
 
 def _alike(first: Tensor | None, second: Tensor | None) -> bool:
