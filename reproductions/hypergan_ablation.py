@@ -59,6 +59,7 @@ COLUMNS = (
     "task_loss",
     "code_loss",
     "discriminator_loss",
+    "moment_loss",
 )
 PUBLISHED = {
     "epoch": [0, 10, 20, 40, 60, 85],

@@ -17,6 +17,10 @@ HERE = Path(__file__).parent
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#8C510A")
 NAMES = {
     "hypergan": "HyperGAN",
+    "hypergan-svgd": "HyperGAN, SVGD",
+    "hypergan-function-svgd": "HyperGAN, function SVGD",
+    "hypergan-gpvi": "HyperGAN, GPVI",
+    "hypergan-none": "HyperGAN, no diversity",
     "deep-ensemble": "deep ensemble",
     "mc-dropout": "MC dropout",
     "swag": "SWAG",
@@ -30,6 +34,14 @@ NAMES = {
     "kmnist": "KMNIST",
     "cifar10": "CIFAR-10",
     "test": "test images",
+}
+TITLES = {
+    "gaussian process": "Gaussian process",
+    "hypergan latent-gan": "HyperGAN",
+    "hypergan none": "HyperGAN, no diversity",
+    "hypergan svgd": "HyperGAN, SVGD",
+    "hypergan function-svgd": "HyperGAN, function SVGD",
+    "hypergan gpvi": "HyperGAN, GPVI",
 }
 FORMS = ("gaussian process", "infinite width", "deep ensemble", "hypergan latent-gan", "hypergan none")
 LABELS = {"mnist-5000": "MNIST-5000"}
@@ -67,8 +79,8 @@ def draw_outliers(record: dict, path: Path) -> None:
                 x = [i * math.log(10) / (len(curve) - 1) for i in range(len(curve))]
                 emphasis = {"linewidth": 2.0, "zorder": 3} if method == "hypergan" else {"linewidth": 1.2}
                 style = "--" if place >= 4 else "-"
-                (line,) = axes.plot(x, curve, style, color=COLOURS[place], **emphasis)
-                handles.setdefault(f"{NAMES[method]}, {members} members", line)
+                (line,) = axes.plot(x, curve, style, color=COLOURS[place % len(COLOURS)], **emphasis)
+                handles.setdefault(f"{NAMES.get(method, method)}, {members} members", line)
             axes.set_title(title_of(other, methods), loc="left")
             axes.set(xlim=(0, math.log(10)), ylim=(0, 1.02), xticks=[0, 0.5, 1, 1.5, 2])
         floor = min(m["entropy"][max(m["entropy"], key=int)]["test"][1] for m in methods.values())
@@ -82,7 +94,8 @@ def draw_outliers(record: dict, path: Path) -> None:
 
 def order(methods: dict) -> list[str]:
     """Methods in the order of the legend."""
-    return [name for name in NAMES if name in methods]
+    known = list(NAMES)
+    return sorted(methods, key=lambda name: (known.index(name) if name in NAMES else len(known), name))
 
 
 def title_of(other: str, methods: dict) -> str:
@@ -95,7 +108,7 @@ def title_of(other: str, methods: dict) -> str:
     }
     first = max(best, key=lambda name: best[name])
     ours = f"AUROC {best['hypergan']:.1f}, " if "hypergan" in best and first != "hypergan" else ""
-    return f"{NAMES[other]} (lower is better)\n{ours}best {best[first]:.1f}, {NAMES[first]}"
+    return f"{NAMES[other]} (lower is better)\n{ours}best {best[first]:.1f}, {NAMES.get(first, first)}"
 
 
 def draw_ablation(record: dict, path: Path) -> None:
@@ -175,8 +188,8 @@ def draw_toy(record: dict, path: Path) -> None:
         dots = axes.scatter(record["points"]["x"], record["points"]["y"], s=10, color="k", zorder=4)
         figures = own["figures"]
         inside, outside = (figures[f"function_{where}_95"]["mean"] for where in ("inside", "outside"))
-        title = name.replace("hypergan", "HyperGAN,").replace("gaussian", "Gaussian")
-        axes.set_title(f"{title}\n95 % band: in {inside:.0f} %, out {outside:.0f} %", loc="left")
+        title = TITLES.get(name, name)
+        axes.set_title(f"{title}\ncovers {inside:.0f} % inside, {outside:.0f} % outside", loc="left")
         axes.axvspan(-6, -4, color="0.5", alpha=0.08, linewidth=0)
         axes.axvspan(4, 6, color="0.5", alpha=0.08, linewidth=0)
         axes.set(xlim=(-6, 6), ylim=(-240, 240))
@@ -190,6 +203,12 @@ def draw_toy(record: dict, path: Path) -> None:
     if reference is not None and len(forms) > 1:
         lines, words = [*lines, other], [*words, "the same of the Gaussian process"]
     figure.legend(lines, words, loc="outside lower center", ncols=5, frameon=False)
+    count = max(len(own["seeds"]) for own in forms.values())
+    figure.suptitle(
+        f"Drawn: one data set, three standard deviations. Above: share of x³ within the 95 % band, on [−4, 4] and in "
+        f"the grey, mean of {count} data set{'s' if count > 1 else ''}.",
+        fontsize=9,
+    )
     save(figure, path, plt)
 
 
