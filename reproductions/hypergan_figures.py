@@ -81,7 +81,7 @@ def draw_outliers(record: dict, path: Path) -> None:
                 style = "--" if place >= 4 else "-"
                 (line,) = axes.plot(x, curve, style, color=COLOURS[place % len(COLOURS)], **emphasis)
                 handles.setdefault(f"{NAMES.get(method, method)}, {members} members", line)
-            axes.set_title(title_of(other, methods), loc="left")
+            axes.set_title(title_of(other, methods), loc="left", fontsize=8.5)
             axes.set(xlim=(0, math.log(10)), ylim=(0, 1.02), xticks=[0, 0.5, 1, 1.5, 2])
         floor = min(m["entropy"][max(m["entropy"], key=int)]["test"][1] for m in methods.values())
         row[0].set_ylim(max(0, math.floor(floor * 20) / 20), 1.005)
@@ -99,7 +99,7 @@ def order(methods: dict) -> list[str]:
 
 
 def title_of(other: str, methods: dict) -> str:
-    """What the panel shows, and the best AUROC of the entropy."""
+    """What the panel shows, and the AUROC of the entropy: ours and the best."""
     if other == "test":
         return "test images (higher is better)\nscale of its own"
     best = {
@@ -107,8 +107,8 @@ def title_of(other: str, methods: dict) -> str:
         for name, own in methods.items()
     }
     first = max(best, key=lambda name: best[name])
-    ours = f"AUROC {best['hypergan']:.1f}, " if "hypergan" in best and first != "hypergan" else ""
-    return f"{NAMES[other]} (lower is better)\n{ours}best {best[first]:.1f}, {NAMES.get(first, first)}"
+    ours = f"HyperGAN {best['hypergan']:.1f}, " if "hypergan" in best and first != "hypergan" else ""
+    return f"{NAMES[other]} (lower is better)\nAUROC: {ours}{NAMES.get(first, first)} {best[first]:.1f}"
 
 
 def draw_ablation(record: dict, path: Path) -> None:
