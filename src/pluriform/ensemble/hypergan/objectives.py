@@ -22,6 +22,7 @@ __all__ = ["FunctionSVGD", "FunctionalGradient", "LatentGAN", "SVGD", "Setting",
 
 CODES_A_DIMENSION = 4  # Noise vectors of the game, a code dimension; they cost nothing beside the networks.
 EXTRA_SHARE = 0.1  # Noise inputs beside a batch.
+LEAST_EXTRA = 2  # Batch statistics need two.
 PRIOR_VARIANCE = 1.0
 
 
@@ -163,7 +164,8 @@ class FunctionSVGD(nn.Module):
         )
         (slope,) = torch.autograd.grad(losses.sum(), known)
         direction = function_svgd_direction(known.detach(), -slope, entropy=self.repulsion)
-        found = torch.autograd.grad((outputs * -direction).sum(), [*leaves.values(), *shared.values()])
+        trained = [*leaves.values(), *shared.values()]
+        found = torch.autograd.grad((outputs * -direction).sum(), trained, materialize_grads=True)
         gradients = Gradients(
             losses.detach(),
             dict(zip(leaves, found[: len(leaves)], strict=True)),
@@ -231,5 +233,6 @@ def _with_noise(setting: Setting, batch: Batch) -> tuple[Tensor, Tensor]:
     """The inputs of the batch, and noise inputs; apart, since batch statistics must not mix them."""
     low, high = setting.bounds or (float(end) for end in batch.inputs.aminmax())
     seed = int(torch.randint(2**62, ()))
-    both = extra_inputs(batch.inputs, (low, high), EXTRA_SHARE, torch.Generator().manual_seed(seed))
+    share = max(EXTRA_SHARE, LEAST_EXTRA / len(batch.inputs))
+    both = extra_inputs(batch.inputs, (low, high), share, torch.Generator().manual_seed(seed))
     return batch.inputs, both[len(batch.inputs) :]
