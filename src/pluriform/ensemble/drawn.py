@@ -256,9 +256,9 @@ class Drawn(Predictor):
         super()._apply(fn, recurse)
         return self
 
-    def _load_from_state_dict(self, *args: Any) -> None:
+    def _load_from_state_dict(self, *args: Any, **named: Any) -> None:
         self._forget()
-        super()._load_from_state_dict(*args)
+        super()._load_from_state_dict(*args, **named)
 
 
 def _alike(first: Tensor | None, second: Tensor | None) -> bool:

@@ -19,7 +19,7 @@ def made(head="full", jitter=False, mixer=True):
     network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(12, 4))
     layers = layers_of(network)
     codes = Mixer(12, len(layers), 6, 16) if mixer else Independent(len(layers), 6)
-    base = {name: p for name, p in network.named_parameters()}
+    base = dict(network.named_parameters())
     size = sum(p.numel() for p in base.values())
     return WeightGenerator(
         codes,

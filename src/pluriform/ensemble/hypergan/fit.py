@@ -102,6 +102,7 @@ class HyperGAN(Method):
         self._require(self.members >= 1, "members", "at least 1")
         self._require(self.networks >= 1, "networks", "at least 1")
         self._require(self.beta >= 0, "beta", "0 or more")
+        self._require(self.repulsion >= 0, "repulsion", "0 or more")
         self._require(0 <= self.shared_fraction < 1, "shared_fraction", "a share in [0, 1)")
         for name in ("noise_size", "code_size", "hidden"):
             self._require(getattr(self, name) >= 1, name, "at least 1")
@@ -182,16 +183,25 @@ class HyperGAN(Method):
         }
         varying = {name: share.varying for name, share in shares.items()}
         head = make_head(choice.mode, layers, self.code_size, self.hidden, varying)
+        size = sum(value.numel() for value in base.values())
+        mixer = self._mixer(len(layers), size, context)
         jitter = None
         if self.diversity == "gpvi":
-            size = sum(value.numel() for value in base.values())
-            jitter = GPVI(min(self.noise_size, size), size, JITTER, hidden=self.hidden, rounds=1)
-        return WeightGenerator(self._mixer(len(layers), context), head, base, jitter), choice
+            jitter = GPVI(mixer.noise_size, size, JITTER, hidden=self.hidden, rounds=1)
+        return WeightGenerator(mixer, head, base, jitter), choice
 
-    def _mixer(self, layers: int, context: FitContext) -> nn.Module:
+    def _mixer(self, layers: int, size: int, context: FitContext) -> Mixer | Independent:
+        """The mixer of `layers` codes; in `gpvi` its noise is the first part of one of the weights' size."""
         if not self.mixer:
-            return Independent(layers, self.code_size)
-        mixer = Mixer(self.noise_size, layers, self.code_size, self.hidden)
+            made = Independent(layers, self.code_size)
+            self._require(self.diversity != "gpvi" or made.noise_size <= size, "code_size", f"at most {size // layers}")
+            return made
+        mixer = Mixer(
+            min(self.noise_size, size) if self.diversity == "gpvi" else self.noise_size,
+            layers,
+            self.code_size,
+            self.hidden,
+        )
         pretrain(mixer, torch.Generator().manual_seed(derive_seed(context.seed, "pretraining")))
         return mixer
 

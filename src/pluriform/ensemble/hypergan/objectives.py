@@ -74,8 +74,9 @@ class TaskOnly(nn.Module):
 class LatentGAN(nn.Module):
     """Task loss plus `beta` times the distance of the codes from the prior: HyperGAN.
 
-    The distance is what the discriminator sees, plus the divergence of a Gaussian with the moments of each layer's codes
-    from the prior. The second is not in the paper: with the adversary alone, codes gather in a point that runs from it.
+    The distance is what the discriminator sees, plus the divergence of a Gaussian with the moments of each layer's
+    codes from the prior. The second is not in the paper: with the adversary alone, codes gather in a point that runs
+    from it.
 
     Args:
         discriminator: Trained in the same step.
