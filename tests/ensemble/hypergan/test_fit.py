@@ -149,7 +149,7 @@ def test_every_kind_of_network(digits, make, diversity):
         assert form.calling(digits.test.inputs).way == "loop"
 
 
-@pytest.mark.parametrize("name", ["lenet-bn", "resnet20"])
+@pytest.mark.parametrize("name", ["mlp-bn", "lenet-bn", "resnet20"])
 def test_networks_of_the_zoo(digits, name):
     data = part(digits, 40)
     net = pf.nets.build(name, data, seed=0)

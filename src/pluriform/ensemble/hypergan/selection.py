@@ -1,5 +1,7 @@
 """Figures of drawn networks on the validation split, which choose the epoch that is kept."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from pluriform.ensemble.drawn import draw_seeds
 from pluriform.ensemble.hypergan.generator import WeightGenerator
 from pluriform.ensemble.hypergan.mixer import cross_covariance, moment_error
 from pluriform.ensemble.statistics import statistics_copies
+from pluriform.errors import GraphError
 from pluriform.metrics.classification import nll_terms
 from pluriform.metrics.diversity import weight_diversity
 from pluriform.metrics.uncertainty import disagreement, mutual_information
@@ -76,12 +79,19 @@ class Selection:
 
     def _outputs(self, weights: dict[str, Tensor]) -> Tensor:
         """Outputs of all draws; BatchNorm takes statistics of the validation batch."""
-        self.template.eval()
-        copies = statistics_copies(self.template, DRAWS)
         device = next(iter(weights.values())).device
-        parts = []
-        for inputs in self.inputs.split(BATCH):
-            inputs = inputs.to(device)
-            self.calling = self.calling or by_count(self.template, weights, inputs, DRAWS)
-            parts.append(call_members(self.template, weights | copies, inputs, self.calling))
-        return torch.cat(parts, 1)
+        parts = self.inputs.chunk(math.ceil(len(self.inputs) / BATCH))  # Even ones: a lone sample has no statistics.
+        self.calling = self.calling or self._counted(weights, parts[0].to(device))
+        self.template.eval()
+        weights = weights | statistics_copies(self.template, DRAWS)
+        return torch.cat([call_members(self.template, weights, part.to(device), self.calling) for part in parts], 1)
+
+    def _counted(self, weights: dict[str, Tensor], inputs: Tensor) -> Calling:
+        """The calling by count, in evaluation mode, and whether it takes batch statistics, too."""
+        self.template.eval()
+        found = by_count(self.template, weights, inputs, DRAWS)
+        try:
+            call_members(self.template, weights | statistics_copies(self.template, DRAWS), inputs[:2], found)
+        except GraphError as error:
+            return Calling("loop", 1, False, str(error))
+        return found
