@@ -365,6 +365,23 @@ def test_a_batch_of_one_before_batch_norm_is_refused(digits):
         HyperGAN(**SMALL | {"training": recipe}).fit(norms(), digits)
 
 
+def test_one_validation_sample_before_batch_norm_is_refused(digits):
+    data = dataclasses.replace(digits, validation=Split(*digits.validation.batch(torch.arange(1))))
+    with pytest.raises(ConfigError, match=r"at least 2 samples a step for BatchNorm.*1 validation sample"):
+        HyperGAN(**SMALL).fit(norms(), data)
+    check(HyperGAN(**SMALL).fit(mlp(), data), mlp(), data)
+
+
+def test_statistics_of_the_given_network_need_its_weights(digits):
+    with pytest.raises(ConfigError, match=r"initialisation='given' where draws share.*norms='recalibrate'"):
+        HyperGAN(norms="shared", **SMALL).fit(norms(), digits)
+    net = norms()
+    net[1].running_mean.fill_(0.25)
+    form = HyperGAN(norms="shared", initialisation="given", **SMALL).fit(net, digits)
+    assert torch.equal(form.materialize(1)[1].running_mean, torch.full((4,), 0.25))
+    check(form, net, digits)
+
+
 def test_a_target_without_trainable_parameters_is_refused(digits):
     with pytest.raises(ConfigError, match=r"a module with trainable parameters.*none of them trainable"):
         HyperGAN(**SMALL).fit(mlp().requires_grad_(False), digits)
@@ -390,6 +407,7 @@ def test_a_head_that_does_not_fit_the_memory_names_those_that_do(digits, monkeyp
         ({"shared_fraction": 1}, r"shared_fraction a share in \[0, 1\)"),
         ({"code_size": 0}, "code_size at least 1"),
         ({"noise_size": 0}, "noise_size at least 1"),
+        ({"hidden": 1}, "hidden at least 2"),
         ({"diversity": "latent_gan"}, "diversity one of latent-gan, svgd"),
         ({"head": "huge"}, "head one of auto, full"),
         ({"batches": "mine"}, "batches one of own, shared"),

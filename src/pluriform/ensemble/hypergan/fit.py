@@ -27,6 +27,7 @@ from pluriform.training.seeds import derive_seed
 
 __all__ = ["HyperGAN"]
 
+SHARED = {"low-rank": 0.8, "rank-one": 0.8}  # A change of low rank makes no network by itself.
 JITTER = 0.01  # Deviation of the full-rank noise of `gpvi` at the start.
 CHOICES = {
     "diversity": ("latent-gan", "svgd", "function-svgd", "gpvi", "none"),
@@ -69,7 +70,8 @@ class HyperGAN(Method):
         noise_size: Length of s.
         code_size: Length of a code.
         hidden: Width of the hidden layers of mixer, generators and discriminator.
-        shared_fraction: Correlation between the weights of two draws at the start of training.
+        shared_fraction: Correlation between the weights of two draws at the start of training; `None` for 0 where every
+            weight is generated, and 0.8 where changes of shared weights are (`low-rank`, `rank-one`).
         initialisation: Variance of drawn weights at the start, by fan-in or fan-out of the layer they go to; or
             around the `given` weights, with a deviation of `1 - shared_fraction` of their variance.
         norms: BatchNorm of drawn members: statistics of their own (`recalibrate`), or those of the given network.
@@ -92,7 +94,7 @@ class HyperGAN(Method):
     noise_size: int = 256
     code_size: int = 64
     hidden: int = 256
-    shared_fraction: float | int = 0.0
+    shared_fraction: float | int | None = None
     initialisation: Literal["hyperfan-in", "hyperfan-out", "given"] = "hyperfan-in"
     norms: Literal["recalibrate", "shared"] = "recalibrate"
     calling: Literal["auto", "vmap", "chunk", "loop"] = "auto"
@@ -103,9 +105,10 @@ class HyperGAN(Method):
         self._require(self.networks >= 1, "networks", "at least 1")
         self._require(self.beta >= 0, "beta", "0 or more")
         self._require(self.repulsion >= 0, "repulsion", "0 or more")
-        self._require(0 <= self.shared_fraction < 1, "shared_fraction", "a share in [0, 1)")
-        for name in ("noise_size", "code_size", "hidden"):
-            self._require(getattr(self, name) >= 1, name, "at least 1")
+        self._require(self.shared_fraction is None or 0 <= self.shared_fraction < 1, "shared_fraction", "in [0, 1)")
+        self._require(self.noise_size >= 1, "noise_size", "at least 1")
+        self._require(self.code_size >= 1, "code_size", "at least 1")
+        self._require(self.hidden >= 2, "hidden", "at least 2")
         for name, known in CHOICES.items():
             self._require(getattr(self, name) in known, name, "one of " + ", ".join(known))
 
@@ -117,7 +120,7 @@ class HyperGAN(Method):
 
     def _fit(self, module: Any, data: Data, context: FitContext) -> Drawn:
         template = module.to(context.device)
-        self._check_batch(template)
+        self._check_norms(template, data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(context.seed, "generator"))
             generator, choice = self._generator(template, context)
@@ -154,16 +157,23 @@ class HyperGAN(Method):
             return FunctionalGradient(generator.jitter, repulsion)
         return {"svgd": SVGD(repulsion), "function-svgd": FunctionSVGD(repulsion), "none": TaskOnly()}[self.diversity]
 
-    def _check_batch(self, template: nn.Module) -> None:
-        if self.training.batch_size == 1 and has_statistics(template):
-            raise ConfigError(
-                explain(
-                    "at least 2 samples a step for BatchNorm",
-                    "training.batch_size=1",
-                    type(template).__name__,
-                    "raise the batch size, or take a network without BatchNorm",
-                )
+    def _check_norms(self, template: nn.Module, data: Data) -> None:
+        """BatchNorm needs two samples wherever it takes statistics, and shared ones weights that they belong to."""
+        if not has_statistics(template):
+            return
+        where = type(template).__name__
+        counts = {"training.batch_size=1": self.training.batch_size, "1 validation sample": len(data.validation)}
+        for got, count in counts.items():
+            if count == 1:
+                remedy = "take more, or a network without BatchNorm"
+                raise ConfigError(explain("at least 2 samples a step for BatchNorm", got, where, remedy))
+        if self.norms == "shared" and self.initialisation != "given":
+            expected = "initialisation='given' where draws share the running statistics of the given network"
+            got, remedy = (
+                f"initialisation={self.initialisation!r}",
+                "use norms='recalibrate', or the given weights",
             )
+            raise ConfigError(explain(expected, got, where, remedy))
 
     def _generator(self, template: nn.Module, context: FitContext) -> tuple[WeightGenerator, HeadChoice]:
         layers = layers_of(template)
@@ -175,7 +185,8 @@ class HyperGAN(Method):
             reinitialise(template, derive_seed(context.seed, "base"))
         given = {name: tensor.detach().cpu() for name, tensor in template.named_parameters()}
         deviations = deviations_of(layers, self.initialisation, given=given)
-        shares = {name: split(deviation, self.shared_fraction) for name, deviation in deviations.items()}
+        fraction = SHARED.get(choice.mode, 0.0) if self.shared_fraction is None else self.shared_fraction
+        shares = {name: split(deviation, fraction) for name, deviation in deviations.items()}
         base = {
             entry.name: self._base(entry, given[entry.name], shares[entry.name])
             for layer in layers
