@@ -79,8 +79,10 @@ def generator_recipe(data: str) -> Recipe:
 
 # Every method may train for about as long as an ensemble of ten; those that gain nothing from it stop before.
 METHODS: dict[str, Callable[[str], pf.Method]] = {
-    "hypergan": lambda data: HyperGAN(training=generator_recipe(data)),
-    "hypergan-svgd": lambda data: HyperGAN(diversity="svgd", repulsion=0.1, training=generator_recipe(data)),
+    "hypergan": lambda data: HyperGAN(shared_fraction=0.0, training=generator_recipe(data)),
+    "hypergan-svgd": lambda data: HyperGAN(
+        diversity="svgd", repulsion=0.1, shared_fraction=0.0, training=generator_recipe(data)
+    ),
     "deep-ensemble": lambda data: pf.DeepEnsemble(members=10, training=recipe(data)),
     "mc-dropout": lambda data: pf.MCDropout(rate=0.2, training=recipe(data, 3)),
     "swag": lambda data: pf.SWAG(
