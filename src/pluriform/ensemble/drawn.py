@@ -23,6 +23,7 @@ __all__ = ["Drawn", "draw_seeds"]
 
 KEPT_BYTES = 2**30  # Weights of all members are kept up to this size, else drawn again for every batch.
 PART_BYTES = 2**28  # Weights that exist at once where they are not kept.
+DRAWN_AT_ONCE = 8  # Members that are drawn together for their statistics; a generator draws no fewer.
 
 
 def draw_seeds(count: int, seed: int) -> tuple[int, ...]:
@@ -90,8 +91,9 @@ class Drawn(Predictor):
         if self.norms != "recalibrate" or not has_statistics(self.template) or self.calibration is None:
             return
         members = [
-            recalibrated(self.template, {name: part[0] for name, part in self._drawn([seed]).items()}, self.calibration)
-            for seed in self.seeds
+            recalibrated(self.template, {name: column[0] for name, column in one.items()}, self.calibration)
+            for start in range(0, self.size, DRAWN_AT_ONCE)
+            for one in split_members(self._drawn(self.seeds[start : start + DRAWN_AT_ONCE]), 1)
         ]
         for name in members[0]:
             self.register_buffer(_key(name), torch.stack([own[name] for own in members]))

@@ -18,7 +18,7 @@ def reinitialise(network: nn.Module, seed: int) -> None:
     So the initialisation is that of the layers' classes, unless a module of the user has a `reset_parameters` of its
     own, which then has the last word over everything below it. Trainable parameters that no such method reaches (a
     position embedding, the factors of a weight norm) are drawn from a normal distribution with the mean and deviation
-    of their values; constant ones and frozen layers keep theirs.
+    of their values; constant and frozen ones keep theirs.
 
     Args:
         network: Changed in place.
@@ -40,11 +40,14 @@ def reinitialise(network: nn.Module, seed: int) -> None:
     devices = sorted({tensor.device.index or 0 for tensor in network.parameters() if tensor.device.type == "cuda"})
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     given = [parameter.detach().clone() for parameter in trained]
+    frozen = [(parameter, parameter.clone()) for parameter in network.parameters() if not parameter.requires_grad]
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
         marked = [parameter.add_(MARK).clone() for parameter in trained]  # What keeps the mark was not reached.
         for reset in resets:
             reset()
+        for parameter, value in frozen:  # Those beside trained ones in a layer.
+            parameter.copy_(value)
         for parameter, mark, value in zip(trained, marked, given, strict=True):
             if torch.equal(parameter, mark):
                 _draw_alike(parameter, value)

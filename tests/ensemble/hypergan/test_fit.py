@@ -195,18 +195,19 @@ def test_every_initialisation(digits, initialisation, shared):
     check(form, mlp(), digits)
 
 
-def test_frozen_weights_stay_to_the_bit(digits):
-    for head in ("full", "last-layer"):
-        net = norms()
-        net[0].weight.requires_grad_(False)
-        net[1].requires_grad_(False)
-        form = HyperGAN(head=head, initialisation="given", **SMALL).fit(net, digits)
-        member = form.materialize(2)
-        assert torch.equal(member[0].weight, net[0].weight)
-        assert torch.equal(member[1].weight, net[1].weight)
-        assert not member[0].weight.requires_grad
-        assert not torch.equal(member[5].weight, net[5].weight)
-        assert "0.weight" not in form.source.names
+@pytest.mark.parametrize("initialisation", ["hyperfan-in", "given"])
+@pytest.mark.parametrize("head", ["full", "last-layer"])
+def test_frozen_weights_stay_to_the_bit(digits, head, initialisation):
+    net = norms()
+    net[0].weight.requires_grad_(False)
+    net[1].requires_grad_(False)
+    form = HyperGAN(head=head, initialisation=initialisation, **SMALL).fit(net, digits)
+    member = form.materialize(2)
+    assert torch.equal(member[0].weight, net[0].weight)
+    assert torch.equal(member[1].weight, net[1].weight)
+    assert not member[0].weight.requires_grad
+    assert not torch.equal(member[5].weight, net[5].weight)
+    assert "0.weight" not in form.source.names
 
 
 def test_layers_that_are_not_drawn_are_trained(digits):
@@ -303,7 +304,7 @@ def test_a_fit_stopped_between_training_and_the_form_keeps_its_history(digits, t
     """The checkpoint says finished: nothing is trained again, and the curves are those of the first sitting."""
     from pluriform.ensemble.hypergan import fit as fit_file
 
-    method = HyperGAN(**SMALL)
+    method = HyperGAN(calling="loop", **SMALL)
     monkeypatch.setattr(fit_file, "fitted_noise", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         method.fit(mlp(), digits, run=tmp_path / "run")
@@ -311,6 +312,7 @@ def test_a_fit_stopped_between_training_and_the_form_keeps_its_history(digits, t
     form = method.fit(mlp(), digits, run=tmp_path / "run")
     expected = method.fit(mlp(), digits)
     assert len(form.history["loss"]) == len(expected.history["loss"]) == 2
+    assert all(torch.equal(tensor, form.state_dict()[name]) for name, tensor in expected.state_dict().items())
     check(form, mlp(), digits)
 
 

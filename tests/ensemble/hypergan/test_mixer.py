@@ -119,11 +119,9 @@ def test_pretraining_draws_from_its_generator_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("noise", "size", "layers", "most"), [(256, 64, 3, 75), (256, 128, 3, 130), (512, 256, 5, 210)]
-)
+@pytest.mark.parametrize(("noise", "size", "layers", "most"), [(256, 64, 3, 75), (256, 128, 3, 130)])
 def test_pretraining_at_the_sizes_of_the_paper(noise, size, layers, most):
-    """About 50, 85 and 140 steps from an error near 0.93; layers stay correlated."""
+    """About 50 and 85 steps from an error near 0.93; layers stay correlated."""
     torch.manual_seed(0)
     network = Mixer(noise, layers, size, 512)
     with torch.no_grad():
