@@ -51,7 +51,7 @@ class GameTraining:
         calling: How networks are computed, or `auto`.
 
     Attributes:
-        history: Columns of figures of the validated epochs, after `run`.
+        history: Columns of figures of the validated epochs, after `run`; `kept` is 1 at the epoch that was kept.
     """
 
     def __init__(
@@ -119,6 +119,10 @@ class GameTraining:
         )
         cost = loop.run()
         self.history = columns_of(loop.history)
+        losses = self.history.get("validation_loss", [])
+        best = min(losses) if self.recipe.patience and losses else None
+        kept = len(losses) - 1 if best is None else losses.index(best)
+        self.history["kept"] = [float(i == kept) for i in range(len(self.history.get("epoch", [])))]
         passes = cost.sample_passes * self.setting.networks
         return FitCost(cost.training_seconds, cost.epochs, cost.steps, passes, cost.peak_memory)
 
