@@ -230,6 +230,18 @@ def test_a_form_of_another_type_draws_again():
     torch.testing.assert_close(found.float(), before, rtol=1e-5, atol=1e-5)
 
 
+def test_a_form_first_used_in_inference_mode_has_gradients_later():
+    form, x = drawn(conv()), images()
+    with torch.inference_mode():
+        made = form.draw(3)
+        made.predict(x)
+        materialized = made.materialize(0)
+    x.requires_grad_()
+    made(x).square().sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert materialized(x).requires_grad
+
+
 def test_a_copy_is_a_form_of_its_own():
     form, x = drawn(conv()), images()
     before = form.predict(x).members

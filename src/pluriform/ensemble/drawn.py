@@ -86,6 +86,7 @@ class Drawn(Predictor):
         self.choices: dict[str, Any] = {}  # What the fit chose by size or by measurement.
         self._draw_statistics()
 
+    @torch.inference_mode(False)
     def _draw_statistics(self) -> None:
         """Running statistics of every member, as buffers `statistics/NAME`."""
         if self.norms != "recalibrate" or not has_statistics(self.template) or self.calibration is None:
@@ -103,6 +104,7 @@ class Drawn(Predictor):
         """Number of members."""
         return len(self.seeds)
 
+    @torch.inference_mode(False)  # What is kept from a prediction in that mode must serve gradients later.
     @torch.no_grad()
     def _drawn(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         drawn: dict[str, Tensor] = self.source.draw(list(seeds))  # type: ignore[operator]
@@ -214,6 +216,7 @@ class Drawn(Predictor):
         made.origin, made.choices = self.origin, self.choices
         return made.eval()
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def materialize(self, i: int, module: nn.Module | None = None) -> nn.Module:
         """Member `i` as a plain module of the user's class, in evaluation mode.

@@ -13,7 +13,7 @@ from pluriform.data.data import Data, Split
 from pluriform.ensemble.heads import choice as choice_file
 from pluriform.ensemble.hypergan.fit import HyperGAN
 from pluriform.ensemble.target import layers_of
-from pluriform.errors import ConfigError, MemoryBudgetError
+from pluriform.errors import ConfigError, DivergenceError, MemoryBudgetError
 from pluriform.training import loop as loop_file
 from pluriform.training.recipe import Recipe
 
@@ -359,6 +359,17 @@ def test_digits_are_learned_and_members_differ():
     assert form.history["disagreement"][-1] > 0.005
     wide = form.draw(20, 1).predict(data.test.inputs)
     assert (wide.mean.argmax(-1) == data.test.targets).float().mean() > 0.88
+
+
+def test_a_training_that_diverges_says_so(digits):
+    recipe = dataclasses.replace(SHORT, learning_rate=1e8, epochs=5)
+    with pytest.raises(DivergenceError, match=r"expected a finite loss.*learning rate"):
+        HyperGAN(calling="vmap", **SMALL | {"training": recipe}).fit(mlp(), digits)
+
+
+def test_no_gradients_are_left_in_the_form(digits):
+    form = HyperGAN(head="last-layer", **SMALL).fit(mlp(), digits)
+    assert all(parameter.grad is None for parameter in form.parameters())
 
 
 def test_a_batch_of_one_before_batch_norm_is_refused(digits):

@@ -78,6 +78,12 @@ def test_divergence_of_fewer_codes_than_dimensions_is_finite():
     assert codes.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("codes", [torch.full((20, 2, 3), math.nan), 1e6 * torch.ones(20, 2, 3).cumsum(0)])
+def test_divergence_of_codes_without_a_covariance_is_no_number(codes):
+    """So that the loop can say that training diverged, instead of an error of linear algebra."""
+    assert gaussian_divergence(codes).isnan()
+
+
 def test_cross_covariance_of_known_codes():
     first = normal(40_000, 1, 5)
     same = torch.cat([first, first, normal(40_000, 1, 5, 1)], 1)  # One pair of three is the same: ||I||^2 / d = 1.

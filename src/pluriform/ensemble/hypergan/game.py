@@ -118,6 +118,7 @@ class GameTraining:
             label="generator",
         )
         cost = loop.run()
+        self.game.zero_grad()
         self.history = columns_of(loop.history)
         losses = self.history.get("validation_loss", [])
         best = min(losses) if self.recipe.patience and losses else None

@@ -1,5 +1,6 @@
 """The mixer: one noise vector to one code a layer, and the pre-training that makes each code look like the prior."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -109,7 +110,9 @@ def gaussian_divergence(codes: Codes) -> Tensor:
     mean = codes.mean(0)
     centred = (codes - mean).transpose(0, 1)
     covariance = centred.mT @ centred / len(codes) + RIDGE * torch.eye(size, dtype=codes.dtype, device=codes.device)
-    log_determinant = 2 * torch.linalg.cholesky(covariance).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    log_determinant = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_determinant = log_determinant.where(failed == 0, math.nan)  # The loop says that training diverged.
     trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
     return ((trace + mean.square().sum(-1) - size - log_determinant) / (2 * size)).mean()
 
