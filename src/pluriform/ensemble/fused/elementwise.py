@@ -1,0 +1,148 @@
+"""Nonlinearities, losses and sums over the samples of a block."""
+
+import math
+
+import numpy as np
+from numba import uintp as U
+
+from pluriform.ensemble.fused.code import Bend
+from pluriform.ensemble.fused.compile import compiled
+
+__all__ = ["bend", "bend_back", "channel_sums", "cross_entropy", "fill", "relu", "squared_error"]
+
+F = np.float32
+ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
+ROOT, DENSITY = F(math.sqrt(0.5)), F(1 / math.sqrt(2 * math.pi))
+LEAKY, ELU, TANH, SIGMOID, SILU = (int(bend) for bend in (Bend.LEAKY, Bend.ELU, Bend.TANH, Bend.SIGMOID, Bend.SILU))
+
+
+@compiled
+def fill(values, count, number):
+    """Set numbers."""
+    for i in range(count):
+        values[U(i)] = number
+
+
+@compiled
+def _sigmoid(x):
+    return ONE / (ONE + np.exp(-x))
+
+
+@compiled
+def bend(kind, slope, source, target, count):
+    """`target = f(source)`, two places that do not overlap, or the same array twice."""
+    if kind == LEAKY:
+        for i in range(count):
+            x = source[U(i)]
+            target[U(i)] = x if x > ZERO else slope * x
+    elif kind == ELU:
+        for i in range(count):
+            x = source[U(i)]
+            target[U(i)] = x if x > ZERO else slope * F(math.expm1(x))
+    elif kind == TANH:
+        for i in range(count):
+            target[U(i)] = math.tanh(source[U(i)])
+    elif kind == SIGMOID:
+        for i in range(count):
+            target[U(i)] = _sigmoid(source[U(i)])
+    elif kind == SILU:
+        for i in range(count):
+            target[U(i)] = source[U(i)] * _sigmoid(source[U(i)])
+    else:
+        for i in range(count):
+            x = source[U(i)]
+            target[U(i)] = HALF * x * (ONE + F(math.erf(x * ROOT)))
+
+
+@compiled
+def relu(values, count, slope):
+    """Leaky ReLU in place."""
+    for i in range(count):
+        x = values[U(i)]
+        values[U(i)] = x if x > ZERO else slope * x
+
+
+@compiled
+def bend_back(kind, slope, inside, gradient, values, count):
+    """`values = gradient * f'`, with `f'` from the numbers after (`inside`) or before the nonlinearity in `values`."""
+    if kind == LEAKY:
+        for i in range(count):
+            values[U(i)] = gradient[U(i)] * (ONE if values[U(i)] > ZERO else slope)
+    elif kind == ELU:
+        for i in range(count):
+            x = values[U(i)]
+            low = x + slope if inside else slope * np.exp(min(x, ZERO))
+            values[U(i)] = gradient[U(i)] * (ONE if x > ZERO else low)
+    elif kind == TANH:
+        for i in range(count):
+            y = values[U(i)] if inside else F(math.tanh(values[U(i)]))
+            values[U(i)] = gradient[U(i)] * (ONE - y * y)
+    elif kind == SIGMOID:
+        for i in range(count):
+            y = values[U(i)] if inside else _sigmoid(values[U(i)])
+            values[U(i)] = gradient[U(i)] * y * (ONE - y)
+    elif kind == SILU:
+        for i in range(count):
+            x = values[U(i)]
+            y = _sigmoid(x)
+            values[U(i)] = gradient[U(i)] * y * (ONE + x * (ONE - y))
+    else:
+        for i in range(count):
+            x = values[U(i)]
+            below = HALF * (ONE + F(math.erf(x * ROOT)))
+            values[U(i)] = gradient[U(i)] * (below + x * DENSITY * np.exp(-HALF * x * x))
+
+
+@compiled
+def channel_sums(values, channels, run, target, add):
+    """Sums of `run` numbers each."""
+    for c in range(channels):
+        total = ZERO
+        for i in range(run):
+            total += values[U(c * run + i)]
+        target[c] = target[c] + total if add else total
+
+
+@compiled
+def cross_entropy(values, outputs, lanes, count, labels, first, scale):
+    """Sum of the losses; the logits are replaced by their gradients times `scale`, 0 beyond `count`.
+
+    The labels of the block begin at `first`.
+    """
+    loss = 0.0
+    for n in range(lanes):
+        if n >= count:
+            for o in range(outputs):
+                values[o * lanes + n] = ZERO
+            continue
+        top = values[n]
+        for o in range(1, outputs):
+            top = max(top, values[o * lanes + n])
+        label = labels[first + n]
+        own = values[label * lanes + n]
+        total = ZERO
+        for o in range(outputs):
+            e = np.exp(values[o * lanes + n] - top)
+            values[o * lanes + n] = e
+            total += e
+        loss += math.log(total) + np.float64(top) - np.float64(own)
+        share = F(scale) / total
+        for o in range(outputs):
+            values[o * lanes + n] *= share
+        values[label * lanes + n] -= F(scale)
+    return loss
+
+
+@compiled
+def squared_error(values, outputs, lanes, count, targets, first, scale):
+    """The same for squared errors; the targets of a sample are a row of `outputs` numbers."""
+    loss = 0.0
+    for n in range(lanes):
+        for o in range(outputs):
+            if n < count:
+                error = values[o * lanes + n] - targets[(first + n) * outputs + o]
+                loss += np.float64(error) * np.float64(error)
+                values[o * lanes + n] = TWO * F(scale) * error
+            else:
+                values[o * lanes + n] = ZERO
+    return loss

@@ -1,0 +1,165 @@
+"""Outputs, losses and gradients of many networks of one architecture, by the fused kernels."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pluriform.ensemble.fused.program import MOST_LANES, Program
+
+__all__ = ["FusedGradients", "fused_gradients", "fused_outputs"]
+
+
+@dataclass(frozen=True, eq=False)
+class FusedGradients:
+    """Losses `(member,)` and gradients by name, `(member, *shape)`."""
+
+    losses: Tensor
+    weights: dict[str, Tensor]
+
+
+def fused_gradients(
+    program: Program,
+    weights: Mapping[str, Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    classification: bool,
+    own_batches: bool = False,
+) -> FusedGradients:
+    """Mean loss of every network over its batch, and its gradients.
+
+    Cross-entropy, or the squared error averaged over samples and outputs. Every network is computed by one thread in
+    a fixed order, so results do not depend on the number of threads.
+
+    Args:
+        program: Of the architecture.
+        weights: All parameters by name, `(member, *shape)`, float32 on the CPU.
+        inputs: `(batch, *features)`, or with a leading member axis with `own_batches`.
+        targets: Labels `(batch,)` or numbers `(batch, outputs)`; with a leading member axis like the inputs.
+        classification: Which loss.
+        own_batches: Whether every network has a batch of its own.
+    """
+    from pluriform.ensemble.fused.kernels import run_gradients
+    from pluriform.ensemble.fused.products import tile_addresses
+
+    call = _Call(program, weights, inputs, own_batches)
+    found = {name: torch.empty_like(part) for name, part in call.weights.items()}
+    addresses = _addresses(program, found)
+    empty = targets.detach().contiguous()
+    labels = empty.flatten().numpy() if classification else np.zeros(1, np.int64)
+    numbers = np.zeros(1, np.float32) if classification else empty.flatten().numpy()
+    if classification and (int(labels.min()) < 0 or int(labels.max()) >= program.outputs):
+        raise IndexError(f"labels from 0 to {program.outputs - 1} expected, got {labels.min()} to {labels.max()}")
+    losses = np.empty(call.members, np.float32)
+
+    def task(counter: int, space: int) -> None:
+        run_gradients(
+            counter, call.members, own_batches, call.samples, call.blocks, program.shape, program.border,
+            call.inputs, labels, numbers, classification, tile_addresses(), program.steps, program.numbers, program.items,
+            program.taps, call.places, call.addresses, addresses, program.sizes, program.outputs, losses, space,
+        )  # fmt: skip
+
+    call.run(task)
+    return FusedGradients(torch.from_numpy(losses), found)
+
+
+def fused_outputs(
+    program: Program, weights: Mapping[str, Tensor], inputs: Tensor, *, own_batches: bool = False
+) -> Tensor:
+    """Outputs of every network, `(member, batch, outputs)`; arguments as in `fused_gradients`."""
+    from pluriform.ensemble.fused.kernels import run_outputs
+    from pluriform.ensemble.fused.products import tile_addresses
+
+    call = _Call(program, weights, inputs, own_batches)
+    results = np.empty((call.members, call.samples, program.outputs), np.float32)
+
+    def task(counter: int, space: int) -> None:
+        run_outputs(
+            counter, call.members, own_batches, call.samples, call.blocks, program.shape, program.border,
+            call.inputs, tile_addresses(), program.steps, program.numbers, program.items, call.places, call.addresses, program.sizes,
+            program.outputs, results, space,
+        )  # fmt: skip
+
+    call.run(task)
+    return torch.from_numpy(results)
+
+
+class _Call:
+    """What both have in common: weights in memory order, packed inputs, blocks, threads."""
+
+    def __init__(self, program: Program, weights: Mapping[str, Tensor], inputs: Tensor, own: bool) -> None:
+        from pluriform.ensemble.fused.compile import LANES
+        from pluriform.ensemble.fused.kernels import pack_inputs
+
+        self.program = program
+        self.weights = {name: weights[name].detach().contiguous() for name in program.names}
+        self.members = len(next(iter(self.weights.values())))
+        self.addresses = _addresses(program, self.weights)
+        self.samples = inputs.shape[1] if own else len(inputs)
+        self.blocks = blocks_of(self.samples, LANES)
+        self.places = np.array([program.flow, program.spare, program.places], np.int64)
+        self.given = inputs.detach().contiguous()
+        self.inputs = self.given.data_ptr()
+        if not own:
+            self.packed = np.empty((int(self.blocks[:, 2].sum()) + 8) * _inside(program), np.float32)
+            pack_inputs(self.inputs, self.blocks, program.shape, program.border, self.packed.ctypes.data)
+            self.inputs = self.packed.ctypes.data
+
+    def run(self, task: Callable[[int, int], None]) -> None:
+        """The task on as many threads as PyTorch uses; each takes networks until none is left."""
+        counter = np.zeros(1, np.int64)
+        threads = max(1, min(torch.get_num_threads(), self.members))
+        spaces = [_taken(self.program) for _ in range(threads)]
+
+        def work(space: np.ndarray) -> None:
+            task(counter.ctypes.data, space.ctypes.data)
+
+        others = [_pool(threads - 1).submit(work, space) for space in spaces[1:]] if threads > 1 else []
+        work(spaces[0])
+        for other in others:
+            other.result()
+        _spaces.setdefault(id(self.program), []).extend(spaces)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "fused")
+
+
+_spaces: dict[int, list[np.ndarray]] = {}
+
+
+def _inside(program: Program) -> int:
+    return program.shape[0] * (program.shape[1] + 2 * program.border[0]) * (program.shape[2] + 2 * program.border[1])
+
+
+def _taken(program: Program) -> np.ndarray:
+    """A workspace."""
+    known = _spaces.setdefault(id(program), [])
+    if known:
+        return known.pop()
+    most = int(program.steps[:, [4, 6]].max())
+    turned = MOST_LANES * (program.turned + 64) + 8 * most
+    return np.zeros(MOST_LANES * (program.places + _inside(program) + 16) + turned, np.float32)
+
+
+def _addresses(program: Program, tensors: Mapping[str, Tensor]) -> np.ndarray:
+    return np.array([tensors[name].data_ptr() for name in program.names], np.int64)
+
+
+def blocks_of(samples: int, lanes: tuple[int, ...]) -> np.ndarray:
+    """Blocks, as few and as equal as can be, `(blocks, 3)`: first sample, samples, lanes."""
+    units = [lane // 8 for lane in lanes]
+    left, rows, start = -(-samples // 8), [], 0
+    while left:
+        count = -(-left // max(units))
+        size = min((unit for unit in units if unit * count >= left), default=max(units))
+        size = size if size <= left else max(unit for unit in units if unit <= left)
+        rows.append((start, min(8 * size, samples - start), 8 * size))
+        start, left = start + 8 * size, left - size
+    return np.array(rows, np.int64)

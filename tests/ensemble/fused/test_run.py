@@ -1,0 +1,137 @@
+"""Outputs, losses and gradients of the fused kernels against each network run alone in float64."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pluriform.ensemble.fused.program import compile_program
+from pluriform.ensemble.fused.run import fused_gradients, fused_outputs
+from pluriform.graph.parameters import stack
+from pluriform.nets.lenet import LeNet
+
+SHAPE = (2, 6, 9)
+NETWORKS = {
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(108, 5)),
+    "mlp": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(108, 41), nn.ReLU(), nn.Linear(41, 13, bias=False), nn.LeakyReLU(0.2), nn.Linear(13, 3)
+    ),
+    "convs": lambda: nn.Sequential(
+        nn.Conv2d(2, 5, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(5, 7, 3, stride=2, padding=2, bias=False),
+        nn.Tanh(),
+        nn.Conv2d(7, 3, 1),
+        nn.ELU(0.7),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(18, 4),
+    ),
+    "overlapping pools": lambda: nn.Sequential(
+        nn.Conv2d(2, 9, (2, 3), padding=(0, 2), dilation=(2, 1)),
+        nn.SiLU(),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        nn.GELU(),
+        nn.Conv2d(9, 6, (2, 3)),
+        nn.Sigmoid(),
+        nn.AvgPool2d((1, 2), stride=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 9),
+        nn.Linear(9, 3),
+        nn.Tanh(),
+    ),
+    "left-over rows": lambda: nn.Sequential(
+        nn.AvgPool2d((1, 2)),
+        nn.Conv2d(2, 6, 1, stride=(2, 1)),
+        nn.Tanh(),
+        nn.MaxPool2d(2),
+        nn.Sigmoid(),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(12, 10),
+        nn.ReLU(),
+        nn.Dropout(0.0),
+        nn.Linear(10, 2),
+    ),
+    "a stride that skips inputs": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1, stride=3, padding=1), nn.Flatten(), nn.Linear(18, 2)
+    ),
+    "one window": lambda: nn.Sequential(nn.Conv2d(2, 3, (6, 9)), nn.ReLU(), nn.Flatten(), nn.Linear(3, 3)),
+}
+
+
+def members_of(make, count):
+    torch.manual_seed(0)
+    return [make() for _ in range(count)]
+
+
+def relative(found, expected):
+    return float((found - expected).norm() / (expected.norm() + 1e-30))
+
+
+def check(members, x, y, classification, own):
+    """Every number against autograd in float64."""
+    weights = stack(members).parameters
+    program = compile_program(members[0], x[0, :1] if own else x[:1])
+    outputs = fused_outputs(program, weights, x, own_batches=own)
+    found = fused_gradients(program, weights, x, y, classification=classification, own_batches=own)
+    for i, member in enumerate(members):
+        plain = copy.deepcopy(member).double()
+        inputs, targets = (x[i], y[i]) if own else (x, y)
+        logits = plain(inputs.double())
+        loss = F.cross_entropy(logits, targets) if classification else (logits - targets).square().mean()
+        loss.backward()
+        assert relative(outputs[i], logits.detach()) < 1e-5
+        assert abs(float(found.losses[i]) - float(loss.detach())) < 1e-5 * float(loss.detach())
+        for name, parameter in plain.named_parameters():
+            # Sums that nearly cancel keep an absolute error.
+            torch.testing.assert_close(found.weights[name][i].double(), parameter.grad, rtol=1e-5, atol=2e-7)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 33, 100])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_classification_on_a_shared_batch(name, batch):
+    members = members_of(NETWORKS[name], 3)
+    x = torch.randn(batch, *SHAPE)
+    classes = members[0](x[:1]).shape[1]
+    check(members, x, torch.randint(0, classes, (batch,)), True, False)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_regression_on_batches_of_their_own(name, count):
+    members = members_of(NETWORKS[name], count)
+    x = torch.randn(count, 20, *SHAPE)
+    check(members, x, torch.randn(count, 20, members[0](x[0]).shape[1]), False, True)
+
+
+def test_lenet():
+    members = members_of(lambda: LeNet((1, 28, 28), 10), 2)
+    check(members, torch.rand(2, 50, 1, 28, 28), torch.randint(0, 10, (2, 50)), True, True)
+
+
+def test_results_depend_neither_on_threads_nor_on_the_run():
+    members = members_of(NETWORKS["convs"], 5)
+    weights, x, y = stack(members).parameters, torch.randn(50, *SHAPE), torch.randint(0, 4, (50,))
+    program = compile_program(members[0], x[:1])
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 2):
+            torch.set_num_threads(threads)
+            runs.append(fused_gradients(program, weights, x, y, classification=True))
+    finally:
+        torch.set_num_threads(before)
+    for run in runs[1:]:
+        assert torch.equal(run.losses, runs[0].losses)
+        assert all(torch.equal(run.weights[name], runs[0].weights[name]) for name in weights)
+
+
+def test_labels_outside_the_classes_are_refused():
+    members = members_of(NETWORKS["linear"], 2)
+    x = torch.randn(3, *SHAPE)
+    program = compile_program(members[0], x)
+    with pytest.raises(IndexError, match=r"0 to 4 expected, got 0 to 5"):
+        fused_gradients(program, stack(members).parameters, x, torch.tensor([0, 5, 1]), classification=True)
