@@ -145,6 +145,14 @@ def test_drawing_leaves_the_form_as_it_was():
     assert all(torch.equal(tensor, form.state_dict()[name]) for name, tensor in state.items())
 
 
+def test_other_members_keep_what_the_form_knows():
+    form = drawn(conv(), history={"loss": [1.0]}, cost={"steps": 2})
+    form.batch_size, form.origin, form.choices = 3, {"label": "x"}, {"head": {}}
+    made = form.draw(2)
+    names = ("batch_size", "origin", "choices", "history", "cost", "norms", "signature")
+    assert all(getattr(made, name) == getattr(form, name) for name in names)
+
+
 def test_order_and_companions_do_not_matter():
     form, x = drawn(conv()), images()
     members = form.predict(x).members

@@ -213,7 +213,7 @@ class Drawn(Predictor):
             cost=self.cost,
             history=self.history,
         )
-        made.origin, made.choices = self.origin, self.choices
+        made.origin, made.choices, made.batch_size = self.origin, self.choices, self.batch_size
         return made.eval()
 
     @torch.inference_mode(False)

@@ -361,6 +361,25 @@ def test_digits_are_learned_and_members_differ():
     assert (wide.mean.argmax(-1) == data.test.targets).float().mean() > 0.88
 
 
+@pytest.mark.slow
+def test_what_keeps_draws_apart_does():
+    """Without it the generator ends in one network; the figures are those of the last epoch."""
+    data = pf.load("digits", seed=0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    recipe = Recipe(epochs=15, learning_rate=3e-3)
+    spreads = {}
+    for diversity in ("none", "latent-gan", "svgd", "function-svgd"):
+        method = HyperGAN(
+            diversity=diversity, members=10, noise_size=64, code_size=16, hidden=64, calling="vmap", training=recipe
+        )
+        form = method.fit(net, data)
+        spreads[diversity] = form.history["weight_spread"][-1], form.history["disagreement"][-1]
+        assert (form.predict(data.test.inputs).mean.argmax(-1) == data.test.targets).float().mean() > 0.95
+    for diversity in ("latent-gan", "svgd", "function-svgd"):
+        assert spreads[diversity][0] > 4 * spreads["none"][0]
+        assert spreads[diversity][1] > 1.5 * spreads["none"][1]
+
+
 def test_a_training_that_diverges_says_so(digits):
     recipe = dataclasses.replace(SHORT, learning_rate=1e8, epochs=5)
     with pytest.raises(DivergenceError, match=r"expected a finite loss.*learning rate"):
