@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pluriform.axes import Members
 from pluriform.ensemble.last_layer import LastLayer
 
-__all__ = ["PRECISIONS", "Curvature", "Posterior", "full_curvature", "kronecker_curvature", "likelihood_curvature"]
+__all__ = ["Curvature", "PRECISIONS", "Posterior", "full_curvature", "kronecker_curvature", "likelihood_curvature"]
 
 PRECISIONS = tuple(10 ** (k / 10) for k in range(-40, 41))
 """Prior precisions that are tried: 1e-4 to 1e4, ten a decade."""

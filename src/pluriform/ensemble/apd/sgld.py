@@ -11,7 +11,7 @@ from pluriform.ensemble.apd.vectors import flat_weights
 from pluriform.graph.parameters import weights_of
 from pluriform.training.feed import Batch, Feed
 
-__all__ = ["SGLD", "Langevin"]
+__all__ = ["Langevin", "SGLD"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch.optim import Adam
 
 from pluriform.errors import GraphError, explain
 
-__all__ = ["WGAN", "Coordinates", "gradient_penalty", "perceptron"]
+__all__ = ["Coordinates", "WGAN", "gradient_penalty", "perceptron"]
 
 LAYERS = 3
 PENALTY = 10.0
