@@ -204,7 +204,7 @@ def test_without_a_validation_split_it_is_the_evidence(data):
     assert precisions[0] == precisions[1]
 
 
-def test_regression_bands_are_those_of_bayesian_linear_regression():
+def test_regression_bands_are_those_of_bayesian_linear_regression(shared_data):
     """On a toy where the last layer does the whole work: variance phi^T (Phi^T Phi / noise + tau)^-1 phi."""
     table = pf.load("uci-regression:yacht")
     form = LastLayerLaplace(members=2000, prior_precision=1.0, training=Recipe(epochs=20)).fit(

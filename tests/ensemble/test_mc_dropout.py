@@ -162,7 +162,7 @@ def test_dropout_learns_and_is_less_sure_where_it_errs(own, data):
     assert entropy[wrong].mean() > entropy[~wrong].mean() + 0.1
 
 
-def test_regression_members_and_noise(data):
+def test_regression_members_and_noise(data, shared_data):
     table = pf.load("uci-regression:yacht")
     form = MCDropout(members=5, rate=0.2, training=QUICK).fit(pf.nets.build("mlp", table), table)
     found = form.predict(table.test.inputs)

@@ -331,7 +331,6 @@ def test_moving_average_clipping_and_no_validation(digits):
     assert "validation_loss" not in form.history
 
 
-@pytest.mark.xfail(reason="gradients_of calls autograd.grad without materialize_grads=True", strict=True)
 @pytest.mark.parametrize("head", ["full", "last-layer"])
 def test_weights_that_no_output_depends_on(digits, head):
     net = Spare()

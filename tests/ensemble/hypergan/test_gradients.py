@@ -134,7 +134,6 @@ def test_frozen_weights_get_no_gradient(calling):
     assert set(gradients.drawn) == {"3.weight", "3.bias"}
 
 
-@pytest.mark.xfail(reason="autograd.grad is called without materialize_grads=True", strict=True)
 @pytest.mark.parametrize("calling", ["vmap", "chunk", "loop"])
 def test_weights_that_no_output_depends_on_get_zero(calling):
     network, maker, noise, batch = problem(Spare)
