@@ -1,6 +1,7 @@
-"""Three ways to compute networks that differ in their weights: outputs, gradients, running statistics."""
+"""The ways to compute networks that differ in their weights: outputs, gradients, running statistics."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -244,10 +245,47 @@ def test_shared_layers_are_not_computed_again_for_every_member():
     network = nn.Sequential(nn.Linear(10, 5000), nn.ReLU(), nn.Linear(5000, 3))
     weights = stack([network] * 4).parameters
     x = torch.zeros(100, 10)
-    assert by_count(network, weights, x, 4).way == "loop"
+    assert by_count(network, weights, x, 4).autograd().way == "loop"
     calling = by_count(network, {name: part for name, part in weights.items() if name.startswith("2.")}, x, 4)
     assert calling.way == "vmap"
     assert "shared" in calling.reason
+    assert "not fused: all networks share 0.weight" in calling.reason
+
+
+def differences(found, expected):
+    return float((found - expected).detach().norm() / expected.detach().norm())
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv"])
+def test_chains_are_fused_where_nothing_is_differentiated(name):
+    members, x = case(NETWORKS[name], torch.float32)
+    weights = {own: tensor.detach() for own, tensor in stack(members).parameters.items()}
+    calling = by_count(members[0], weights, x, MEMBERS)
+    assert (calling.way, calling.autograd().way) == ("fused", "chunk")
+    expected = torch.stack([member(x) for member in members])
+    fused = call_members(members[0], weights, x, calling)
+    assert fused.grad_fn is None
+    assert differences(fused, expected) < 1e-6
+    inputs = x.clone().requires_grad_()
+    found = call_members(members[0], weights, inputs, calling)
+    found.sum().backward()
+    known = x.clone().requires_grad_()
+    torch.stack([member(known) for member in members]).sum().backward()
+    torch.testing.assert_close(inputs.grad, known.grad)
+    with torch.no_grad():
+        assert torch.equal(call_members(members[0], weights, inputs, calling), fused)
+        own = call_members(members[0], weights, x.expand(MEMBERS, *x.shape), calling, shared_inputs=False)
+    assert torch.equal(own, fused)
+
+
+def test_a_network_that_is_no_chain_is_not_fused():
+    members, x = case(norms, torch.float32)
+    weights = {own: tensor.detach() for own, tensor in stack(members).parameters.items()}
+    calling = by_count(members[0].eval(), weights, x, MEMBERS)
+    assert calling.way == "vmap"
+    assert re.search(r"not fused: 1 \(batch_norm.* is not in this engine", calling.reason)
+    with pytest.raises(GraphError, match=r"fused kernels compute.*batch_norm"):
+        call_members(members[0], weights, x, Calling("fused", 2))
 
 
 def test_only_images_and_filters_are_laid_out():

@@ -1,9 +1,9 @@
-"""Three ways to compute networks of one architecture: all at once, some at a time, one after the other."""
+"""Ways to compute networks of one architecture: all at once, some at a time, one after the other, or fused."""
 
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pluriform.axes import Inputs, Members
-from pluriform.errors import GraphError
+from pluriform.ensemble.fused.chain import NotFused
+from pluriform.ensemble.fused.run import fused_outputs, fused_program
+from pluriform.errors import GraphError, explain
 from pluriform.graph.parameters import StackedWeights, call, call_stacked, weights_of
 from pluriform.training.layout import to_channels_last
 
@@ -26,16 +28,24 @@ class Calling:
     """How the members are called.
 
     Attributes:
-        way: `vmap` all at once, `chunk` some at a time, `loop` one after the other.
-        chunk: Members at a time.
+        way: `vmap` all at once, `chunk` some at a time, `loop` one after the other, `fused` by kernels that compute
+            a block of samples in cache, without a graph for automatic differentiation.
+        chunk: Members at a time; of `fused`, where outputs have to be differentiated: see `autograd`.
         channels_last: Whether the loop lays images and filters out with the channels last in memory.
         reason: Why, in words.
     """
 
-    way: Literal["vmap", "chunk", "loop"]
+    way: Literal["vmap", "chunk", "loop", "fused"]
     chunk: int
     channels_last: bool = False
     reason: str = ""
+
+    def autograd(self) -> "Calling":
+        """The same, or in the place of `fused` a way that automatic differentiation follows."""
+        if self.way != "fused":
+            return self
+        way = "loop" if self.chunk == 1 else "chunk"
+        return Calling(way, self.chunk, self.channels_last, f"outputs are differentiated, else: {self.reason}")
 
     def to_json(self) -> dict[str, str | int | bool]:
         """As plain JSON."""
@@ -51,7 +61,7 @@ def call_members(
         module: Gives the code, the mode, and the weights that are not named.
         weights: By name, `(member, *shape)`. Running statistics among them are updated in place in training mode.
         inputs: Shape `(batch, *features)`; with `shared_inputs=False` with a leading member axis.
-        calling: Which way; all give the same numbers up to rounding.
+        calling: Which way; all give the same numbers up to rounding. Outputs that are differentiated are never fused.
         shared_inputs: Whether all networks see the same inputs.
 
     Returns:
@@ -60,6 +70,11 @@ def call_members(
     Raises:
         GraphError: The network cannot be computed for several members at once, and `way` is not `loop`.
     """
+    if calling.way == "fused":
+        differentiated = inputs.requires_grad or any(part.requires_grad for part in weights.values())
+        if not (torch.is_grad_enabled() and differentiated):
+            return _fused(module, weights, inputs, shared_inputs)
+        calling = calling.autograd()
     if calling.way == "loop":
         names, columns = list(weights), [tensor.unbind() for tensor in weights.values()]
         sets = [dict(zip(names, column, strict=True)) for column in zip(*columns, strict=True)]
@@ -68,6 +83,16 @@ def call_members(
         return torch.stack([_one(module, own, one, calling) for own, one in pairs])
     chunk = None if calling.way == "vmap" else calling.chunk
     return call_stacked(module, StackedWeights({}, dict(weights)), inputs, chunk, shared_inputs)
+
+
+def _fused(module: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, shared_inputs: bool) -> Tensor:
+    try:
+        program = fused_program(module, weights, inputs if shared_inputs else inputs[0])
+    except NotFused as error:
+        raise GraphError(
+            explain("a network that the fused kernels compute", str(error), type(module).__name__, "take way='chunk'")
+        ) from error
+    return fused_outputs(program, weights, inputs, own_batches=not shared_inputs)
 
 
 def _one(module: nn.Module, weights: Mapping[str, Tensor], inputs: Inputs, calling: Calling) -> Tensor:
@@ -103,7 +128,7 @@ def split_members(weights: Mapping[str, Tensor], size: int) -> list[dict[str, Te
 
 
 def by_count(module: nn.Module, weights: Mapping[str, Tensor], inputs: Inputs, members: int) -> Calling:
-    """The way that a count of multiplications says is the fastest for a prediction.
+    """The way that is the fastest for a prediction: fused for a chain of layers, else as multiplications say.
 
     It is counted, not timed, so that a stored form predicts the same to the last bit wherever it is loaded.
 
@@ -113,16 +138,27 @@ def by_count(module: nn.Module, weights: Mapping[str, Tensor], inputs: Inputs, m
         inputs: One batch.
         members: Number of networks to be computed.
     """
+    graph = _by_count(module, weights, inputs, members)
+    try:
+        fused_program(module, weights, inputs)
+    except NotFused as error:
+        return replace(graph, reason=f"{graph.reason}; not fused: {error}")
+    reason = "a chain of layers that fused kernels compute"
+    return Calling("fused", graph.chunk, graph.channels_last, reason)
+
+
+def _by_count(module: nn.Module, weights: Mapping[str, Tensor], inputs: Inputs, members: int) -> Calling:
     chunk = max(1, min(members, MOST_SAMPLES // max(1, len(inputs))))
     try:
         with torch.no_grad():
-            call_stacked(module, StackedWeights({}, {name: part[:1] for name, part in weights.items()}), inputs[:1])
+            call_stacked(module, StackedWeights({}, {name: part[:1] for name, part in weights.items()}), inputs[:2])
     except (GraphError, RuntimeError) as error:
         return Calling(
             "loop", 1, False, f"cannot be computed for several members at once: {str(error).splitlines()[0]}"
         )
     shared = [name for name, own in weights_of(module).items() if own.dim() > 1 and name not in weights]
-    count = multiplications(module, inputs[:1]) * len(inputs)
+    trial = inputs[:2]  # Two, since batch statistics need them.
+    count = multiplications(module, trial) * len(inputs) // len(trial)
     if shared or count <= MOST_MULTIPLICATIONS or inputs.device.type == "cuda":
         reason = f"layers up to {shared[-1]} are shared" if shared else f"{count} multiplications a network and call"
         return Calling("vmap" if chunk == members else "chunk", chunk, False, reason)

@@ -154,9 +154,10 @@ class Drawn(Predictor):
     def outputs(self, inputs: Inputs) -> Members:
         """Logits or means of every member, differentiable in `inputs`; activations of one part exist at a time."""
         self.template.eval()
-        calling = self.calling(inputs)
-        recompute = torch.is_grad_enabled() and inputs.requires_grad and calling.chunk < self.size
-        at_once = calling.chunk if recompute or calling.way != "loop" else self.size
+        differentiated = torch.is_grad_enabled() and inputs.requires_grad
+        calling = self.calling(inputs).autograd() if differentiated else self.calling(inputs)
+        recompute = differentiated and calling.chunk < self.size
+        at_once = calling.chunk if recompute or calling.way not in ("loop", "fused") else self.size
         whole = Calling("vmap", at_once) if calling.way == "chunk" else calling
 
         def compute(part: dict[str, Tensor]) -> Tensor:

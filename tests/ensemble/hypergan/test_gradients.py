@@ -8,6 +8,7 @@ from torch import nn
 
 from pluriform.ensemble.calling import Calling
 from pluriform.ensemble.hypergan.gradients import gradients_of, measured_calling, surrogate
+from pluriform.errors import GraphError
 from pluriform.graph.parameters import call
 from pluriform.training.feed import Batch
 from pluriform.training.loss import Loss
@@ -176,3 +177,49 @@ def test_regression_losses():
     for i, loss in enumerate(gradients.losses):
         outputs = call(network, {name: tensor[i] for name, tensor in maker(noise).items()}, batch.inputs)
         torch.testing.assert_close(loss, (outputs - batch.targets).square().mean().detach())
+
+
+FUSED = Calling("fused", 2)
+
+
+def single(make, own_batches):
+    """The same problem in float32."""
+    network, maker, noise, batch = problem(make, "", own_batches)
+    return network.float(), maker.float(), noise.float(), Batch(batch.inputs.float(), batch.targets)
+
+
+@pytest.mark.parametrize("own_batches", [False, True])
+def test_fused_gradients_are_those_of_the_loop(own_batches):
+    network, maker, noise, batch = single(mlp, own_batches)
+    found = gradients_of(network, maker(noise), batch, Loss("classification"), FUSED, own_batches)
+    known = gradients_of(network, maker(noise), batch, Loss("classification"), CALLINGS["loop"], own_batches)
+    torch.testing.assert_close(found.losses, known.losses, rtol=1e-6, atol=1e-6)
+    assert list(found.drawn) == list(known.drawn)
+    assert found.shared == {}
+    for name, gradient in known.drawn.items():
+        torch.testing.assert_close(found.drawn[name], gradient, rtol=1e-5, atol=1e-6)
+    slopes = [
+        torch.autograd.grad(surrogate(network, maker(noise), g), list(maker.parameters())) for g in (found, known)
+    ]
+    for one, two in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_measuring_times_the_fused_kernels_of_a_chain():
+    network, maker, noise, batch = single(mlp, False)
+    calling = measured_calling(network, maker(noise), batch, Loss("classification"), False)
+    assert "fused" in calling.reason
+    smooth = measured_calling(network, maker(noise), batch, Loss("classification", 0.1), False)
+    assert "fused" not in smooth.reason
+
+
+def test_what_the_fused_kernels_do_not_compute_is_refused():
+    network, maker, noise, batch = single(mlp, False)
+    with pytest.raises(GraphError, match="neither plain cross-entropy nor"):
+        gradients_of(network, maker(noise), batch, Loss("classification", 0.1), FUSED, False)
+    network.register_parameter("scale", nn.Parameter(torch.ones(())))
+    with pytest.raises(GraphError, match="scale is trained and not drawn"):
+        gradients_of(network, maker(noise), batch, Loss("classification"), FUSED, False)
+    network, maker, noise, batch = single(norms, False)
+    with pytest.raises(GraphError, match=r"batch_norm.*is not in this engine"):
+        gradients_of(network, maker(noise), batch, Loss("classification"), FUSED, False)

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from pluriform.ensemble.fused.code import Bend
-from pluriform.errors import PluriformError
 from pluriform.graph.graph import Graph, Node
 from pluriform.graph.ops import Op
 from pluriform.graph.trace import trace
@@ -29,8 +28,8 @@ Shape = tuple[int, int, int]
 Two = tuple[int, int]
 
 
-class NotFused(PluriformError):
-    """A network that is not such a chain; the message says why."""
+class NotFused(Exception):  # noqa: N818
+    """A network that is not such a chain; the message says why. Callers turn it into an error or another way."""
 
 
 @dataclass(frozen=True)

@@ -53,4 +53,4 @@ def standalone(function: Callable[..., Any], name: str, words: int, **values: An
     made.__qualname__ = made.__name__
     made.__module__ = plain.__module__
     signature = types.void(*[types.intp] * words)
-    return cfunc(signature, nopython=True, cache=True, error_model="numpy")(made).address
+    return int(cfunc(signature, cache=True, error_model="numpy")(made).address)  # type: ignore[arg-type]

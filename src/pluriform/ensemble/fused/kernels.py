@@ -41,8 +41,7 @@ FIRST_BACK, LAST_BACK, ROW_BACK, AXES_BACK, COUNT_BACK = (
     int(c) for c in (Column.FIRST_BACK, Column.LAST_BACK, Column.ROW_BACK, Column.AXES_BACK, Column.COUNT_BACK)
 )
 FIRST_TAP, LAST_TAP, WIDTH_OUT, STEP_ROW, STEP, DISJOINT = (
-    int(c)
-    for c in (Column.FIRST_TAP, Column.LAST_TAP, Column.WIDTH_OUT, Column.STEP_ROW, Column.STEP, Column.DISJOINT)
+    int(c) for c in (Column.FIRST_TAP, Column.LAST_TAP, Column.WIDTH_OUT, Column.STEP_ROW, Column.STEP, Column.DISJOINT)
 )
 
 
@@ -81,17 +80,16 @@ def pack_inputs(inputs, blocks, shape, border, target, stamp=STAMP):
 
     Args:
         inputs: Address of `(samples, channels, height, width)`.
-        blocks: `(blocks, 3)`: first sample, samples, lanes.
+        blocks: `(blocks, 4)`: first sample, samples, lanes, lanes of the blocks before.
         shape: Channels, height, width.
         border: Zeros around.
         target: Address of the result, one block after the other.
     """
     size = shape[0] * shape[1] * shape[2]
     inside = shape[0] * (shape[1] + 2 * border[0]) * (shape[2] + 2 * border[1])
-    done = 0
     for k in range(blocks.shape[0]):
-        _pack(inputs + 4 * blocks[k, 0] * size, blocks[k, 1], blocks[k, 2], shape, border, target + 4 * done * inside)
-        done += blocks[k, 2]
+        end = target + 4 * blocks[k, 3] * inside
+        _pack(inputs + 4 * blocks[k, 0] * size, blocks[k, 1], blocks[k, 2], shape, border, end)
 
 
 @compiled
@@ -123,9 +121,7 @@ def _forward(code, steps, numbers, items, weights, sizes, member, x, space, lane
                     start = source + 4 * lanes * (c * area + items[i, 1])
                     end = target + 4 * lanes * (c * area_out + items[i, 0])
                     if step[OPCODE] == AVG_POOL:
-                        average(
-                            start, row, move, items[i, 3], items[i, 4], end, lanes, numbers[k, 1], numbers[k, 0]
-                        )
+                        average(start, row, move, items[i, 3], items[i, 4], end, lanes, numbers[k, 1], numbers[k, 0])
                     else:
                         largest(start, row, move, items[i, 3], items[i, 4], end, lanes)
 
@@ -163,7 +159,7 @@ def _dense_weights(code, items, source, channels, target, outputs, own, turned, 
     pitch = _pitch(channels)
     transpose(source, channels, lanes, turned, pitch)
     sums = lanes // 8
-    mode = 2 if add else 0
+    mode = 2 if add else 3
     done = 0
     while done < channels:
         left = channels - done
@@ -228,9 +224,7 @@ def _pool_back(step, number, items, space, gradient, spare, lanes):
                     number[1], number[0],
                 )  # fmt: skip
             else:
-                largest_back(
-                    read + start, source + start, row, move, items[i, 3], items[i, 4], flow, lanes, add
-                )
+                largest_back(read + start, source + start, row, move, items[i, 3], items[i, 4], flow, lanes, add)
 
 
 @compiled
@@ -245,7 +239,9 @@ def _backward(
                 given, values = view(gradient), view(space + 4 * lanes * step[TARGET])
                 for i in range(step[CHANNELS_OUT] * step[AREA_OUT] * lanes):
                     values[i] = given[i]
-            _product_back(code, step, items, tiles, weights, gradients, sizes, member, x, space, flow, turned, lanes, add)
+            _product_back(
+                code, step, items, tiles, weights, gradients, sizes, member, x, space, flow, turned, lanes, add
+            )
             if not step[BACK]:
                 return
         elif step[OPCODE] == ACTIVATION:
@@ -258,12 +254,12 @@ def _backward(
 
 
 @compiled
-def _block_inputs(inputs, own, member, samples, block, done, shape, border, target):
+def _block_inputs(inputs, own, member, samples, block, shape, border, target):
     """Address of the packed inputs of a block."""
     size = shape[0] * shape[1] * shape[2]
     inside = shape[0] * (shape[1] + 2 * border[0]) * (shape[2] + 2 * border[1])
     if not own:
-        return inputs + 4 * done * inside
+        return inputs + 4 * block[3] * inside
     start = inputs + 4 * (member * samples + block[0]) * size
     _pack(start, block[1], block[2], shape, border, target)
     return target
@@ -281,7 +277,7 @@ def run_gradients(
         members: How many networks.
         own: Whether each has a batch of its own; the shared one is packed.
         samples: Of a batch.
-        blocks: `(blocks, 3)`: first sample, samples, lanes.
+        blocks: `(blocks, 4)`: first sample, samples, lanes, lanes of the blocks before.
         shape: Of an input: channels, height, width.
         border: Zeros around it.
         inputs: Address.
@@ -307,11 +303,11 @@ def run_gradients(
         member = take_task(counter)
         if member >= members:
             return
-        loss, done = 0.0, 0
+        loss = 0.0
         for k in range(blocks.shape[0]):
             lanes = blocks[k, 2]
             end = space + 4 * lanes * places[2]
-            x = _block_inputs(inputs, own, member, samples, blocks[k], done, shape, border, end)
+            x = _block_inputs(inputs, own, member, samples, blocks[k], shape, border, end)
             _forward(code, steps, numbers, items, weights, sizes, member, x, space, lanes)
             result = view(space + 4 * lanes * steps[-1, TARGET])
             first = blocks[k, 0] + (member * samples if own else 0)
@@ -324,7 +320,6 @@ def run_gradients(
                 code, steps, numbers, items, tiles, weights, gradients, sizes, member, x, space,
                 space + 4 * lanes * places[0], space + 4 * lanes * places[1], turned, lanes, k > 0,
             )  # fmt: skip
-            done += lanes
         losses[member] = F(loss * scale)
 
 
@@ -333,23 +328,23 @@ def run_outputs(
     counter, members, own, samples, blocks, shape, border, inputs,
     code, steps, numbers, items, places, weights, sizes, outputs, results, space, stamp=STAMP,
 ):  # fmt: skip
-    """Outputs of networks, each taken by one of the threads that call this; arguments as in `run_gradients`.
+    """Outputs of networks, each block of samples taken by one of the threads that call this.
+
+    Other arguments are those of `run_gradients`.
 
     Args:
         results: `(members, samples, outputs)`, written.
     """
     while True:
-        member = take_task(counter)
-        if member >= members:
+        task = take_task(counter)
+        if task >= members * blocks.shape[0]:
             return
-        done = 0
-        for k in range(blocks.shape[0]):
-            lanes = blocks[k, 2]
-            end = space + 4 * lanes * places[2]
-            x = _block_inputs(inputs, own, member, samples, blocks[k], done, shape, border, end)
-            _forward(code, steps, numbers, items, weights, sizes, member, x, space, lanes)
-            result = view(space + 4 * lanes * steps[-1, TARGET])
-            for n in range(blocks[k, 1]):
-                for o in range(outputs):
-                    results[member, blocks[k, 0] + n, o] = result[o * lanes + n]
-            done += lanes
+        member, k = task // blocks.shape[0], task % blocks.shape[0]
+        lanes = blocks[k, 2]
+        end = space + 4 * lanes * places[2]
+        x = _block_inputs(inputs, own, member, samples, blocks[k], shape, border, end)
+        _forward(code, steps, numbers, items, weights, sizes, member, x, space, lanes)
+        result = view(space + 4 * lanes * steps[-1, TARGET])
+        for n in range(blocks[k, 1]):
+            for o in range(outputs):
+                results[member, blocks[k, 0] + n, o] = result[o * lanes + n]

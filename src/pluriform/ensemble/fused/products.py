@@ -15,14 +15,14 @@ TAPS = (4, 2, 1)
 PLACES = {8: 0, 16: 1, 32: 2, 40: 3}  # Lanes by number of the variant.
 
 
-def _sweep(items, first, last, unit, a, row_a, a0, a1, a2, b, b0, b1, b2, n0, c, row_c, starts, mode):
+def _sweep(items, first, last, unit, a, row_a, a0, a1, a2, b, b0, b1, b2, n0, c, row_c, starts, mode, ahead, pace):
     """One tile of rows for items, each five integers, from `first` to `last`."""
     table = words(items)
     for i in range(first, last):
         k = 5 * i
-        tile(  # type: ignore[name-defined]  # noqa: F821
+        tile(  # type: ignore[name-defined]
             a + 4 * table[k + 2], row_a, a0, a1, a2, b + 4 * unit * table[k + 1], b0, b1, b2,
-            n0, table[k + 3], table[k + 4], c + 4 * unit * table[k], row_c, starts, mode,
+            n0, table[k + 3], table[k + 4], c + 4 * unit * table[k], row_c, starts, mode, ahead, pace,
         )  # fmt: skip
 
 
@@ -38,19 +38,19 @@ def _dotted(tiles, first, last, lanes, a, row_a, width_a, b, row_b, step_b, c, r
         while t < table[k]:
             left, at_b, at_c = table[k] - t, tiles + 8 * (k + 4 + t), tiles + 8 * (k + 8 + t)
             if left >= 4:
-                four(  # type: ignore[name-defined]  # noqa: F821
+                four(  # type: ignore[name-defined]
                     at_a, row_a, width_a * lanes, lanes, b, at_b, lanes, row_b * lanes, step_b * lanes,
                     table[k + 1], columns, run, c, row_c, at_c, add,
                 )  # fmt: skip
                 t += 4
             elif left >= 2:
-                two(  # type: ignore[name-defined]  # noqa: F821
+                two(  # type: ignore[name-defined]
                     at_a, row_a, width_a * lanes, lanes, b, at_b, lanes, row_b * lanes, step_b * lanes,
                     table[k + 1], columns, run, c, row_c, at_c, add,
                 )  # fmt: skip
                 t += 2
             else:
-                one(  # type: ignore[name-defined]  # noqa: F821
+                one(  # type: ignore[name-defined]
                     at_a, row_a, width_a * lanes, lanes, b, at_b, lanes, row_b * lanes, step_b * lanes,
                     table[k + 1], columns, run, c, row_c, at_c, add,
                 )  # fmt: skip
@@ -64,7 +64,7 @@ def tile_addresses() -> Any:
     for lanes in LANES:
         for j, rows in enumerate(ROWS):
             name = f"sweep_{rows}_{lanes}"
-            found[4 * PLACES[lanes] + j] = standalone(_sweep, name, 18, tile=product_tile(rows, lanes))
+            found[4 * PLACES[lanes] + j] = standalone(_sweep, name, 20, tile=product_tile(rows, lanes))
     for j, rows in enumerate(TAPS):
         four, two, one = (dot_tile(rows, taps) for taps in TAPS)
         found[4 * len(ROWS) + j] = standalone(_dotted, f"dots_{rows}", 13, four=four, two=two, one=one)
@@ -87,6 +87,8 @@ def products(
         unit: Numbers a position of `B` and `C`.
         a: Address of `A`, of the rest as in `product_tile`.
     """
+    # Rows that follow one another are read in one go: the next ones are asked for while these are used.
+    pace = 8 if a2 == 1 and n0 == 1 else 0
     variant = 4 * (lanes // 8 - 1 if lanes <= 16 else lanes // 8 - 2)
     table = items.ctypes.data
     r = 0
@@ -98,6 +100,7 @@ def products(
             (
                 table, first, last, unit, a + 4 * r * row_a, row_a, a0, a1, a2, b, b0, b1, b2, n0,
                 c + 4 * r * row_c, row_c, starts + 4 * r, mode,
+                a + 4 * (r + size) * row_a if pace else a, pace,
             ),
         )  # fmt: skip
         r += size

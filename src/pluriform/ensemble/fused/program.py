@@ -1,5 +1,6 @@
 """A chain of layers as the arrays that the kernels interpret."""
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -75,7 +76,7 @@ def _swapped(layers: list[Layer]) -> list[Layer]:
     """Increasing nonlinearities after the largest of a window, where there are fewer numbers."""
     layers = list(layers)
     for _ in layers:
-        for i, (one, two) in enumerate(zip(layers, layers[1:], strict=False)):
+        for i, (one, two) in enumerate(itertools.pairwise(layers)):
             if isinstance(one, Bending) and one.kind in MONOTONE and isinstance(two, Pooling) and two.largest:
                 layers[i : i + 2] = [two, replace(one, shape=two.shape)]
     return layers

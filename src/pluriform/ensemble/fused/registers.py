@@ -34,18 +34,22 @@ FAST = ("contract", "reassoc", "nsz")
 
 
 def vector(lanes: int) -> ir.VectorType:
+    """Type of so many numbers."""
     return ir.VectorType(FLOAT, lanes)
 
 
 def pointer_to(builder: Any, address: Any) -> Any:
+    """An address as a pointer to numbers."""
     return builder.inttoptr(address, FLOAT.as_pointer())
 
 
 def load(builder: Any, pointer: Any, lanes: int) -> Any:
+    """Numbers that need not be aligned."""
     return builder.load(builder.bitcast(pointer, vector(lanes).as_pointer()), align=4)
 
 
 def store(builder: Any, value: Any, pointer: Any) -> None:
+    """Write a vector where it need not be aligned."""
     builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=4)
 
 
@@ -54,6 +58,7 @@ def _shuffle(builder: Any, one: Any, two: Any, order: Sequence[int]) -> Any:
 
 
 def spread(builder: Any, number: Any, lanes: int) -> Any:
+    """A vector of one number."""
     blank = ir.Constant(vector(lanes), ir.Undefined)
     one = builder.insert_element(blank, number, ir.Constant(ir.IntType(32), 0))
     return _shuffle(builder, one, blank, [0] * lanes)
@@ -66,13 +71,25 @@ def _fma(builder: Any, one: Any, two: Any, three: Any) -> Any:
     return builder.call(function, [one, two, three])
 
 
+def _fetch(builder: Any, pointer: Any, *, write: bool) -> None:
+    """Have a line of memory brought near: to the second cache, or to the first for writing."""
+    small, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [byte, small, small, small]), "llvm.prefetch.p0i8"
+    )
+    kinds = [ir.Constant(small, number) for number in ((1, 3, 1) if write else (0, 2, 1))]
+    builder.call(function, [builder.bitcast(pointer, byte), *kinds])
+
+
 def at(builder: Any, pointer: Any, *terms: tuple[Any, Any]) -> Any:
+    """The pointer moved by the products of indices and strides."""
     for index, stride in terms:
         pointer = builder.gep(pointer, [builder.mul(index, stride)])
     return pointer
 
 
 def word(number: int) -> ir.Constant:
+    """A constant integer."""
     return ir.Constant(WORD, number)
 
 
@@ -86,20 +103,25 @@ def product_tile(rows: int, lanes: int) -> Any:
 
     Arguments of the result: address of `A`, its strides of r, i, j, k; address of `B`, its strides of i, j, k; the
     three lengths; address of `C`, its stride of r; address of one starting number a row, and where to start: 0 at zero,
-    1 at those numbers, 2 at `C`.
+    1 at those numbers, 2 at `C`, 3 at zero where `C` is far in memory; an address that will soon be read, and the
+    numbers to go on there with each step of the last axis.
     """
     parts = _widths(lanes)
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         a, row_a, *rest = arguments
         steps_a, b, steps_b, lengths = rest[0:3], rest[3], rest[4:7], rest[7:10]
-        c, row_c, starts, mode = rest[10:14]
-        a, b, c, starts = (pointer_to(builder, address) for address in (a, b, c, starts))
+        c, row_c, starts, mode, ahead, pace = rest[10:16]
+        a, b, c, starts, ahead = (pointer_to(builder, address) for address in (a, b, c, starts, ahead))
         sums = [[cgutils.alloca_once(builder, vector(n)) for _, n in parts] for _ in range(rows)]
         targets = [builder.gep(c, [builder.mul(word(r), row_c)]) for r in range(rows)]
         for r in range(rows):
             for place, (_, n) in enumerate(parts):
                 builder.store(ir.Constant(vector(n), [0.0] * n), sums[r][place])
+        with builder.if_then(builder.icmp_signed("==", mode, word(3))):
+            for r in range(rows):
+                for start, _ in parts:
+                    _fetch(builder, builder.gep(targets[r], [word(start)]), write=True)
         with builder.if_then(builder.icmp_signed("==", mode, word(1))):
             for r in range(rows):
                 number = builder.load(builder.gep(starts, [word(r)]), align=4)
@@ -120,6 +142,7 @@ def product_tile(rows: int, lanes: int) -> Any:
                     a3 = at(builder, a2, (three.index, steps_a[2]))
                     b3 = at(builder, b2, (three.index, steps_b[2]))
                     many = [load(builder, builder.gep(b3, [word(start)]), n) for start, n in parts]
+                    _fetch(builder, at(builder, ahead, (three.index, pace)), write=False)
                     for r in range(rows):
                         number = builder.load(builder.gep(a3, [builder.mul(word(r), row_a)]), align=4)
                         for place, (_, n) in enumerate(parts):
@@ -133,9 +156,9 @@ def product_tile(rows: int, lanes: int) -> Any:
 
     def typed(
         typing: Any, a: Any, row_a: Any, a0: Any, a1: Any, a2: Any, b: Any, b0: Any, b1: Any, b2: Any,
-        n0: Any, n1: Any, n2: Any, c: Any, row_c: Any, starts: Any, mode: Any,
+        n0: Any, n1: Any, n2: Any, c: Any, row_c: Any, starts: Any, mode: Any, ahead: Any, pace: Any,
     ) -> Any:  # fmt: skip
-        return types.void(*[types.intp] * 16), code
+        return types.void(*[types.intp] * 18), code
 
     return intrinsic(typed)
 
@@ -144,8 +167,8 @@ def dot_tile(rows: int, taps: int) -> Any:
     """`C[r, t] (+)= sum over two axes and a run of numbers of A[r] B[t]`: sums over samples and positions.
 
     Arguments of the result: address of `A`, its strides of r and of the two axes; address of `B`, address of `taps`
-    offsets into it and their unit; its strides of the two axes; both lengths, and that of the run, a multiple of 8; address of `C`,
-    its stride of r, address of the offsets of t; whether to add to `C`.
+    offsets into it and their unit; its strides of the two axes; both lengths, and that of the run, a multiple of 8;
+    address of `C`, its stride of r, address of the offsets of t; whether to add to `C`.
     """
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

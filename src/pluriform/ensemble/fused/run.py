@@ -1,17 +1,22 @@
 """Outputs, losses and gradients of many networks of one architecture, by the fused kernels."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pluriform.ensemble.fused.program import MOST_LANES, Program
+from pluriform.ensemble.fused.chain import NotFused
+from pluriform.ensemble.fused.program import MOST_LANES, Program, compile_program
+from pluriform.errors import GraphError, ShapeError
 
-__all__ = ["FusedGradients", "fused_gradients", "fused_outputs"]
+__all__ = ["FusedGradients", "fused_gradients", "fused_outputs", "fused_program"]
+
+MOST_PLACES = 2**21  # Numbers a sample: 320 MB a thread.
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +25,47 @@ class FusedGradients:
 
     losses: Tensor
     weights: dict[str, Tensor]
+
+
+def fused_program(module: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor) -> Program:
+    """The program that computes these networks; kept with the module as long as its layers stay of their kinds.
+
+    Args:
+        module: Gives code and mode.
+        weights: Stacked ones, by name; they must be all that the network uses.
+        inputs: One batch, `(batch, *features)`.
+
+    Raises:
+        NotFused: With a sentence why not.
+    """
+    if inputs.device.type != "cpu" or any(part.device.type != "cpu" for part in weights.values()):
+        raise NotFused("it computes on the CPU only")
+    if {inputs.dtype, *(part.dtype for part in weights.values())} != {torch.float32}:
+        raise NotFused("it computes float32 only")
+    if torch.is_autocast_enabled("cpu"):
+        raise NotFused("it does not take part in automatic mixed precision")
+    known = _programs.setdefault(module, {})
+    key = (inputs.shape[1:], *((type(layer), layer.training) for layer in module.modules()))
+    if key not in known:
+        known[key] = _compiled(module, inputs[:1])
+    found = known[key]
+    if isinstance(found, str):
+        raise NotFused(found)
+    own = [name for name in found.names if name not in weights]
+    if own:
+        raise NotFused(f"all networks share {own[0]}")
+    odd = sorted(set(weights) - set(found.names))
+    if odd:
+        raise NotFused(f"{odd[0]} is no weight of a layer")
+    return found
+
+
+def _compiled(module: nn.Module, example: Tensor) -> Program | str:
+    try:
+        program = compile_program(module, example.detach())
+    except (NotFused, ShapeError, GraphError) as error:
+        return str(error)
+    return program if program.places <= MOST_PLACES else "the numbers of a sample do not fit in a cache"
 
 
 def fused_gradients(
@@ -50,21 +96,22 @@ def fused_gradients(
     call = _Call(program, weights, inputs, own_batches)
     found = {name: torch.empty_like(part) for name, part in call.weights.items()}
     addresses = _addresses(program, found)
-    empty = targets.detach().contiguous()
-    labels = empty.flatten().numpy() if classification else np.zeros(1, np.int64)
-    numbers = np.zeros(1, np.float32) if classification else empty.flatten().numpy()
-    if classification and (int(labels.min()) < 0 or int(labels.max()) >= program.outputs):
+    given = targets.detach().flatten().numpy()
+    labels = given if classification else np.zeros(1, np.int64)
+    numbers = np.zeros(1, np.float32) if classification else given
+    if classification and (labels.min() < 0 or labels.max() >= program.outputs):
         raise IndexError(f"labels from 0 to {program.outputs - 1} expected, got {labels.min()} to {labels.max()}")
     losses = np.empty(call.members, np.float32)
 
     def task(counter: int, space: int) -> None:
         run_gradients(
             counter, call.members, own_batches, call.samples, call.blocks, program.shape, program.border,
-            call.inputs, labels, numbers, classification, tile_addresses(), program.steps, program.numbers, program.items,
-            program.taps, call.places, call.addresses, addresses, program.sizes, program.outputs, losses, space,
+            call.inputs, labels, numbers, classification, tile_addresses(), program.steps, program.numbers,
+            program.items, program.taps, call.places, call.addresses, addresses, program.sizes, program.outputs,
+            losses, space,
         )  # fmt: skip
 
-    call.run(task)
+    call.run(task, call.members)
     return FusedGradients(torch.from_numpy(losses), found)
 
 
@@ -81,11 +128,11 @@ def fused_outputs(
     def task(counter: int, space: int) -> None:
         run_outputs(
             counter, call.members, own_batches, call.samples, call.blocks, program.shape, program.border,
-            call.inputs, tile_addresses(), program.steps, program.numbers, program.items, call.places, call.addresses, program.sizes,
-            program.outputs, results, space,
+            call.inputs, tile_addresses(), program.steps, program.numbers, program.items, call.places,
+            call.addresses, program.sizes, program.outputs, results, space,
         )  # fmt: skip
 
-    call.run(task)
+    call.run(task, call.members * len(call.blocks))
     return torch.from_numpy(results)
 
 
@@ -110,10 +157,10 @@ class _Call:
             pack_inputs(self.inputs, self.blocks, program.shape, program.border, self.packed.ctypes.data)
             self.inputs = self.packed.ctypes.data
 
-    def run(self, task: Callable[[int, int], None]) -> None:
-        """The task on as many threads as PyTorch uses; each takes networks until none is left."""
+    def run(self, task: Callable[[int, int], None], parts: int) -> None:
+        """The task on as many threads as PyTorch uses, of which each takes one part after the other."""
         counter = np.zeros(1, np.int64)
-        threads = max(1, min(torch.get_num_threads(), self.members))
+        threads = max(1, min(torch.get_num_threads(), parts))
         spaces = [_taken(self.program) for _ in range(threads)]
 
         def work(space: np.ndarray) -> None:
@@ -123,7 +170,7 @@ class _Call:
         work(spaces[0])
         for other in others:
             other.result()
-        _spaces.setdefault(id(self.program), []).extend(spaces)
+        _spaces.setdefault(self.program, []).extend(spaces)
 
 
 @cache
@@ -131,7 +178,8 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "fused")
 
 
-_spaces: dict[int, list[np.ndarray]] = {}
+_spaces: WeakKeyDictionary[Program, list[np.ndarray]] = WeakKeyDictionary()
+_programs: WeakKeyDictionary[nn.Module, dict[Hashable, Program | str]] = WeakKeyDictionary()
 
 
 def _inside(program: Program) -> int:
@@ -140,7 +188,7 @@ def _inside(program: Program) -> int:
 
 def _taken(program: Program) -> np.ndarray:
     """A workspace."""
-    known = _spaces.setdefault(id(program), [])
+    known = _spaces.setdefault(program, [])
     if known:
         return known.pop()
     most = int(program.steps[:, [4, 6]].max())
@@ -153,13 +201,13 @@ def _addresses(program: Program, tensors: Mapping[str, Tensor]) -> np.ndarray:
 
 
 def blocks_of(samples: int, lanes: tuple[int, ...]) -> np.ndarray:
-    """Blocks, as few and as equal as can be, `(blocks, 3)`: first sample, samples, lanes."""
+    """Blocks, as few and as equal as can be, `(blocks, 4)`: first sample, samples, lanes, lanes before."""
     units = [lane // 8 for lane in lanes]
     left, rows, start = -(-samples // 8), [], 0
     while left:
         count = -(-left // max(units))
         size = min((unit for unit in units if unit * count >= left), default=max(units))
         size = size if size <= left else max(unit for unit in units if unit <= left)
-        rows.append((start, min(8 * size, samples - start), 8 * size))
+        rows.append((start, min(8 * size, samples - start), 8 * size, start))
         start, left = start + 8 * size, left - size
     return np.array(rows, np.int64)

@@ -111,9 +111,7 @@ def _maximum(builder: Any, base: Any, strides: Any, lengths: Any, n: int) -> Any
     return builder.load(top)
 
 
-def _largest(
-    typing: Any, source: Any, row: Any, step: Any, rows: Any, columns: Any, target: Any, lanes: Any
-) -> Any:
+def _largest(typing: Any, source: Any, row: Any, step: Any, rows: Any, columns: Any, target: Any, lanes: Any) -> Any:
     """The largest of the window."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -35,7 +35,7 @@ CHOICES = {
     "head": ("auto", "full", "chunked", "low-rank", "rank-one", "last-layer"),
     "initialisation": ("hyperfan-in", "hyperfan-out", "given"),
     "norms": ("recalibrate", "shared"),
-    "calling": ("auto", "vmap", "chunk", "loop"),
+    "calling": ("auto", "vmap", "chunk", "loop", "fused"),
 }
 
 
@@ -76,6 +76,7 @@ class HyperGAN(Method):
             around the `given` weights, with a deviation of `1 - shared_fraction` of their variance.
         norms: BatchNorm of drawn members: statistics of their own (`recalibrate`), or those of the given network.
         calling: How networks are computed in training; `auto` times one step of each way and records the choice.
+            `fused` takes chains of convolutions, linear layers, pools and nonlinearities on the CPU.
         training: How long and how fast; batch size is that of one network.
 
     References:
@@ -97,7 +98,7 @@ class HyperGAN(Method):
     shared_fraction: float | int | None = None
     initialisation: Literal["hyperfan-in", "hyperfan-out", "given"] = "hyperfan-in"
     norms: Literal["recalibrate", "shared"] = "recalibrate"
-    calling: Literal["auto", "vmap", "chunk", "loop"] = "auto"
+    calling: Literal["auto", "vmap", "chunk", "loop", "fused"] = "auto"
     training: Recipe = field(default_factory=lambda: Recipe(learning_rate=1e-3, weight_decay=1e-4, patience=10))
 
     def __post_init__(self) -> None:

@@ -86,7 +86,7 @@ class GameTraining:
 
     def _calling(self, asked: str, loss: Loss, networks: int, own_batches: bool) -> Calling:
         if asked != "auto":
-            size = {"vmap": networks, "chunk": min(CHUNK, networks), "loop": 1}[asked]
+            size = {"vmap": networks, "chunk": min(CHUNK, networks), "loop": 1, "fused": min(CHUNK, networks)}[asked]
             fits = asked == "loop" and takes_channels_last(self.game.template, self.feed.sample())
             return Calling(asked, size, fits, "as asked")  # type: ignore[arg-type]
         run = self.context.run

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pluriform.ensemble.calling import Calling, call_members, split_members, takes_channels_last
+from pluriform.ensemble.fused.chain import NotFused
+from pluriform.ensemble.fused.program import Program
+from pluriform.ensemble.fused.run import fused_gradients, fused_program
 from pluriform.ensemble.statistics import statistics_copies
-from pluriform.errors import GraphError
+from pluriform.errors import GraphError, explain
 from pluriform.training.feed import Batch
 from pluriform.training.loss import Loss
 
@@ -51,6 +54,8 @@ def gradients_of(
         calling: How the networks are computed.
         own_batches: Whether the batch has a member axis.
     """
+    if calling.way == "fused":
+        return _fused(module, weights, batch, loss, own_batches)
     members = len(next(iter(weights.values())))
     shared = {name: p for name, p in module.named_parameters() if p.requires_grad and name not in weights}
     size = {"vmap": members, "chunk": calling.chunk, "loop": 1}[calling.way]
@@ -65,7 +70,7 @@ def gradients_of(
             inputs, targets = batch.inputs[start : start + size], batch.targets[start : start + size]
         outputs = call_members(module, leaves | statistics_copies(module, count), inputs, whole, not own_batches)
         each = loss(outputs, targets)
-        found.append(torch.autograd.grad(each.sum(), [*leaves.values(), *shared.values()]))
+        found.append(torch.autograd.grad(each.sum(), [*leaves.values(), *shared.values()], materialize_grads=True))
         losses.append(each.detach())
     columns = list(zip(*found, strict=True))
     return Gradients(
@@ -73,6 +78,41 @@ def gradients_of(
         {name: torch.cat(column) for name, column in zip(weights, columns[: len(weights)], strict=True)},
         {name: sum(c) / members for name, c in zip(shared, columns[len(weights) :], strict=True)},  # type: ignore[misc]
     )
+
+
+def _fused(module: nn.Module, weights: Mapping[str, Tensor], batch: Batch, loss: Loss, own_batches: bool) -> Gradients:
+    try:
+        program = _program(module, weights, batch, loss, own_batches)
+    except NotFused as error:
+        raise GraphError(
+            explain(
+                "a training that the fused kernels compute",
+                str(error),
+                type(module).__name__,
+                "take calling='auto' for the fastest of the other ways",
+            )
+        ) from error
+    found = fused_gradients(
+        program,
+        weights,
+        batch.inputs,
+        batch.targets,
+        classification=loss.task == "classification",
+        own_batches=own_batches,
+    )
+    return Gradients(found.losses, {name: found.weights[name] for name in weights}, {})
+
+
+def _program(module: nn.Module, weights: Mapping[str, Tensor], batch: Batch, loss: Loss, own_batches: bool) -> Program:
+    """Of the fused kernels, or the reason why there is none."""
+    if loss.smoothing or loss.weights is not None or loss.task not in ("classification", "regression"):
+        raise NotFused("the loss is neither plain cross-entropy nor a mean squared error")
+    if loss.task == "regression" and batch.targets.dtype != torch.float32:
+        raise NotFused("the targets are not float32")
+    trained = [name for name, p in module.named_parameters() if p.requires_grad and name not in weights]
+    if trained:
+        raise NotFused(f"{trained[0]} is trained and not drawn")
+    return fused_program(module, weights, batch.inputs[0] if own_batches else batch.inputs)
 
 
 def surrogate(module: nn.Module, weights: Mapping[str, Tensor], gradients: Gradients) -> Tensor:
@@ -88,7 +128,7 @@ def surrogate(module: nn.Module, weights: Mapping[str, Tensor], gradients: Gradi
 def measured_calling(
     module: nn.Module, weights: Mapping[str, Tensor], batch: Batch, loss: Loss, own_batches: bool
 ) -> Calling:
-    """The fastest of the three ways on this batch, each timed; ties go to the loop.
+    """The fastest of all ways on this batch, each timed; ties go to the loop.
 
     Args:
         module: As in `gradients_of`.
@@ -114,6 +154,14 @@ def measured_calling(
     if not seconds:
         return Calling("loop", 1, False, "the network cannot be computed for several members at once")
     best = min(seconds, key=lambda way: seconds[way] * (PREFERRED if way.way == "loop" else 1))
+    try:
+        _program(module, weights, batch, loss, own_batches)
+        fused = Calling("fused", best.chunk, best.channels_last)  # With what takes its place where outputs are derived.
+        times = [_timed(module, weights, batch, loss, fused, own_batches) for _ in range(REPEATS + 1)]
+        seconds[fused] = min(times[1:])
+        best = min(best, fused, key=lambda way: seconds[way])
+    except NotFused:
+        pass
     words = ", ".join(f"{_words(way)} {1e3 * took:.1f} ms" for way, took in seconds.items())
     return dataclasses.replace(best, reason=f"measured on one batch: {words}")
 
