@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-__all__ = ["Bend", "Column", "Item", "Opcode", "Tap"]
+__all__ = ["Bend", "Call", "Column", "Item", "Opcode", "Tap"]
 
 
 class Opcode(IntEnum):
@@ -81,3 +81,37 @@ class Tap(IntEnum):
     SOURCES = 4  # Their first positions in the source, channels included.
     WEIGHTS = 8
     END = 12
+
+
+class Call(IntEnum):
+    """Of the table that says a thread what to compute."""
+
+    COUNTER = 0  # Address of the number of the next task.
+    SLOTS = 1  # Address of the number of threads that have begun.
+    SPACES = 2  # Address of the addresses of workspaces.
+    MEMBERS = 3
+    OWN = 4  # Whether every network has inputs of its own; shared ones are packed.
+    SAMPLES = 5
+    BLOCKS = 6  # Address of `(blocks, 4)`: first sample, samples, lanes, lanes of the blocks before.
+    BLOCK_COUNT = 7
+    SHAPE = 8  # Channels, height, width of an input.
+    BORDER = 11  # Zeros around it: rows, columns.
+    INPUTS = 13  # Address.
+    CODE = 14  # Address of the addresses of tiles.
+    STEPS = 15
+    STEP_COUNT = 16
+    NUMBERS = 17
+    ITEMS = 18
+    ITEM_COUNT = 19
+    TILES = 20
+    TILE_COUNT = 21
+    PLACES = 22  # Of gradients that are passed on, of the copy for a pool, the end.
+    WEIGHTS = 25  # Address of the addresses of all parameters.
+    GRADIENTS = 26
+    SIZES = 27
+    OUTPUTS = 28
+    RESULTS = 29  # Address of the losses or outputs.
+    LABELS = 30
+    TARGETS = 31
+    CLASSIFY = 32
+    END = 33

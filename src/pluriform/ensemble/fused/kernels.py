@@ -4,10 +4,12 @@ A value of a block is `(channels, height, width, lanes)`: samples are innermost,
 a row of samples. All of it stays in the cache of a core; weights, their gradients and the inputs are what memory sees.
 """
 
+from functools import cache
+
 import numpy as np
 
-from pluriform.ensemble.fused.code import Column, Opcode
-from pluriform.ensemble.fused.compile import LANES, STAMP, WIDE, compiled, entry_point
+from pluriform.ensemble.fused.code import Call, Column, Opcode
+from pluriform.ensemble.fused.compile import LANES, STAMP, WIDE, compiled, entry_point, standalone
 from pluriform.ensemble.fused.elementwise import (
     bend,
     bend_back,
@@ -18,10 +20,10 @@ from pluriform.ensemble.fused.elementwise import (
     squared_error,
 )
 from pluriform.ensemble.fused.products import dots, products, transpose
-from pluriform.ensemble.fused.registers import take_task, transpose_tile, view
+from pluriform.ensemble.fused.registers import take_task, transpose_tile, view, words
 from pluriform.ensemble.fused.windows import average, average_back, largest, largest_back
 
-__all__ = ["pack_inputs", "run_gradients", "run_outputs"]
+__all__ = ["gradients_task", "outputs_task", "pack_inputs"]
 
 F = np.float32
 MOST = max(LANES)
@@ -43,6 +45,41 @@ FIRST_BACK, LAST_BACK, ROW_BACK, AXES_BACK, COUNT_BACK = (
 FIRST_TAP, LAST_TAP, WIDTH_OUT, STEP_ROW, STEP, DISJOINT = (
     int(c) for c in (Column.FIRST_TAP, Column.LAST_TAP, Column.WIDTH_OUT, Column.STEP_ROW, Column.STEP, Column.DISJOINT)
 )
+WIDTH = int(Column.END)
+COUNTER, SLOTS, SPACES, MEMBERS, OWN, SAMPLES = (
+    int(c) for c in (Call.COUNTER, Call.SLOTS, Call.SPACES, Call.MEMBERS, Call.OWN, Call.SAMPLES)
+)
+BLOCKS, BLOCK_COUNT, SHAPE, BORDER, INPUTS, CODE = (
+    int(c) for c in (Call.BLOCKS, Call.BLOCK_COUNT, Call.SHAPE, Call.BORDER, Call.INPUTS, Call.CODE)
+)
+STEPS, STEP_COUNT, NUMBERS, ITEMS, ITEM_COUNT, TILES, TILE_COUNT = (
+    int(c)
+    for c in (Call.STEPS, Call.STEP_COUNT, Call.NUMBERS, Call.ITEMS, Call.ITEM_COUNT, Call.TILES, Call.TILE_COUNT)
+)
+PLACES, WEIGHTS, GRADIENTS, SIZES, OUTPUTS, RESULTS, LABELS, TARGETS, CLASSIFY = (
+    int(c)
+    for c in (
+        Call.PLACES,
+        Call.WEIGHTS,
+        Call.GRADIENTS,
+        Call.SIZES,
+        Call.OUTPUTS,
+        Call.RESULTS,
+        Call.LABELS,
+        Call.TARGETS,
+        Call.CLASSIFY,
+    )
+)
+
+
+@compiled
+def _table(address, rows, columns):
+    return words(address)[: rows * columns].reshape(rows, columns)
+
+
+@compiled
+def _two(table, place):
+    return table[place], table[place + 1]
 
 
 @compiled
@@ -265,49 +302,39 @@ def _block_inputs(inputs, own, member, samples, block, shape, border, target):
     return target
 
 
-@entry_point
-def run_gradients(
-    counter, members, own, samples, blocks, shape, border, inputs, labels, targets, classify,
-    code, steps, numbers, items, tiles, places, weights, gradients, sizes, outputs, losses, space, stamp=STAMP,
-):  # fmt: skip
-    """Losses and gradients of the weights of networks, each taken by one of the threads that call this.
+def _gradients(data):
+    """Losses and gradients of the weights of networks, one after the other until none is left.
 
     Args:
-        counter: Address of the next network.
-        members: How many networks.
-        own: Whether each has a batch of its own; the shared one is packed.
-        samples: Of a batch.
-        blocks: `(blocks, 4)`: first sample, samples, lanes, lanes of the blocks before.
-        shape: Of an input: channels, height, width.
-        border: Zeros around it.
-        inputs: Address.
-        labels: Of all batches in a row, or empty.
-        targets: The same for regression.
-        classify: Which of both.
-        code: Addresses of the tiles.
-        steps: `(steps, columns)`.
-        numbers: `(steps, 2)`.
-        items: `(items, 5)`.
-        tiles: `(tiles, 12)`.
-        places: Numbers a sample: where gradients are passed on, the copy of a pool, the end.
-        weights: Address of each parameter.
-        gradients: Address of the gradient of each.
-        sizes: Numbers in each, of one network.
-        outputs: How many.
-        losses: `(members,)`, written.
-        space: Address of the workspace of this thread: the values of a block, its inputs, turned inputs.
+        data: Address of a table with the columns of `Call`.
     """
+    t = words(data)
+    space = words(t[SPACES])[take_task(t[SLOTS])]
+    members, own, samples, outputs, classify = t[MEMBERS], t[OWN] != 0, t[SAMPLES], t[OUTPUTS], t[CLASSIFY] != 0
+    blocks, shape, border = (
+        _table(t[BLOCKS], t[BLOCK_COUNT], 4),
+        (t[SHAPE], t[SHAPE + 1], t[SHAPE + 2]),
+        _two(t, BORDER),
+    )
+    steps, items, tiles = (
+        _table(t[STEPS], t[STEP_COUNT], WIDTH),
+        _table(t[ITEMS], t[ITEM_COUNT], 5),
+        _table(t[TILES], t[TILE_COUNT], 12),
+    )
+    numbers = view(t[NUMBERS])[: 2 * t[STEP_COUNT]].reshape(t[STEP_COUNT], 2)
+    code, weights, gradients, sizes = words(t[CODE]), words(t[WEIGHTS]), words(t[GRADIENTS]), words(t[SIZES])
+    labels, targets, losses = words(t[LABELS]), view(t[TARGETS]), view(t[RESULTS])
     inside = shape[0] * (shape[1] + 2 * border[0]) * (shape[2] + 2 * border[1])
     scale = 1.0 / samples if classify else 1.0 / (samples * outputs)
     while True:
-        member = take_task(counter)
+        member = take_task(t[COUNTER])
         if member >= members:
             return
         loss = 0.0
         for k in range(blocks.shape[0]):
             lanes = blocks[k, 2]
-            end = space + 4 * lanes * places[2]
-            x = _block_inputs(inputs, own, member, samples, blocks[k], shape, border, end)
+            end = space + 4 * lanes * t[PLACES + 2]
+            x = _block_inputs(t[INPUTS], own, member, samples, blocks[k], shape, border, end)
             _forward(code, steps, numbers, items, weights, sizes, member, x, space, lanes)
             result = view(space + 4 * lanes * steps[-1, TARGET])
             first = blocks[k, 0] + (member * samples if own else 0)
@@ -318,33 +345,51 @@ def run_gradients(
             turned = end + 4 * MOST * (inside + 8)
             _backward(
                 code, steps, numbers, items, tiles, weights, gradients, sizes, member, x, space,
-                space + 4 * lanes * places[0], space + 4 * lanes * places[1], turned, lanes, k > 0,
+                space + 4 * lanes * t[PLACES], space + 4 * lanes * t[PLACES + 1], turned, lanes, k > 0,
             )  # fmt: skip
         losses[member] = F(loss * scale)
 
 
-@entry_point
-def run_outputs(
-    counter, members, own, samples, blocks, shape, border, inputs,
-    code, steps, numbers, items, places, weights, sizes, outputs, results, space, stamp=STAMP,
-):  # fmt: skip
-    """Outputs of networks, each block of samples taken by one of the threads that call this.
-
-    Other arguments are those of `run_gradients`.
+def _outputs(data):
+    """Outputs of networks, one block of samples after the other until none is left.
 
     Args:
-        results: `(members, samples, outputs)`, written.
+        data: Address of a table with the columns of `Call`.
     """
+    t = words(data)
+    space = words(t[SPACES])[take_task(t[SLOTS])]
+    members, own, samples, outputs = t[MEMBERS], t[OWN] != 0, t[SAMPLES], t[OUTPUTS]
+    blocks, shape, border = (
+        _table(t[BLOCKS], t[BLOCK_COUNT], 4),
+        (t[SHAPE], t[SHAPE + 1], t[SHAPE + 2]),
+        _two(t, BORDER),
+    )
+    steps, items = _table(t[STEPS], t[STEP_COUNT], WIDTH), _table(t[ITEMS], t[ITEM_COUNT], 5)
+    numbers = view(t[NUMBERS])[: 2 * t[STEP_COUNT]].reshape(t[STEP_COUNT], 2)
+    code, weights, sizes, results = words(t[CODE]), words(t[WEIGHTS]), words(t[SIZES]), view(t[RESULTS])
     while True:
-        task = take_task(counter)
+        task = take_task(t[COUNTER])
         if task >= members * blocks.shape[0]:
             return
         member, k = task // blocks.shape[0], task % blocks.shape[0]
         lanes = blocks[k, 2]
-        end = space + 4 * lanes * places[2]
-        x = _block_inputs(inputs, own, member, samples, blocks[k], shape, border, end)
+        end = space + 4 * lanes * t[PLACES + 2]
+        x = _block_inputs(t[INPUTS], own, member, samples, blocks[k], shape, border, end)
         _forward(code, steps, numbers, items, weights, sizes, member, x, space, lanes)
         result = view(space + 4 * lanes * steps[-1, TARGET])
         for n in range(blocks[k, 1]):
+            place = (member * samples + blocks[k, 0] + n) * outputs
             for o in range(outputs):
-                results[member, blocks[k, 0] + n, o] = result[o * lanes + n]
+                results[place + o] = result[o * lanes + n]
+
+
+@cache
+def gradients_task() -> int:
+    """Address of a function of one address that computes losses and gradients."""
+    return standalone(_gradients, "gradients", 1)
+
+
+@cache
+def outputs_task() -> int:
+    """The same for outputs."""
+    return standalone(_outputs, "outputs", 1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pluriform.ensemble.fused.compile import LANES, compiled, standalone
+from pluriform.ensemble.fused.compile import LANES, WIDE, compiled, standalone
 from pluriform.ensemble.fused.registers import call_address, dot_tile, product_tile, transpose_tile, words
 
 __all__ = ["dots", "products", "tile_addresses", "transpose"]
@@ -37,7 +37,7 @@ def _dotted(tiles, first, last, lanes, a, row_a, width_a, b, row_b, step_b, c, r
         t = 0
         while t < table[k]:
             left, at_b, at_c = table[k] - t, tiles + 8 * (k + 4 + t), tiles + 8 * (k + 8 + t)
-            if left >= 4:
+            if most >= 4 and left >= 4:
                 four(  # type: ignore[name-defined]
                     at_a, row_a, width_a * lanes, lanes, b, at_b, lanes, row_b * lanes, step_b * lanes,
                     table[k + 1], columns, run, c, row_c, at_c, add,
@@ -67,7 +67,9 @@ def tile_addresses() -> Any:
             found[4 * PLACES[lanes] + j] = standalone(_sweep, name, 20, tile=product_tile(rows, lanes))
     for j, rows in enumerate(TAPS):
         four, two, one = (dot_tile(rows, taps) for taps in TAPS)
-        found[4 * len(ROWS) + j] = standalone(_dotted, f"dots_{rows}", 13, four=four, two=two, one=one)
+        found[4 * len(ROWS) + j] = standalone(
+            _dotted, f"dots_{rows}", 13, four=four, two=two, one=one, most=TAPS[0] if WIDE else TAPS[1]
+        )
     return found
 
 
@@ -94,7 +96,7 @@ def products(
     r = 0
     while r < count:
         left = count - r
-        kind, size = (0, 8) if left >= 8 else (1, 6) if left >= 6 else (2, 2) if left >= 2 else (3, 1)
+        kind, size = (0, 8) if WIDE and left >= 8 else (1, 6) if left >= 6 else (2, 2) if left >= 2 else (3, 1)
         call_address(
             code[variant + kind],
             (
@@ -132,7 +134,7 @@ def dots(
     r = 0
     while r < count:
         left = count - r
-        kind, size = (0, 4) if left >= 4 else (1, 2) if left >= 2 else (2, 1)
+        kind, size = (0, 4) if WIDE and left >= 4 else (1, 2) if left >= 2 else (2, 1)
         call_address(
             code[16 + kind],
             (

@@ -1,9 +1,7 @@
 """Outputs, losses and gradients of many networks of one architecture, by the fused kernels."""
 
-from collections.abc import Callable, Hashable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -11,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pluriform.ensemble.fused.chain import NotFused
+from pluriform.ensemble.fused.code import Call
 from pluriform.ensemble.fused.program import MOST_LANES, Program, compile_program
+from pluriform.ensemble.fused.threads import on_threads
 from pluriform.errors import GraphError, ShapeError
 
 __all__ = ["FusedGradients", "fused_gradients", "fused_outputs", "fused_program"]
@@ -90,28 +90,24 @@ def fused_gradients(
         classification: Which loss.
         own_batches: Whether every network has a batch of its own.
     """
-    from pluriform.ensemble.fused.kernels import run_gradients
-    from pluriform.ensemble.fused.products import tile_addresses
+    from pluriform.ensemble.fused.kernels import gradients_task
 
     call = _Call(program, weights, inputs, own_batches)
     found = {name: torch.empty_like(part) for name, part in call.weights.items()}
-    addresses = _addresses(program, found)
     given = targets.detach().flatten().numpy()
     labels = given if classification else np.zeros(1, np.int64)
     numbers = np.zeros(1, np.float32) if classification else given
     if classification and (labels.min() < 0 or labels.max() >= program.outputs):
         raise IndexError(f"labels from 0 to {program.outputs - 1} expected, got {labels.min()} to {labels.max()}")
     losses = np.empty(call.members, np.float32)
-
-    def task(counter: int, space: int) -> None:
-        run_gradients(
-            counter, call.members, own_batches, call.samples, call.blocks, program.shape, program.border,
-            call.inputs, labels, numbers, classification, tile_addresses(), program.steps, program.numbers,
-            program.items, program.taps, call.places, call.addresses, addresses, program.sizes, program.outputs,
-            losses, space,
-        )  # fmt: skip
-
-    call.run(task, call.members)
+    own = {
+        Call.GRADIENTS: _addresses(program, found),
+        Call.LABELS: labels,
+        Call.TARGETS: numbers,
+        Call.CLASSIFY: classification,
+        Call.RESULTS: losses,
+    }
+    call.run(gradients_task(), own, call.members)
     return FusedGradients(torch.from_numpy(losses), found)
 
 
@@ -119,20 +115,11 @@ def fused_outputs(
     program: Program, weights: Mapping[str, Tensor], inputs: Tensor, *, own_batches: bool = False
 ) -> Tensor:
     """Outputs of every network, `(member, batch, outputs)`; arguments as in `fused_gradients`."""
-    from pluriform.ensemble.fused.kernels import run_outputs
-    from pluriform.ensemble.fused.products import tile_addresses
+    from pluriform.ensemble.fused.kernels import outputs_task
 
     call = _Call(program, weights, inputs, own_batches)
     results = np.empty((call.members, call.samples, program.outputs), np.float32)
-
-    def task(counter: int, space: int) -> None:
-        run_outputs(
-            counter, call.members, own_batches, call.samples, call.blocks, program.shape, program.border,
-            call.inputs, tile_addresses(), program.steps, program.numbers, program.items, call.places,
-            call.addresses, program.sizes, program.outputs, results, space,
-        )  # fmt: skip
-
-    call.run(task, call.members * len(call.blocks))
+    call.run(outputs_task(), {Call.RESULTS: results}, call.members * len(call.blocks))
     return torch.from_numpy(results)
 
 
@@ -143,13 +130,11 @@ class _Call:
         from pluriform.ensemble.fused.compile import LANES
         from pluriform.ensemble.fused.kernels import pack_inputs
 
-        self.program = program
+        self.program, self.own = program, own
         self.weights = {name: weights[name].detach().contiguous() for name in program.names}
         self.members = len(next(iter(self.weights.values())))
-        self.addresses = _addresses(program, self.weights)
         self.samples = inputs.shape[1] if own else len(inputs)
         self.blocks = blocks_of(self.samples, LANES)
-        self.places = np.array([program.flow, program.spare, program.places], np.int64)
         self.given = inputs.detach().contiguous()
         self.inputs = self.given.data_ptr()
         if not own:
@@ -157,25 +142,44 @@ class _Call:
             pack_inputs(self.inputs, self.blocks, program.shape, program.border, self.packed.ctypes.data)
             self.inputs = self.packed.ctypes.data
 
-    def run(self, task: Callable[[int, int], None], parts: int) -> None:
-        """The task on as many threads as PyTorch uses, of which each takes one part after the other."""
-        counter = np.zeros(1, np.int64)
+    def run(self, task: int, own: Mapping[Call, np.ndarray | int], parts: int) -> None:
+        """The task at an address on as many threads as PyTorch uses, of which each takes one part after the other."""
+        from pluriform.ensemble.fused.products import tile_addresses
+
+        program = self.program
         threads = max(1, min(torch.get_num_threads(), parts))
-        spaces = [_taken(self.program) for _ in range(threads)]
-
-        def work(space: np.ndarray) -> None:
-            task(counter.ctypes.data, space.ctypes.data)
-
-        others = [_pool(threads - 1).submit(work, space) for space in spaces[1:]] if threads > 1 else []
-        work(spaces[0])
-        for other in others:
-            other.result()
-        _spaces.setdefault(self.program, []).extend(spaces)
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "fused")
+        spaces = [_taken(program) for _ in range(threads)]
+        table = np.zeros(Call.END, np.int64)
+        counters = np.zeros(2, np.int64)
+        arrays: dict[Call, np.ndarray | int] = {
+            Call.COUNTER: counters,
+            Call.SLOTS: counters[1:],
+            Call.SPACES: np.array([space.ctypes.data for space in spaces], np.int64),
+            Call.MEMBERS: self.members,
+            Call.OWN: self.own,
+            Call.SAMPLES: self.samples,
+            Call.BLOCKS: self.blocks,
+            Call.BLOCK_COUNT: len(self.blocks),
+            Call.INPUTS: self.inputs,
+            Call.CODE: tile_addresses(),
+            Call.STEPS: program.steps,
+            Call.STEP_COUNT: len(program.steps),
+            Call.NUMBERS: program.numbers,
+            Call.ITEMS: program.items,
+            Call.ITEM_COUNT: len(program.items),
+            Call.TILES: program.taps,
+            Call.TILE_COUNT: len(program.taps),
+            Call.WEIGHTS: _addresses(program, self.weights),
+            Call.SIZES: program.sizes,
+            Call.OUTPUTS: program.outputs,
+            **own,
+        }
+        for column, value in arrays.items():
+            table[column] = value.ctypes.data if isinstance(value, np.ndarray) else value
+        table[Call.SHAPE : Call.SHAPE + 3], table[Call.BORDER : Call.BORDER + 2] = program.shape, program.border
+        table[Call.PLACES : Call.PLACES + 3] = program.flow, program.spare, program.places
+        on_threads(task, table.ctypes.data, threads)
+        _spaces.setdefault(program, []).extend(spaces)
 
 
 _spaces: WeakKeyDictionary[Program, list[np.ndarray]] = WeakKeyDictionary()
