@@ -255,7 +255,8 @@ def test_save_and_load(digits, tmp_path):
     torch.testing.assert_close(again.draw(9, 3).predict(x).members, form.draw(9, 3).predict(x).members)
     assert again.choices == form.choices
     assert again.history == form.history
-    assert set(again.choices) == {"head", "calling"}
+    assert set(again.choices) == {"head", "pretraining", "calling"}
+    assert again.choices["pretraining"]["error"] <= 2 * again.choices["pretraining"]["floor"]
     torch.testing.assert_close(form.draw(9, 3).draw(4, 3).predict(x).mean, form.draw(4, 3).predict(x).mean)
 
 

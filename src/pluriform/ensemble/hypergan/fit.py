@@ -1,5 +1,6 @@
 """`HyperGAN`: train a generator of networks, keep its draws as seeds."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from pluriform.data.data import Data
 from pluriform.ensemble.drawn import Drawn, draw_seeds
 from pluriform.ensemble.fitting import fitted_noise
-from pluriform.ensemble.heads.choice import HeadChoice, choose_head, make_head
+from pluriform.ensemble.heads.choice import choose_head, make_head
 from pluriform.ensemble.heads.initialisation import Shares, deviations_of, split
 from pluriform.ensemble.hypergan.discriminator import Discriminator
 from pluriform.ensemble.hypergan.game import Game, GameTraining
@@ -50,7 +51,8 @@ class HyperGAN(Method):
 
     It is not an approximation of a posterior: there is neither a prior on the weights nor an entropy term. Diversity
     decays as training goes on; of all epochs the one with the lowest ensemble loss on the validation split is kept
-    where `training.patience` is given, and `form.history` holds the curves.
+    where `training.patience` is given, and `form.history` holds the curves. `form.choices` says which head was taken
+    and why, how close the codes came to the prior before training, and how networks are computed.
 
     Differs from the released code, see `docs/decisions/0010-hypergan-by-its-equations.md`.
 
@@ -124,7 +126,7 @@ class HyperGAN(Method):
         self._check_norms(template, data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(context.seed, "generator"))
-            generator, choice = self._generator(template, context)
+            generator, choices = self._generator(template, context)
             objective = self._objective(generator)
         training = GameTraining(
             Game(template, generator, objective).to(context.device),
@@ -146,7 +148,7 @@ class HyperGAN(Method):
             cost=cost.to_json(),
             history=training.history,
         )
-        form.choices = {"head": choice.to_json(), "calling": training.setting.calling.to_json()}
+        form.choices = choices | {"calling": training.setting.calling.to_json()}
         form.noise = fitted_noise(form, data)
         return form
 
@@ -170,13 +172,11 @@ class HyperGAN(Method):
                 raise ConfigError(explain("at least 2 samples a step for BatchNorm", got, where, remedy))
         if self.norms == "shared" and self.initialisation != "given":
             expected = "initialisation='given' where draws share the running statistics of the given network"
-            got, remedy = (
-                f"initialisation={self.initialisation!r}",
-                "use norms='recalibrate', or the given weights",
-            )
+            got, remedy = f"initialisation={self.initialisation!r}", "use norms='recalibrate', or the given weights"
             raise ConfigError(explain(expected, got, where, remedy))
 
-    def _generator(self, template: nn.Module, context: FitContext) -> tuple[WeightGenerator, HeadChoice]:
+    def _generator(self, template: nn.Module, context: FitContext) -> tuple[WeightGenerator, dict[str, Any]]:
+        """The generator before training, and what was chosen and found out on the way."""
         layers = layers_of(template)
         last = layers_of(template, "last")
         choice = choose_head(layers, self.code_size, self.hidden, self.head, members=self.networks, last=last)
@@ -196,26 +196,26 @@ class HyperGAN(Method):
         varying = {name: share.varying for name, share in shares.items()}
         head = make_head(choice.mode, layers, self.code_size, self.hidden, varying)
         size = sum(value.numel() for value in base.values())
-        mixer = self._mixer(len(layers), size, context)
+        mixer = self._mixer(len(layers), size)
+        choices: dict[str, Any] = {"head": choice.to_json()}
+        if isinstance(mixer, Mixer):
+            noise = torch.Generator().manual_seed(derive_seed(context.seed, "pretraining"))
+            choices["pretraining"] = dataclasses.asdict(pretrain(mixer, noise))
+        if context.run is not None:
+            context.run.write_json("choices.json", choices)
         jitter = None
         if self.diversity == "gpvi":
             jitter = GPVI(mixer.noise_size, size, JITTER, hidden=self.hidden, rounds=1)
-        return WeightGenerator(mixer, head, base, jitter), choice
+        return WeightGenerator(mixer, head, base, jitter), choices
 
-    def _mixer(self, layers: int, size: int, context: FitContext) -> Mixer | Independent:
+    def _mixer(self, layers: int, size: int) -> Mixer | Independent:
         """The mixer of `layers` codes; in `gpvi` its noise is the first part of one of the weights' size."""
         if not self.mixer:
             made = Independent(layers, self.code_size)
             self._require(self.diversity != "gpvi" or made.noise_size <= size, "code_size", f"at most {size // layers}")
             return made
-        mixer = Mixer(
-            min(self.noise_size, size) if self.diversity == "gpvi" else self.noise_size,
-            layers,
-            self.code_size,
-            self.hidden,
-        )
-        pretrain(mixer, torch.Generator().manual_seed(derive_seed(context.seed, "pretraining")))
-        return mixer
+        noise_size = min(self.noise_size, size) if self.diversity == "gpvi" else self.noise_size
+        return Mixer(noise_size, layers, self.code_size, self.hidden)
 
     def _base(self, entry: Entry, given: Tensor, shares: Shares) -> Tensor:
         """What all draws share at the start."""
