@@ -37,7 +37,7 @@ def _dotted(tiles, first, last, lanes, a, row_a, width_a, b, row_b, step_b, c, r
         t = 0
         while t < table[k]:
             left, at_b, at_c = table[k] - t, tiles + 8 * (k + 4 + t), tiles + 8 * (k + 8 + t)
-            if most >= 4 and left >= 4:
+            if most >= 4 and left >= 4:  # type: ignore[name-defined]
                 four(  # type: ignore[name-defined]
                     at_a, row_a, width_a * lanes, lanes, b, at_b, lanes, row_b * lanes, step_b * lanes,
                     table[k + 1], columns, run, c, row_c, at_c, add,
