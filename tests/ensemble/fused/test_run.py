@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pluriform.ensemble.fused.program import compile_program
-from pluriform.ensemble.fused.run import fused_gradients, fused_outputs
+from pluriform.ensemble.fused.run import blocks_of, fused_gradients, fused_outputs
 from pluriform.graph.parameters import stack
 from pluriform.nets.lenet import LeNet
 
@@ -135,3 +135,14 @@ def test_labels_outside_the_classes_are_refused():
     program = compile_program(members[0], x)
     with pytest.raises(IndexError, match=r"0 to 4 expected, got 0 to 5"):
         fused_gradients(program, stack(members).parameters, x, torch.tensor([0, 5, 1]), classification=True)
+
+
+@pytest.mark.parametrize("lanes", [(8, 16), (8, 16, 32, 40)])
+def test_blocks_cover_the_batch_in_order_with_less_than_a_unit_to_spare(lanes):
+    for samples in range(1, 300):
+        blocks = blocks_of(samples, lanes)
+        assert set(blocks[:, 2]) <= set(lanes)
+        assert blocks[:, 1].sum() == samples
+        assert blocks[:, 2].sum() - samples < 8
+        assert list(blocks[:, 0]) == [int(blocks[:k, 1].sum()) for k in range(len(blocks))]
+        assert list(blocks[:, 3]) == [int(blocks[:k, 2].sum()) for k in range(len(blocks))]

@@ -14,9 +14,10 @@ from pluriform.ensemble.fused.program import MOST_LANES, Program, compile_progra
 from pluriform.ensemble.fused.threads import on_threads
 from pluriform.errors import GraphError, ShapeError
 
-__all__ = ["FusedGradients", "fused_gradients", "fused_outputs", "fused_program"]
+__all__ = ["FusedGradients", "blocks_of", "fused_gradients", "fused_outputs", "fused_program"]
 
 MOST_PLACES = 2**21  # Numbers a sample: 320 MB a thread.
+KEPT_BYTES = 2**26  # Workspaces up to this size are kept for the next call.
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +180,7 @@ class _Call:
         table[Call.SHAPE : Call.SHAPE + 3], table[Call.BORDER : Call.BORDER + 2] = program.shape, program.border
         table[Call.PLACES : Call.PLACES + 3] = program.flow, program.spare, program.places
         on_threads(task, table.ctypes.data, threads)
-        _spaces.setdefault(program, []).extend(spaces)
+        _spaces.setdefault(program, []).extend(space for space in spaces if space.nbytes <= KEPT_BYTES)
 
 
 _spaces: WeakKeyDictionary[Program, list[np.ndarray]] = WeakKeyDictionary()
