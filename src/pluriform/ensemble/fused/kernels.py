@@ -172,7 +172,7 @@ def _product_back(code, step, items, tiles, weights, gradients, sizes, member, x
     w, b = step[WEIGHT], step[BIAS]
     own = gradients[w] + 4 * member * sizes[w]
     if b >= 0:
-        channel_sums(view(target), outputs, area_out * lanes, view(gradients[b] + 4 * member * sizes[b]), add)
+        channel_sums(target, outputs, area_out * lanes, view(gradients[b] + 4 * member * sizes[b]), add)
     if step[DENSE]:
         _dense_weights(code, items, source, channels, target, outputs, own, turned, lanes, add)
     else:

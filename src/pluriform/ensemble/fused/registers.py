@@ -19,6 +19,7 @@ __all__ = [
     "load",
     "pointer_to",
     "product_tile",
+    "run_sum",
     "spread",
     "store",
     "take_task",
@@ -226,6 +227,39 @@ def dot_tile(rows: int, taps: int) -> Any:
         return types.void(*[types.intp] * 16), code
 
     return intrinsic(typed)
+
+
+def _run_sum(typing: Any, source: Any, count: Any) -> Any:
+    """Sum of `count` numbers, a multiple of 8."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, count = pointer_to(builder, arguments[0]), arguments[1]
+        kind = vector(8)
+        sums = [cgutils.alloca_once(builder, kind) for _ in range(4)]
+        for total in sums:
+            builder.store(ir.Constant(kind, [0.0] * 8), total)
+
+        def add(total: Any, place: Any) -> None:
+            part = load(builder, builder.gep(source, [place]), 8)
+            builder.store(builder.fadd(builder.load(total), part, flags=FAST), total)
+
+        whole = builder.shl(builder.ashr(count, word(5)), word(5))
+        with cgutils.for_range(builder, builder.ashr(count, word(5))) as loop:
+            for k, total in enumerate(sums):
+                add(total, builder.add(builder.shl(loop.index, word(5)), word(8 * k)))
+        with cgutils.for_range(builder, builder.ashr(builder.sub(count, whole), word(3))) as loop:
+            add(sums[0], builder.add(whole, builder.shl(loop.index, word(3))))
+        reduce = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(FLOAT, [FLOAT, kind]), "llvm.vector.reduce.fadd.v8f32"
+        )
+        one, two, three, four = (builder.load(total) for total in sums)
+        both = builder.fadd(builder.fadd(one, two), builder.fadd(three, four))
+        return builder.call(reduce, [ir.Constant(FLOAT, -0.0), both], fastmath=FAST)
+
+    return types.float32(types.intp, types.intp), code
+
+
+run_sum: Any = intrinsic(_run_sum)
 
 
 def _transpose_tile(typing: Any, source: Any, row_in: Any, target: Any, row_out: Any) -> Any:
