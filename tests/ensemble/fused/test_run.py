@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pluriform.ensemble.fused.program import compile_program
 from pluriform.ensemble.fused.run import blocks_of, fused_gradients, fused_outputs
+from pluriform.errors import GraphError, ShapeError
 from pluriform.graph.parameters import stack
 from pluriform.nets.lenet import LeNet
 
@@ -146,3 +147,32 @@ def test_blocks_cover_the_batch_in_order_with_less_than_a_unit_to_spare(lanes):
         assert blocks[:, 2].sum() - samples < 8
         assert list(blocks[:, 0]) == [int(blocks[:k, 1].sum()) for k in range(len(blocks))]
         assert list(blocks[:, 3]) == [int(blocks[:k, 2].sum()) for k in range(len(blocks))]
+
+
+@pytest.mark.parametrize("name", ["convs", "overlapping pools", "mlp"])
+def test_outputs_of_a_sample_depend_neither_on_its_batch_nor_on_other_networks(name):
+    members = members_of(NETWORKS[name], 4)
+    weights, x = stack(members).parameters, torch.randn(100, *SHAPE)
+    program = compile_program(members[0], x[:1])
+    whole = fused_outputs(program, weights, x)
+    for start, stop in ((0, 1), (3, 19), (40, 73)):
+        assert torch.equal(fused_outputs(program, weights, x[start:stop]), whole[:, start:stop])
+    last = {own: part[3:] for own, part in weights.items()}
+    assert torch.equal(fused_outputs(program, last, x), whole[3:])
+
+
+def test_lengths_that_the_program_was_not_made_for_are_refused():
+    members = members_of(NETWORKS["linear"], 2)
+    weights, x = stack(members).parameters, torch.randn(3, *SHAPE)
+    program = compile_program(members[0], x)
+    with pytest.raises(GraphError, match=r"540 numbers for each of 2 members.*weight 1\.weight"):
+        fused_outputs(program, weights | {"1.weight": torch.zeros(2, 5, 107)}, x)
+    with pytest.raises(GraphError, match=r"weight 1\.bias"):
+        fused_outputs(program, weights | {"1.bias": weights["1.bias"][:1]}, x)
+    with pytest.raises(ShapeError, match=r"inputs of shape \(2, 6, 9\)"):
+        fused_outputs(program, weights, x[:, :1])
+    with pytest.raises(ShapeError, match="for every member"):
+        fused_outputs(program, weights, x.expand(3, *x.shape), own_batches=True)
+    for classification, targets in ((True, torch.zeros(2)), (True, torch.zeros(3)), (False, torch.zeros(3, 1))):
+        with pytest.raises(ShapeError, match="targets of shape"):
+            fused_gradients(program, weights, x, targets, classification=classification)

@@ -143,7 +143,8 @@ def product_tile(rows: int, lanes: int) -> Any:
                     a3 = at(builder, a2, (three.index, steps_a[2]))
                     b3 = at(builder, b2, (three.index, steps_b[2]))
                     many = [load(builder, builder.gep(b3, [word(start)]), n) for start, n in parts]
-                    _fetch(builder, at(builder, ahead, (three.index, pace)), write=False)
+                    with builder.if_then(builder.icmp_signed("!=", pace, word(0))):
+                        _fetch(builder, at(builder, ahead, (three.index, pace)), write=False)
                     for r in range(rows):
                         number = builder.load(builder.gep(a3, [builder.mul(word(r), row_a)]), align=4)
                         for place, (_, n) in enumerate(parts):

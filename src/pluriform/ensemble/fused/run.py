@@ -1,5 +1,6 @@
 """Outputs, losses and gradients of many networks of one architecture, by the fused kernels."""
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -12,10 +13,11 @@ from pluriform.ensemble.fused.chain import NotFused
 from pluriform.ensemble.fused.code import Call
 from pluriform.ensemble.fused.program import MOST_LANES, Program, compile_program
 from pluriform.ensemble.fused.threads import on_threads
-from pluriform.errors import GraphError, ShapeError
+from pluriform.errors import GraphError, ShapeError, explain
 
 __all__ = ["FusedGradients", "blocks_of", "fused_gradients", "fused_outputs", "fused_program"]
 
+REMEDY = "stack the weights of networks of one architecture"
 MOST_PLACES = 2**21  # Numbers a sample: 320 MB a thread.
 KEPT_BYTES = 2**26  # Workspaces up to this size are kept for the next call.
 
@@ -95,6 +97,7 @@ def fused_gradients(
 
     call = _Call(program, weights, inputs, own_batches)
     found = {name: torch.empty_like(part) for name, part in call.weights.items()}
+    call.check_targets(targets, classification)
     given = targets.detach().flatten().numpy()
     labels = given if classification else np.zeros(1, np.int64)
     numbers = np.zeros(1, np.float32) if classification else given
@@ -135,6 +138,7 @@ class _Call:
         self.weights = {name: weights[name].detach().contiguous() for name in program.names}
         self.members = len(next(iter(self.weights.values())))
         self.samples = inputs.shape[1] if own else len(inputs)
+        self._check(inputs)
         self.blocks = blocks_of(self.samples, LANES)
         self.given = inputs.detach().contiguous()
         self.inputs = self.given.data_ptr()
@@ -142,6 +146,26 @@ class _Call:
             self.packed = np.empty((int(self.blocks[:, 2].sum()) + 8) * _inside(program), np.float32)
             pack_inputs(self.inputs, self.blocks, program.shape, program.border, self.packed.ctypes.data)
             self.inputs = self.packed.ctypes.data
+
+    def _check(self, inputs: Tensor) -> None:
+        """The kernels read by address, so every length must be the one that the program was made for."""
+        for (name, part), size in zip(self.weights.items(), self.program.sizes, strict=True):
+            if part.numel() != self.members * size:
+                expected = f"{size} numbers for each of {self.members} members"
+                raise GraphError(explain(expected, f"shape {tuple(part.shape)}", f"weight {name}", REMEDY))
+        count = self.samples * (self.members if self.own else 1)
+        if inputs.numel() != count * math.prod(self.program.shape) or (self.own and len(inputs) != self.members):
+            expected = f"inputs of shape {self.program.shape}" + (" for every member" if self.own else "")
+            raise ShapeError(explain(expected, f"shape {tuple(inputs.shape)}", "inputs", "compile it for these inputs"))
+
+    def check_targets(self, targets: Tensor, classification: bool) -> None:
+        """Labels int64, numbers float32, one row a sample."""
+        lead = (self.members, self.samples) if self.own else (self.samples,)
+        shape = lead if classification else (*lead, self.program.outputs)
+        kind = torch.int64 if classification else torch.float32
+        if tuple(targets.shape) != shape or targets.dtype != kind:
+            got = f"shape {tuple(targets.shape)}, {targets.dtype}"
+            raise ShapeError(explain(f"targets of shape {shape}, {kind}", got, "targets", "give one row a sample"))
 
     def run(self, task: int, own: Mapping[Call, np.ndarray | int], parts: int) -> None:
         """The task at an address on as many threads as PyTorch uses, of which each takes one part after the other."""

@@ -107,8 +107,9 @@ def _program(module: nn.Module, weights: Mapping[str, Tensor], batch: Batch, los
     """Of the fused kernels, or the reason why there is none."""
     if loss.smoothing or loss.weights is not None or loss.task not in ("classification", "regression"):
         raise NotFused("the loss is neither plain cross-entropy nor a mean squared error")
-    if loss.task == "regression" and batch.targets.dtype != torch.float32:
-        raise NotFused("the targets are not float32")
+    kind = torch.int64 if loss.task == "classification" else torch.float32
+    if batch.targets.dtype != kind:
+        raise NotFused(f"the targets are not {kind}")
     trained = [name for name, p in module.named_parameters() if p.requires_grad and name not in weights]
     if trained:
         raise NotFused(f"{trained[0]} is trained and not drawn")
