@@ -143,7 +143,7 @@ class _Call:
         self.given = inputs.detach().contiguous()
         self.inputs = self.given.data_ptr()
         if not own:
-            self.packed = np.empty((int(self.blocks[:, 2].sum()) + 8) * _inside(program), np.float32)
+            self.packed = np.empty(int(self.blocks[:, 2].sum()) * _inside(program) + 8 * MOST_LANES, np.float32)
             pack_inputs(self.inputs, self.blocks, program.shape, program.border, self.packed.ctypes.data)
             self.inputs = self.packed.ctypes.data
 
@@ -169,12 +169,10 @@ class _Call:
 
     def run(self, task: int, own: Mapping[Call, np.ndarray | int], parts: int) -> None:
         """The task at an address on as many threads as PyTorch uses, of which each takes one part after the other."""
-        from pluriform.ensemble.fused.products import tile_addresses
-
         program = self.program
         threads = max(1, min(torch.get_num_threads(), parts))
         spaces = [_taken(program) for _ in range(threads)]
-        table = np.zeros(Call.END, np.int64)
+        table = _table(program).copy()
         counters = np.zeros(2, np.int64)
         arrays: dict[Call, np.ndarray | int] = {
             Call.COUNTER: counters,
@@ -186,6 +184,27 @@ class _Call:
             Call.BLOCKS: self.blocks,
             Call.BLOCK_COUNT: len(self.blocks),
             Call.INPUTS: self.inputs,
+            Call.WEIGHTS: _addresses(program, self.weights),
+            **own,
+        }
+        for column, value in arrays.items():
+            table[column] = value.ctypes.data if isinstance(value, np.ndarray) else value
+        on_threads(task, table.ctypes.data, threads)
+        _spaces.setdefault(program, []).extend(space for space in spaces if space.nbytes <= KEPT_BYTES)
+
+
+_spaces: WeakKeyDictionary[Program, list[np.ndarray]] = WeakKeyDictionary()
+_tables: WeakKeyDictionary[Program, np.ndarray] = WeakKeyDictionary()
+_programs: WeakKeyDictionary[nn.Module, dict[Hashable, Program | str]] = WeakKeyDictionary()
+
+
+def _table(program: Program) -> np.ndarray:
+    """What calls of a program have in common."""
+    from pluriform.ensemble.fused.products import tile_addresses
+
+    if program not in _tables:
+        table = np.zeros(Call.END, np.int64)
+        arrays: dict[Call, np.ndarray | int] = {
             Call.CODE: tile_addresses(),
             Call.STEPS: program.steps,
             Call.STEP_COUNT: len(program.steps),
@@ -194,21 +213,15 @@ class _Call:
             Call.ITEM_COUNT: len(program.items),
             Call.TILES: program.taps,
             Call.TILE_COUNT: len(program.taps),
-            Call.WEIGHTS: _addresses(program, self.weights),
             Call.SIZES: program.sizes,
             Call.OUTPUTS: program.outputs,
-            **own,
         }
         for column, value in arrays.items():
             table[column] = value.ctypes.data if isinstance(value, np.ndarray) else value
         table[Call.SHAPE : Call.SHAPE + 3], table[Call.BORDER : Call.BORDER + 2] = program.shape, program.border
         table[Call.PLACES : Call.PLACES + 3] = program.flow, program.spare, program.places
-        on_threads(task, table.ctypes.data, threads)
-        _spaces.setdefault(program, []).extend(space for space in spaces if space.nbytes <= KEPT_BYTES)
-
-
-_spaces: WeakKeyDictionary[Program, list[np.ndarray]] = WeakKeyDictionary()
-_programs: WeakKeyDictionary[nn.Module, dict[Hashable, Program | str]] = WeakKeyDictionary()
+        _tables[program] = table
+    return _tables[program]
 
 
 def _inside(program: Program) -> int:
