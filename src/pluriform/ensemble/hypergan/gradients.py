@@ -21,7 +21,7 @@ __all__ = ["Gradients", "gradients_of", "measured_calling", "surrogate"]
 
 CHUNK = 4
 REPEATS = 3
-PREFERRED = 0.9  # Networks are computed together where that takes at most this share of the time of the loop.
+PREFERRED = 0.97  # Networks are computed together where that takes at most this share of the time of the loop.
 
 
 @dataclass(frozen=True, eq=False)
