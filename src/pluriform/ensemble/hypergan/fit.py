@@ -22,6 +22,7 @@ from pluriform.ensemble.statistics import calibration_inputs, has_statistics
 from pluriform.ensemble.target import Entry, layers_of
 from pluriform.errors import ConfigError, explain
 from pluriform.method import FitContext, Method
+from pluriform.training.feed import take
 from pluriform.training.initialisation import reinitialise
 from pluriform.training.recipe import Recipe
 from pluriform.training.seeds import derive_seed
@@ -126,7 +127,7 @@ class HyperGAN(Method):
         self._check_norms(template, data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(context.seed, "generator"))
-            generator, choices = self._generator(template, context)
+            generator, choices = self._generator(template, data, context)
             objective = self._objective(generator)
         training = GameTraining(
             Game(template, generator, objective).to(context.device),
@@ -175,10 +176,13 @@ class HyperGAN(Method):
             got, remedy = f"initialisation={self.initialisation!r}", "use norms='recalibrate', or the given weights"
             raise ConfigError(explain(expected, got, where, remedy))
 
-    def _generator(self, template: nn.Module, context: FitContext) -> tuple[WeightGenerator, dict[str, Any]]:
+    def _generator(
+        self, template: nn.Module, data: Data, context: FitContext
+    ) -> tuple[WeightGenerator, dict[str, Any]]:
         """The generator before training, and what was chosen and found out on the way."""
         layers = layers_of(template)
-        last = layers_of(template, "last")
+        example, _ = take(data.train, torch.arange(min(2, len(data.train))))
+        last = layers_of(template, "last", example=example.to(context.device))
         choice = choose_head(layers, self.code_size, self.hidden, self.head, members=self.networks, last=last)
         if choice.mode == "last-layer":
             layers = last
