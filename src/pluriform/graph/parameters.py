@@ -132,8 +132,8 @@ def call_stacked(
     """Outputs of all members at once.
 
     What of the network does not depend on stacked weights, such as layers before the only one that differs, is computed
-    once. Dropout draws a different mask for each member. Running statistics of normalisation layers in training mode are
-    updated in place in `stacked.buffers`, each member's own.
+    once. Dropout draws a different mask for each member. Running statistics of normalisation layers in training mode
+    are updated in place in `stacked.buffers`, each member's own.
 
     Args:
         module: A network of the architecture; gives the code, the mode, and the weights that are not stacked.
