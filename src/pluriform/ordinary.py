@@ -15,6 +15,7 @@ from pluriform.training.initialisation import reinitialise
 from pluriform.training.loop import Loop
 from pluriform.training.loss import Loss
 from pluriform.training.recipe import Recipe
+from pluriform.training.step import training_step
 from pluriform.training.validation import assess, residual_variance
 
 __all__ = ["Network", "Training"]
@@ -99,13 +100,15 @@ class Training(Recipe, Method):
             reinitialise(module, context.seed)
         loss = Loss.of(self, data, context.device)
         checked = resident(data.validation, context.device)
+        feed = Feed(data, self.batch_size, context.seed, self.augmentation, context.device)
+        epochs = self.epochs_for(len(data.train))
         loop = Loop(
             module,
-            lambda batch: loss(module(batch.inputs), batch.targets),
-            Feed(data, self.batch_size, context.seed, self.augmentation, context.device),
+            training_step(module, loss, feed, self, epochs),
+            feed,
             self,
             seed=context.seed,
-            epochs=self.epochs_for(len(data.train)),
+            epochs=epochs,
             run=context.run,
             validate=(lambda: assess(module, checked, Loss(data.task), context.device)) if len(checked) else None,
         )

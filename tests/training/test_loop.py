@@ -123,26 +123,6 @@ def test_a_training_stopped_anywhere_goes_on_bit_for_bit(digits, net, tmp_path, 
     assert equal(expected, found)
 
 
-def test_a_convolutional_training_goes_on_bit_for_bit(digits, tmp_path, monkeypatch):
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(96, 10))
-    expected, _ = fitted(net, digits, PLAIN)
-    assert all(tensor.is_contiguous() for tensor in expected.values())
-    stopped, left = copy.deepcopy(net), [10]
-
-    def step(batch):
-        assert stopped[2].weight.is_contiguous(memory_format=torch.channels_last)
-        assert batch.inputs.is_contiguous(memory_format=torch.channels_last)
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-        return LOSS(stopped(batch.inputs), batch.targets)
-
-    with Run(tmp_path / "run", {}) as run:
-        with pytest.raises(KeyboardInterrupt):
-            make(stopped, digits, PLAIN, run, step=step).run()
-        assert equal(expected, fitted(net, digits, PLAIN, run)[0])
-
-
 def test_seconds_of_all_sittings_add_up(digits, net, tmp_path, monkeypatch):
     monkeypatch.setattr(loop_file, "CHECKPOINT_SHARE", math.inf)
     slow = copy.deepcopy(net)

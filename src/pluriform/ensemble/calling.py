@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pluriform.axes import Inputs, Members
-from pluriform.ensemble.fused.chain import NotFused
-from pluriform.ensemble.fused.run import fused_outputs, fused_program
 from pluriform.errors import GraphError, explain
+from pluriform.fused.chain import NotFused
+from pluriform.fused.run import fused_outputs, fused_program
 from pluriform.graph.parameters import StackedWeights, call, call_stacked, weights_of
 from pluriform.training.layout import to_channels_last
 

@@ -20,13 +20,14 @@ from pluriform.errors import ConfigError, explain
 from pluriform.method import FitContext, Method
 from pluriform.prediction import Prediction, Predictor
 from pluriform.training.cost import FitCost
-from pluriform.training.feed import Feed, resident
+from pluriform.training.feed import Batch, Feed, resident
 from pluriform.training.initialisation import reinitialise
 from pluriform.training.loop import Loop
 from pluriform.training.loss import Loss
 from pluriform.training.members import Members as Stack
 from pluriform.training.recipe import Recipe
 from pluriform.training.seeds import member_seed
+from pluriform.training.step import training_step
 from pluriform.training.validation import assess
 
 __all__ = ["DeepEnsemble", "Ensemble"]
@@ -159,13 +160,18 @@ class _Job:
 
     def _loop(self, network: nn.Module, seeds: int | list[int], members: int | None, label: str) -> Loop:
         plain, device = Loss(self.data.task), self.context.device
+        feed, epochs = self.feed(seeds), self.recipe.epochs_for(len(self.data.train))
+
+        def stacked_step(batch: Batch) -> Tensor:
+            return self.loss(network(batch.inputs), batch.targets)
+
         return Loop(
             network,
-            lambda batch: self.loss(network(batch.inputs), batch.targets),
-            self.feed(seeds),
+            stacked_step if members else training_step(network, self.loss, feed, self.recipe, epochs),
+            feed,
             self.recipe,
             seed=seeds if isinstance(seeds, int) else seeds[0],
-            epochs=self.recipe.epochs_for(len(self.data.train)),
+            epochs=epochs,
             run=self.context.run,
             validate=(lambda: assess(network, self.checked, plain, device, members)) if len(self.checked) else None,
             members=members,

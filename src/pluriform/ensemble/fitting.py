@@ -13,6 +13,7 @@ from pluriform.training.feed import Batch, Feed, resident, take
 from pluriform.training.loop import Loop
 from pluriform.training.loss import Loss
 from pluriform.training.recipe import Recipe
+from pluriform.training.step import training_step
 from pluriform.training.validation import assess
 
 __all__ = ["fitted_noise", "training_loop"]
@@ -45,14 +46,17 @@ def training_loop(
     loss, plain = Loss.of(recipe, data, context.device), Loss(data.task)
     checked = resident(data.validation, context.device)
 
+    feed = Feed(data, recipe.batch_size, seed, recipe.augmentation, context.device)
+    plain_step = training_step(network, loss, feed, recipe, epochs)
+
     def step(batch: Batch) -> Tensor:
         before()
-        return loss(network(batch.inputs), batch.targets)
+        return plain_step(batch)
 
     return Loop(
         network,
         step,
-        Feed(data, recipe.batch_size, seed, recipe.augmentation, context.device),
+        feed,
         recipe,
         seed=seed,
         epochs=epochs,

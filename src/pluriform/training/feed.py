@@ -37,7 +37,7 @@ class Feed:
         device: Where the batches go. A split in memory is moved there at once if it takes at most half the free room.
 
     Attributes:
-        memory_format: Of the inputs of one network; the loop sets channels last where the network takes it.
+        memory_format: Of the inputs of one network; `training_step` sets channels last where the network takes it.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ from pluriform.training.cost import FitCost, peak_resident
 from pluriform.training.early_stopping import EarlyStopping
 from pluriform.training.feed import Batch, Feed
 from pluriform.training.interrupt import Interrupt, deferred_interrupt
-from pluriform.training.layout import contiguous, to_channels_last
+from pluriform.training.layout import contiguous
 from pluriform.training.optimisation import autocast_of, clip_gradients, make_optimizer
 from pluriform.training.progress import Progress
 from pluriform.training.recipe import Recipe
@@ -83,8 +83,6 @@ class Loop:
         label: str = "training",
     ) -> None:
         self.network, self.closure, self.feed, self.recipe = network, step, feed, recipe
-        if members is None and to_channels_last(network, feed.sample()):
-            feed.memory_format = torch.channels_last
         self.seed, self.epochs, self.run_folder, self.validate = seed, epochs, run, validate
         self.members, self.label, self.device = members, label, feed.device
         self.optimizer = make_optimizer(network, recipe)

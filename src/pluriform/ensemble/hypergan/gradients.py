@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pluriform.ensemble.calling import Calling, call_members, split_members, takes_channels_last
-from pluriform.ensemble.fused.chain import NotFused
-from pluriform.ensemble.fused.program import Program
-from pluriform.ensemble.fused.run import fused_gradients, fused_program
 from pluriform.ensemble.statistics import statistics_copies
 from pluriform.errors import GraphError, explain
+from pluriform.fused.chain import NotFused
+from pluriform.fused.program import Program
+from pluriform.fused.run import fused_gradients, fused_program
 from pluriform.training.feed import Batch
 from pluriform.training.loss import Loss
 

@@ -18,6 +18,7 @@ from pluriform.graph.parameters import call, weights_of
 from pluriform.method import FitContext, Method
 from pluriform.training.cost import FitCost
 from pluriform.training.feed import Batch, Feed, resident, take
+from pluriform.training.layout import to_channels_last
 from pluriform.training.loop import Loop
 from pluriform.training.loss import Loss
 from pluriform.training.recipe import Recipe
@@ -145,6 +146,8 @@ def _loop(
 ) -> Loop:
     loss, samples = Loss.of(recipe, data, context.device), len(data.train)
     feed = Feed(data, recipe.batch_size, context.seed, recipe.augmentation, context.device)
+    if to_channels_last(posterior, feed.sample()):
+        feed.memory_format = torch.channels_last
     epochs = recipe.epochs_for(samples)
     rise = method.warmup * epochs * feed.steps
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pluriform.ensemble.fused.program import compile_program
-from pluriform.ensemble.fused.run import blocks_of, fused_gradients, fused_outputs
 from pluriform.errors import GraphError, ShapeError
+from pluriform.fused.program import compile_program
+from pluriform.fused.run import blocks_of, fused_gradients, fused_outputs
 from pluriform.graph.parameters import stack
 from pluriform.nets.lenet import LeNet
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from pluriform.ensemble.fused.compile import LANES, WIDE, compiled, standalone
-from pluriform.ensemble.fused.registers import call_address, dot_tile, product_tile, transpose_tile, words
+from pluriform.fused.compile import LANES, WIDE, compiled, standalone
+from pluriform.fused.registers import call_address, dot_tile, product_tile, transpose_tile, words
 
 __all__ = ["dots", "products", "tile_addresses", "transpose"]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from pluriform.ensemble.fused import threads
-from pluriform.ensemble.fused.program import compile_program
-from pluriform.ensemble.fused.run import fused_gradients
+from pluriform.fused import threads
+from pluriform.fused.program import compile_program
+from pluriform.fused.run import fused_gradients
 from pluriform.graph.parameters import stack
 
 NAMES = []

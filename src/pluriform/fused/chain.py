@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pluriform.ensemble.fused.code import Bend
+from pluriform.fused.code import Bend
 from pluriform.graph.graph import Graph, Node
 from pluriform.graph.ops import Op
 from pluriform.graph.trace import trace

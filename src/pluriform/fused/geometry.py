@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from pluriform.ensemble.fused.chain import Pooling, Product, Shape
+from pluriform.fused.chain import Pooling, Product, Shape
 
 __all__ = ["back_items", "forward_items", "pool_items", "taps"]
 

@@ -8,9 +8,9 @@ from functools import cache
 
 import numpy as np
 
-from pluriform.ensemble.fused.code import Call, Column, Opcode
-from pluriform.ensemble.fused.compile import LANES, STAMP, WIDE, compiled, entry_point, standalone
-from pluriform.ensemble.fused.elementwise import (
+from pluriform.fused.code import Call, Column, Opcode
+from pluriform.fused.compile import LANES, STAMP, WIDE, compiled, entry_point, standalone
+from pluriform.fused.elementwise import (
     bend,
     bend_back,
     channel_sums,
@@ -19,9 +19,9 @@ from pluriform.ensemble.fused.elementwise import (
     relu,
     squared_error,
 )
-from pluriform.ensemble.fused.products import dots, products, transpose
-from pluriform.ensemble.fused.registers import take_task, transpose_tile, view, words
-from pluriform.ensemble.fused.windows import average, average_back, largest, largest_back
+from pluriform.fused.products import dots, products, transpose
+from pluriform.fused.registers import take_task, transpose_tile, view, words
+from pluriform.fused.windows import average, average_back, largest, largest_back
 
 __all__ = ["gradients_task", "outputs_task", "pack_inputs"]
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pluriform.ensemble.fused.chain import Bending, NotFused, Pooling, Product, chain_of
-from pluriform.ensemble.fused.run import fused_program
+from pluriform.fused.chain import Bending, NotFused, Pooling, Product, chain_of
+from pluriform.fused.run import fused_program
 from pluriform.graph.parameters import stack
 from pluriform.nets.lenet import LeNet
 from pluriform.nets.resnet import ResNet

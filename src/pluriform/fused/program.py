@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor, nn
 
-from pluriform.ensemble.fused.chain import Bending, Layer, Pooling, Product, Shape, chain_of
-from pluriform.ensemble.fused.code import Bend, Column, Item, Opcode
-from pluriform.ensemble.fused.geometry import back_items, forward_items, pool_items, taps
+from pluriform.fused.chain import Bending, Layer, Pooling, Product, Shape, chain_of
+from pluriform.fused.code import Bend, Column, Item, Opcode
+from pluriform.fused.geometry import back_items, forward_items, pool_items, taps
 
 __all__ = ["Program", "compile_program"]
 

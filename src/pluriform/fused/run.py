@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pluriform.ensemble.fused.chain import NotFused
-from pluriform.ensemble.fused.code import Call
-from pluriform.ensemble.fused.program import MOST_LANES, Program, compile_program
-from pluriform.ensemble.fused.threads import on_threads
 from pluriform.errors import GraphError, ShapeError, explain
+from pluriform.fused.chain import NotFused
+from pluriform.fused.code import Call
+from pluriform.fused.program import MOST_LANES, Program, compile_program
+from pluriform.fused.threads import on_threads
 
 __all__ = ["FusedGradients", "blocks_of", "fused_gradients", "fused_outputs", "fused_program"]
 
@@ -93,7 +93,7 @@ def fused_gradients(
         classification: Which loss.
         own_batches: Whether every network has a batch of its own.
     """
-    from pluriform.ensemble.fused.kernels import gradients_task
+    from pluriform.fused.kernels import gradients_task
 
     call = _Call(program, weights, inputs, own_batches)
     found = {name: torch.empty_like(part) for name, part in call.weights.items()}
@@ -119,7 +119,7 @@ def fused_outputs(
     program: Program, weights: Mapping[str, Tensor], inputs: Tensor, *, own_batches: bool = False
 ) -> Tensor:
     """Outputs of every network, `(member, batch, outputs)`; arguments as in `fused_gradients`."""
-    from pluriform.ensemble.fused.kernels import outputs_task
+    from pluriform.fused.kernels import outputs_task
 
     call = _Call(program, weights, inputs, own_batches)
     results = np.empty((call.members, call.samples, program.outputs), np.float32)
@@ -131,8 +131,8 @@ class _Call:
     """What both have in common: weights in memory order, packed inputs, blocks, threads."""
 
     def __init__(self, program: Program, weights: Mapping[str, Tensor], inputs: Tensor, own: bool) -> None:
-        from pluriform.ensemble.fused.compile import LANES
-        from pluriform.ensemble.fused.kernels import pack_inputs
+        from pluriform.fused.compile import LANES
+        from pluriform.fused.kernels import pack_inputs
 
         self.program, self.own = program, own
         self.weights = {name: weights[name].detach().contiguous() for name in program.names}
@@ -200,7 +200,7 @@ _programs: WeakKeyDictionary[nn.Module, dict[Hashable, Program | str]] = WeakKey
 
 def _table(program: Program) -> np.ndarray:
     """What calls of a program have in common."""
-    from pluriform.ensemble.fused.products import tile_addresses
+    from pluriform.fused.products import tile_addresses
 
     if program not in _tables:
         table = np.zeros(Call.END, np.int64)

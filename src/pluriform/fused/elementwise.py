@@ -5,9 +5,9 @@ import math
 import numpy as np
 from numba import uintp as U
 
-from pluriform.ensemble.fused.code import Bend
-from pluriform.ensemble.fused.compile import compiled
-from pluriform.ensemble.fused.registers import run_sum
+from pluriform.fused.code import Bend
+from pluriform.fused.compile import compiled
+from pluriform.fused.registers import run_sum
 
 __all__ = ["bend", "bend_back", "channel_sums", "cross_entropy", "fill", "relu", "squared_error"]
 

@@ -8,7 +8,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from pluriform.ensemble.fused.registers import at, load, pointer_to, spread, store, word
+from pluriform.fused.registers import at, load, pointer_to, spread, store, word
 
 __all__ = ["average", "average_back", "largest", "largest_back"]
 
