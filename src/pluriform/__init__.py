@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pluriform.comparison import compare
     from pluriform.data.data import Data, Split
     from pluriform.data.load import load
+    from pluriform.energy.jem import JEM
     from pluriform.ensemble.apd.fit import APD
     from pluriform.ensemble.deep_ensemble import DeepEnsemble
     from pluriform.ensemble.hypergan.fit import HyperGAN
@@ -47,6 +48,7 @@ _PLACES = {
     "Graph": "pluriform.graph.graph",
     "HyperGAN": "pluriform.ensemble.hypergan.fit",
     "InfiniteWidth": "pluriform.infinite.fit",
+    "JEM": "pluriform.energy.jem",
     "LastLayerLaplace": "pluriform.ensemble.last_layer_laplace",
     "MCDropout": "pluriform.ensemble.mc_dropout",
     "MNF": "pluriform.ensemble.mnf.fit",
@@ -78,6 +80,7 @@ __all__ = [
     "Graph",
     "HyperGAN",
     "InfiniteWidth",
+    "JEM",
     "LastLayerLaplace",
     "MCDropout",
     "MNF",

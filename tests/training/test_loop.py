@@ -299,3 +299,13 @@ def test_ctrl_c_between_steps_goes_on_bit_for_bit(digits, net, tmp_path):
         state = Checkpoint.read(run, "checkpoint/training.safetensors").state
         assert (state["epoch"], state["position"]) == (1, 3)
         assert equal(expected, fitted(net, digits, FULL, run)[0])
+
+
+def test_columns_are_of_epochs_that_were_validated(digits, net):
+    loop = make(net, digits, PLAIN)
+    assert loop.columns == {}
+    loop.history = [{"epoch": 1, "loss": 3.0}]
+    assert loop.columns == {"epoch": [1.0], "loss": [3.0]}
+    loop.history.append({"epoch": 2, "loss": 2.0, "validation_loss": 1.0, "extra": 5.0})
+    loop.history.append({"epoch": 3, "loss": 1.0, "validation_loss": 0.5})
+    assert loop.columns == {"epoch": [2.0, 3.0], "loss": [2.0, 1.0], "validation_loss": [1.0, 0.5]}

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pluriform.axes import Inputs, Labels, Scores
 from pluriform.errors import UnsupportedOpError, explain
+from pluriform.graph.parameters import frozen, modes_kept
 
 __all__ = ["Ascent", "Verdict", "ascend", "attack_mode", "judge"]
 
@@ -76,15 +77,6 @@ def ascend(module: nn.Module, inputs: Inputs, labels: Labels) -> Ascent:
 @contextmanager
 def attack_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without weight gradients; the mode of every submodule and every flag comes back afterwards."""
-    modes = {part: part.training for part in module.modules()}
-    wanted = [weight for weight in module.parameters() if weight.requires_grad]
-    module.eval()
-    for weight in wanted:
-        weight.requires_grad_(False)
-    try:
+    with modes_kept(module), frozen(module):
+        module.eval()
         yield
-    finally:
-        for weight in wanted:
-            weight.requires_grad_(True)
-        for part, mode in modes.items():
-            part.training = mode

@@ -38,6 +38,7 @@ METHODS = {
     "last-layer-laplace": "pluriform.ensemble.last_layer_laplace:LastLayerLaplace",
     "mnf": "pluriform.ensemble.mnf.fit:MNF",
     "apd": "pluriform.ensemble.apd.fit:APD",
+    "jem": "pluriform.energy.jem:JEM",
 }
 DEFAULT_FORMS = ("training", "deep-ensemble", "hypergan", "infinite-width")
 

@@ -36,6 +36,10 @@ def check_fit_data(data: Data) -> None:
     for part, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         if len(split):
             _check_split(data, f"{data.name}.{part}", split)
+    if data.unlabelled is not None:
+        nothing = torch.zeros(len(data.unlabelled), *(() if data.task == "classification" else (data.outputs,)))
+        targets = nothing.long() if data.task == "classification" else nothing
+        _check_split(data, f"{data.name}.unlabelled", Split(data.unlabelled, targets))
     if data.task == "classification":
         _check_variety(data)
 

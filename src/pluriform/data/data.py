@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pluriform.data.signature import Bounds, Signature, Task
-from pluriform.errors import EmptySplitError, explain
+from pluriform.errors import ConfigError, EmptySplitError, explain
 
 __all__ = ["Data", "Split", "StreamSplit"]
 
@@ -77,6 +77,7 @@ class Data:
         test: For the final figures; never used while fitting.
         classes: Class names in label order; empty unless the task is classification.
         bounds: Lowest and highest legal input value, `None` where unbounded.
+        unlabelled: Further training inputs, `(N, *input_shape)`, for methods that learn from them; `None` for none.
     """
 
     name: str
@@ -86,6 +87,35 @@ class Data:
     test: Split | StreamSplit
     classes: tuple[str, ...] = ()
     bounds: Bounds | None = None
+    unlabelled: Tensor | None = None
+
+    def with_labels(self, count: int, seed: int = 0) -> "Data":
+        """Keep the labels of `count` training samples, as many of each class as can be; the others become unlabelled.
+
+        Args:
+            count: At most the size of the training split, at least one a class.
+            seed: Of the choice.
+
+        Raises:
+            ConfigError: No such count, or a task or split that this is not defined for.
+        """
+        train = self.train
+        if not (
+            isinstance(train, Split) and self.task == "classification" and len(self.classes) <= count <= len(train)
+        ):
+            expected = f"{len(self.classes)} to {len(train)} labels, in classification, in memory"
+            raise ConfigError(explain(expected, f"{count} labels of {self.task}", self.name, "choose another count"))
+        inputs, targets = train.inputs, train.targets
+        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+        rank = torch.empty_like(targets)
+        for label in range(len(self.classes)):
+            own = order[targets[order] == label]
+            rank[own] = torch.arange(len(own))
+        chosen = order[rank[order].argsort(stable=True)]
+        kept, rest = chosen[:count].sort().values, chosen[count:].sort().values
+        further = [] if self.unlabelled is None else [self.unlabelled]
+        unlabelled = torch.cat([inputs[rest], *further]) if len(rest) else self.unlabelled
+        return replace(self, train=Split(inputs[kept], targets[kept]), unlabelled=unlabelled)
 
     @cached_property
     def input_shape(self) -> tuple[int, ...]:
@@ -106,6 +136,9 @@ class Data:
     def fingerprint(self) -> str:
         """A hash of the signature and of all samples (of a spread of 64 samples a split, where they are streamed)."""
         digest = hashlib.sha256(repr(self.signature).encode())
+        if self.unlabelled is not None:
+            digest.update(f"unlabelled {tuple(self.unlabelled.shape)} {self.unlabelled.dtype}".encode())
+            digest.update(self.unlabelled.contiguous().flatten().view(torch.uint8).numpy().tobytes())
         for split in (self.train, self.validation, self.test):
             index = torch.arange(len(split))
             if isinstance(split, StreamSplit) and len(split) > 64:

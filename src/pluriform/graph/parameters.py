@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pluriform.errors import GraphError, explain
 
-__all__ = ["StackedWeights", "call", "call_stacked", "stack", "unstack", "weights_of"]
+__all__ = ["StackedWeights", "call", "call_stacked", "frozen", "modes_kept", "stack", "unstack", "weights_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,30 @@ class StackedWeights:
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers of a module by name, those that are not saved included; tied ones once."""
     return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Weights without gradients inside, so that only gradients of inputs are computed; every flag comes back."""
+    wanted = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in wanted:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in wanted:
+            weight.requires_grad_(True)
+
+
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """The mode of every submodule comes back afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def stack(modules: Sequence[nn.Module]) -> StackedWeights:

@@ -25,6 +25,7 @@ from pluriform.training.checkpoint import (
 from pluriform.training.cost import FitCost, peak_resident
 from pluriform.training.early_stopping import EarlyStopping
 from pluriform.training.feed import Batch, Feed
+from pluriform.training.guard import Guard
 from pluriform.training.interrupt import Interrupt, deferred_interrupt
 from pluriform.training.layout import contiguous
 from pluriform.training.optimisation import autocast_of, clip_gradients, make_optimizer
@@ -65,6 +66,8 @@ class Loop:
         run: Keeps checkpoint and log; `None` keeps nothing.
         validate: Figures on the validation split, the network left in any mode; needed for early stopping.
         members: Number of stacked members, where every tensor of the network has a leading member axis.
+        extra: Further tensors that steps change in place; checkpoints keep them.
+        guard: Is asked before every update; what it refuses is rolled back.
         label: Names checkpoint, log lines and bar.
     """
 
@@ -80,11 +83,14 @@ class Loop:
         run: Run | None = None,
         validate: Callable[[], Assessment] | None = None,
         members: int | None = None,
+        extra: Mapping[str, Tensor] | None = None,
+        guard: Guard | None = None,
         label: str = "training",
     ) -> None:
         self.network, self.closure, self.feed, self.recipe = network, step, feed, recipe
         self.seed, self.epochs, self.run_folder, self.validate = seed, epochs, run, validate
         self.members, self.label, self.device = members, label, feed.device
+        self.extra, self.guard = dict(extra or {}), guard
         self.optimizer = make_optimizer(network, recipe)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.average = MovingAverage(network, float(recipe.ema)) if recipe.ema is not None else None
@@ -126,25 +132,37 @@ class Loop:
             progress.rewind(self.epoch)
             try:
                 with deferred_interrupt() as interrupt:
-                    while self.epoch < self.epochs and not (self.stopping and self.stopping.stopped):
+                    while self.epoch < self.epochs and not self._ended:
                         self._run_epoch(progress, interrupt)
             finally:
                 progress.close()
             self._finish()
         return self._cost()
 
+    @property
+    def columns(self) -> dict[str, list[float]]:
+        """The figures of the epochs that were validated (of all, without validation), as columns."""
+        rows = [figures for figures in self.history if "validation_loss" in figures] or self.history
+        names = set(rows[0]).intersection(*rows) if rows else set()
+        return {name: [float(figures[name]) for figures in rows] for name in sorted(names)}
+
     def _run_epoch(self, progress: Progress, interrupt: Interrupt) -> None:
         self.network.train()
         for batch in self.feed.batches(self.epoch, self.position):
+            trips = len(self.guard.trips) if self.guard else 0
             losses = self._step(batch)
+            if self.guard and len(self.guard.trips) > trips:
+                progress.roll_back(self.epoch + 1, self.guard.trips[-1].to_json())
             self.position += 1
             progress.step(self._done, losses)
+            if self.guard and self.guard.exhausted:
+                return
             if interrupt.requested:
                 self._save()
                 raise KeyboardInterrupt
             if self._due(CHECKPOINT_SECONDS):
                 self._save()
-        self._check_finite(float(self.sums["loss"]))
+        self._check_finite(float(self.sums.get("loss", 0.0)))
         figures = {name: float(total) / self.feed.steps for name, total in self.sums.items()}
         self.epoch, self.position, self.sums = self.epoch + 1, 0, {}
         figures |= self._validate()
@@ -157,9 +175,14 @@ class Loop:
     def _step(self, batch: Batch) -> float:
         """One update; the loss, or NaN on a GPU, which is not waited for."""
         self._set_learning_rate()
+        if self.guard and not self._done:
+            self.guard.keep(0, self._live())
         with self.autocast():
             found = self.closure(batch)
         values = found if isinstance(found, Mapping) else {"loss": found}
+        if self.guard and (reason := self.guard.check(values)):
+            self.guard.restore(self._done, self._live(), reason)  # The batch is left out.
+            return math.nan
         self.optimizer.zero_grad()
         values["loss"].sum().backward()
         if self.recipe.clip_norm is not None:
@@ -168,10 +191,19 @@ class Loop:
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self._done)
+        if self.guard:
+            self.guard.keep(self._done + 1, self._live())
         return loss
+
+    def _live(self) -> dict[str, Tensor]:
+        """Everything that a roll-back restores: weights, optimiser and averages, as they are."""
+        tensors = _prefixed("weights", weights_of(self.network))
+        tensors |= _prefixed("optimizer", optimizer_tensors(self.optimizer))
+        return tensors | (_prefixed("average", self.average.weights) if self.average else {})
 
     def _set_learning_rate(self) -> None:
         factor = learning_rate_factor(self.recipe.schedule, self._done, self.steps, float(self.recipe.warmup))
+        factor *= self.guard.rate if self.guard else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * factor
 
@@ -207,8 +239,15 @@ class Loop:
         )
         return DivergenceError(explain(expected, got, f"{self.label}, {place}", remedy))
 
+    @property
+    def _ended(self) -> bool:
+        """Whether early stopping or the guard ends the training before its last epoch."""
+        return bool((self.stopping and self.stopping.stopped) or (self.guard and self.guard.exhausted))
+
     def _finish(self) -> None:
         """Put the result into the network and mark the checkpoint as finished."""
+        if self.guard and not all(bool(t.isfinite().all()) for t in self.parameters):
+            self.guard.restore(self._done, self._live(), "NaN or infinity in the weights after the last step")
         if self.stopping:
             load_weights(self.network, self.stopping.best)
         elif self.average:
@@ -219,7 +258,8 @@ class Loop:
         contiguous(self.network)
         self.earlier, self.finished = self._seconds, True
         if self.run_folder is not None:
-            Checkpoint(_prefixed("weights", weights_of(self.network)), self._state()).write(self.run_folder, self.file)
+            tensors = _prefixed("weights", weights_of(self.network)) | _prefixed("extra", self.extra)
+            Checkpoint(tensors, self._state()).write(self.run_folder, self.file)
 
     def _due(self, interval: float) -> bool:
         """Whether a checkpoint may be written now: `interval` is over and checkpoints keep to their share of time."""
@@ -232,11 +272,10 @@ class Loop:
             return
         self._check_finite(float(self.sums.get("loss", 0.0)))
         begin = time.perf_counter()
-        tensors = _prefixed("weights", weights_of(self.network))
-        tensors |= _prefixed("optimizer", optimizer_tensors(self.optimizer))
+        tensors = self._live() | _prefixed("extra", self.extra)
         tensors |= _prefixed("random", random_state(self.device))
-        tensors |= _prefixed("average", self.average.weights) if self.average else {}
         tensors |= _prefixed("stopping", self.stopping.tensors()) if self.stopping else {}
+        tensors |= _prefixed("guard", self.guard.tensors()) if self.guard else {}
         Checkpoint(tensors, self._state()).write(self.run_folder, self.file)
         self.saved = time.perf_counter()
         self.saving = self.saved - begin
@@ -249,6 +288,7 @@ class Loop:
             "history": self.history,
             "seconds": self._seconds,
             "finished": self.finished,
+            **({"guard": self.guard.state()} if self.guard else {}),
         }
 
     def _resume(self) -> None:
@@ -257,6 +297,10 @@ class Loop:
         found = Checkpoint.read(self.run_folder, self.file)
         try:
             load_weights(self.network, found.part("weights"))
+            for name, tensor in self.extra.items():
+                tensor.copy_(found.tensors[f"extra/{name}"])
+            if self.guard:
+                self.guard.resume(found.state["guard"], found.part("guard"))
             if not found.state["finished"]:
                 restore_optimizer(self.optimizer, found.part("optimizer"))
                 restore_random_state(self.device, found.part("random"))

@@ -1,6 +1,7 @@
 """What a training tells while it runs: a bar on a terminal, JSON lines and TensorBoard files in the run."""
 
 import json
+import logging
 import sys
 import time
 from typing import Any
@@ -66,6 +67,23 @@ class Progress:
             for name, value in figures.items():
                 if name != "epoch":
                     self._writer.add_scalar(name, value, figures["epoch"])
+
+    def roll_back(self, epoch: int, trip: dict[str, Any]) -> None:
+        """Say that a guard went back, and write its line.
+
+        Raises:
+            RunError: The disk is full or the folder cannot be written.
+        """
+        logging.getLogger("pluriform").warning(
+            "%s, step %d: %s; back to step %d; %s",
+            self.label,
+            trip["step"],
+            trip["reason"],
+            trip["restored"],
+            trip["change"],
+        )
+        if self.run is not None:
+            self._append(self.run, {"training": self.label, "epoch": epoch, "roll_back": trip})
 
     def _append(self, run: Run, line: dict[str, Any]) -> None:
         try:

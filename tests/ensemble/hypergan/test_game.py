@@ -14,7 +14,7 @@ from pluriform.ensemble.heads.choice import make_head
 from pluriform.ensemble.heads.initialisation import deviations_of
 from pluriform.ensemble.hypergan import game as game_file
 from pluriform.ensemble.hypergan.discriminator import Discriminator
-from pluriform.ensemble.hypergan.game import Game, GameTraining, columns_of
+from pluriform.ensemble.hypergan.game import Game, GameTraining
 from pluriform.ensemble.hypergan.generator import WeightGenerator
 from pluriform.ensemble.hypergan.mixer import Mixer
 from pluriform.ensemble.hypergan.objectives import LatentGAN
@@ -93,11 +93,3 @@ def test_a_training_moves_both_sides_and_counts_every_network(data):
     assert cost.sample_passes == 6 * 6 * 40
     assert {"loss", "task_loss", "discriminator_loss", "validation_loss", "disagreement"} <= set(made.history)
     assert {len(column) for column in made.history.values()} == {2}
-
-
-def test_columns_are_of_epochs_that_were_validated():
-    history = [{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 2.0, "validation_loss": 1.0, "extra": 5.0}]
-    history.append({"epoch": 3, "loss": 1.0, "validation_loss": 0.5})
-    assert columns_of(history) == {"epoch": [2.0, 3.0], "loss": [2.0, 1.0], "validation_loss": [1.0, 0.5]}
-    assert columns_of(history[:1]) == {"epoch": [1.0], "loss": [3.0]}
-    assert columns_of([]) == {}

@@ -119,7 +119,7 @@ class GameTraining:
         )
         cost = loop.run()
         self.game.zero_grad()
-        self.history = columns_of(loop.history)
+        self.history = loop.columns
         losses = self.history.get("validation_loss", [])
         best = min(losses) if self.recipe.patience and losses else None
         kept = len(losses) - 1 if best is None else losses.index(best)
@@ -130,10 +130,3 @@ class GameTraining:
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
         """Figures of one step."""
         return self.game.objective(self.setting, batch)
-
-
-def columns_of(history: list[dict[str, float | int]]) -> dict[str, list[float]]:
-    """The figures of the epochs that were validated (of all, without validation), as columns."""
-    rows = [figures for figures in history if "validation_loss" in figures] or history
-    names = set(rows[0]).intersection(*rows) if rows else set()
-    return {name: [float(figures[name]) for figures in rows] for name in sorted(names)}
