@@ -41,3 +41,7 @@ def test_bad_inputs_are_said(form):
 def test_the_module_moves_with_the_form(form):
     assert form.device.type == "cpu"
     assert np.isfinite(form.predict(torch.rand(2, 1, 8, 8)).mean.numpy()).all()
+
+
+def test_forms_have_no_scores_that_need_gradients_unless_they_say_so(form):
+    assert form.input_scores(torch.rand(2, 1, 8, 8)) == {}

@@ -79,6 +79,10 @@ class Predictor(nn.Module, ABC):
         """The prediction for one batch that fits memory; forms with members or a score override it."""
         return Prediction(self.probabilities(self(inputs)))
 
+    def input_scores(self, inputs: Inputs) -> dict[str, Scores]:
+        """Further scores by name that need gradients of the inputs, higher meaning more in-distribution; none here."""
+        return {}
+
     def probabilities(self, outputs: Logits) -> Probabilities:
         """Softmax of logits in classification, the outputs themselves in regression."""
         return outputs.softmax(-1) if self.signature.task == "classification" else outputs

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from pluriform.data.data import Data, Split
 from pluriform.errors import ShapeError
+from pluriform.evaluation import outliers as module
 from pluriform.evaluation.outliers import adapt, measure_outliers, scores_of
 from pluriform.evaluation.subject import Subject
 from pluriform.metrics.detection import aupr, auroc, fpr95
@@ -64,6 +65,53 @@ def test_figures_equal_the_metrics_with_outliers_as_positives(pair, data, photos
         assert table["fpr95", "photos", kind, "inside"].value == pytest.approx(fpr95(-b, -a))
         assert table["auroc", "photos", kind].low <= auroc(a, b) <= table["auroc", "photos", kind].high
     assert table["auroc", "photos", "score"].count == 240 + 90
+
+
+@pytest.fixture
+def steep(form, data) -> Predictor:
+    """A form with a score that needs gradients, known in closed form: minus the norm of 2 x."""
+
+    class Steep(Predictor):
+        def forward(self, inputs):
+            return form(inputs)
+
+        def input_scores(self, inputs):
+            inputs = inputs.clone().requires_grad_()
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(inputs.square().sum(), inputs)
+            return {"approximate_mass": -gradient.flatten(1).norm(dim=1)}
+
+    return Steep(data.signature)
+
+
+def test_scores_that_need_gradients_are_among_the_figures(steep, data):
+    findings = measure_outliers(Subject(steep, data), [])
+    found = next(
+        m
+        for m in findings.measures
+        if m.name == "auroc" and m.condition == {"outliers": "inverted", "score": "approximate_mass"}
+    )
+    inside = -2 * data.test.inputs.flatten(1).norm(dim=1).double()
+    outside = -2 * (1 - data.test.inputs).flatten(1).norm(dim=1).double()
+    assert found.value == pytest.approx(auroc(-outside, -inside), abs=1e-6)
+    assert found.count == 240 + 240
+    assert "approximate_mass" in findings.protocol["outliers"]["scores"]
+    assert findings.protocol["outliers"]["need_gradients"].startswith("approximate_mass: 240 test samples")
+    curves = [c for c in findings.curves if c.condition["score"] == "approximate_mass"]
+    assert [c.condition["outliers"] for c in curves] == ["noise", "inverted"]
+
+
+def test_scores_that_need_gradients_are_taken_of_a_part(steep, data, monkeypatch):
+    monkeypatch.setattr(module, "WITH_GRADIENTS", 50)
+    findings = measure_outliers(Subject(steep, data), [])
+    counts = {m.condition["score"]: m.count for m in findings.measures}
+    assert counts == {"max_probability": 480, "entropy": 480, "approximate_mass": 100}
+    told = findings.protocol["outliers"]["need_gradients"]
+    assert told == "approximate_mass: 50 test samples, stratified, and at most 50 outliers of each set, seed 0"
+
+
+def test_forms_without_such_scores_say_nothing_of_them(form, data):
+    assert "need_gradients" not in measure_outliers(Subject(form, data), []).protocol["outliers"]
 
 
 def test_draws_of_two_modes_are_noticed_on_outliers(data):

@@ -26,6 +26,7 @@ __all__ = ["Adapted", "adapt", "measure_outliers", "scores_of"]
 HISTOGRAM_BINS = 40
 SPLIT = 0.5  # Sure members whose vote shares between two classes are spread over 0..1 split evenly on 0.2 of inputs.
 ENOUGH = 5
+WITH_GRADIENTS = 2000  # Inputs whose scores need a backward pass, inside and of each set.
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -48,13 +49,15 @@ def measure_outliers(subject: Subject, outliers: Sequence[Data]) -> Findings:
     Outliers are the positives: FPR95 is the share of test samples flagged when 95 % of the outliers are caught. `aupr`
     and `fpr95` with test samples as the positives carry the condition `{"positive": "inside"}`: there FPR95 is the
     share of outliers accepted when 95 % of the test samples are. At most as many outliers are taken as there are test
-    samples. For image data, uniform noise and the inverted test images are always added.
+    samples. For image data, uniform noise and the inverted test images are always added. Scores that need gradients
+    (`input_scores` of the form) are taken of at most 2,000 test samples and as many outliers of each set.
 
     Args:
         subject: The form and its answers.
         outliers: Data sets; their test split is used, or the largest where it is empty.
     """
-    inside = scores_of(subject.test.prediction)
+    further = _further_inside(subject)
+    inside = scores_of(subject.test.prediction) | further
     sets, skipped = _outlier_sets(subject, outliers)
     parts = [_against(subject, name, adapted, inside) for name, adapted in sets.items()]
     described = {
@@ -70,6 +73,12 @@ def measure_outliers(subject: Subject, outliers: Sequence[Data]) -> Findings:
         "energy_and_max_logit": "left out: an ensemble has no logits, only log mean probabilities of energy 0",
         "sets": described,
     }
+    if further:
+        size = len(next(iter(further.values())))
+        protocol["need_gradients"] = (
+            f"{', '.join(further)}: {size} test samples, stratified, and at most {WITH_GRADIENTS} outliers of each set, "
+            f"seed {subject.seed}"
+        )
     return merged(parts, {"outliers": protocol | ({"skipped": skipped} if skipped else {})})
 
 
@@ -82,6 +91,16 @@ def scores_of(prediction: Prediction) -> dict[str, Scores]:
     if prediction.score is not None:
         scores["score"] = prediction.score.double()
     return scores
+
+
+def _further_inside(subject: Subject) -> dict[str, Scores]:
+    index = stratified_index(subject.test.targets, WITH_GRADIENTS, subject.seed)
+    return _further(subject, subject.data.test.batch(index)[0])
+
+
+def _further(subject: Subject, inputs: Inputs) -> dict[str, Scores]:
+    """Scores that need gradients, on the CPU."""
+    return {kind: values.detach().cpu().double() for kind, values in subject.form.input_scores(inputs).items()}
 
 
 def _outlier_sets(subject: Subject, outliers: Sequence[Data]) -> tuple[dict[str, Adapted], dict[str, str]]:
@@ -156,6 +175,8 @@ def adapt(inputs: Inputs, shape: tuple[int, ...], bounds: Bounds | None, wanted:
 def _against(subject: Subject, name: str, adapted: Adapted, inside: Mapping[str, Scores]) -> Findings:
     prediction = subject.form.predict(adapted.inputs)
     outside = {kind: values.cpu() for kind, values in scores_of(prediction).items()}
+    chosen = stratified_index(torch.zeros(len(adapted.inputs)), WITH_GRADIENTS, subject.seed)
+    outside |= _further(subject, adapted.inputs[chosen])
     measures: list[Measure] = []
     curves = []
     for kind in inside.keys() & outside.keys():
