@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pluriform.axes import Inputs
 from pluriform.energy.space import Space
+from pluriform.errors import ConfigError, explain
 
 __all__ = ["Chains", "Langevin", "langevin"]
 
@@ -34,6 +35,17 @@ class Langevin:
     noise: float | int = 0.01
     clamp_gradient: float | int | None = None
     clamp_inputs: bool = True
+
+    def __post_init__(self) -> None:
+        clamp = self.clamp_gradient
+        self._require(self.steps >= 0, "steps", "0 or more")
+        self._require(0 < self.step < float("inf"), "step", "a number above 0")
+        self._require(0 <= self.noise < float("inf"), "noise", "0 or more")
+        self._require(clamp is None or clamp > 0, "clamp_gradient", "a number above 0, or None")
+
+    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
+        if not fulfilled:
+            raise ConfigError(explain(f"{name}: {expected}", repr(getattr(self, name)), "Langevin", f"change {name}"))
 
     @property
     def temperature(self) -> float:
