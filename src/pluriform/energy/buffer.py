@@ -57,7 +57,7 @@ class ReplayBuffer(nn.Module):
         self.start, self.block = start, size // classes
         parts = torch.arange(size).split(1000)
         self.register_buffer("samples", torch.cat([start.draw(part // self.block, generator) for part in parts]))
-        self.register_buffer("touched", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("touched", torch.full((size,), -1))  # By no step yet.
 
     @property
     def space(self) -> Space:

@@ -9,6 +9,7 @@ from pluriform.errors import ConfigError, explain
 __all__ = ["Score", "approximate_mass", "check_logits", "log_density"]
 
 NORMALISED = 1e-5
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def log_density(logits: Tensor, labels: Tensor | None = None) -> Scores:
@@ -17,6 +18,7 @@ def log_density(logits: Tensor, labels: Tensor | None = None) -> Scores:
     References:
         Grathwohl et al. 2020, Your Classifier is Secretly an Energy Based Model, arXiv:1912.03263.
     """
+    logits = logits.float() if logits.dtype in HALVES else logits  # Their sums would be off by whole numbers.
     if labels is None:
         return logits.logsumexp(-1)
     return logits.gather(-1, labels[:, None]).squeeze(-1)

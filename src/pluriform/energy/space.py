@@ -39,11 +39,16 @@ class Space(nn.Module):
         """That of a data set.
 
         Raises:
-            BoundsError: Images or other arrays with unknown bounds.
+            BoundsError: Images or other arrays with unknown bounds, or bounds with no room between them.
         """
         if data.bounds is not None:
             low, high = data.bounds
-            return Space(torch.tensor((low + high) / 2), torch.tensor((high - low) / 2), (low, high))
+            if not low < high:
+                remedy = "give the lowest and highest legal value"
+                raise BoundsError(explain("a lowest value below the highest", f"{data.bounds}", data.name, remedy))
+            like = data.train.batch(torch.arange(1))[0].dtype
+            middle, unit = (torch.tensor(value / 2, dtype=like) for value in (low + high, high - low))
+            return Space(middle, unit, (low, high))
         if len(data.input_shape) != 1:
             raise BoundsError(
                 explain(
@@ -53,7 +58,7 @@ class Space(nn.Module):
                     "name the lowest and highest legal value: dataclasses.replace(data, bounds=(0.0, 1.0))",
                 )
             )
-        inputs = training_samples(data).inputs
+        inputs = training_samples(data).inputs.cpu()
         unit = inputs.std(0, correction=0)
         unit = torch.where(unit > FLAT * unit.max(), unit, unit.max().clamp(min=FLAT))
         return Space(inputs.mean(0), unit, None)
@@ -71,6 +76,6 @@ def training_samples(data: Data) -> Split:
     """Training samples, at most 20,000 evenly spread ones."""
     if isinstance(data.train, Split) and len(data.train) <= SAMPLES:
         return data.train
-    index = torch.linspace(0, len(data.train) - 1, min(SAMPLES, len(data.train))).long()
+    index = torch.linspace(0, len(data.train) - 1, min(SAMPLES, len(data.train)), dtype=torch.float64).long()
     parts = [data.train.batch(part) for part in index.split(1000)]
     return Split(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -41,7 +41,7 @@ class UniformStart(Start):
     def draw(self, labels: Tensor, generator: torch.Generator | None = None) -> Inputs:
         """As the base class says."""
         low, high = self.space.bounds or (0.0, 1.0)
-        room = torch.empty(len(labels), *self.shape, device=self.space.unit.device)
+        room = self.space.unit.new_empty(len(labels), *self.shape)
         return room.uniform_(low, high, generator=generator)
 
 
@@ -72,10 +72,9 @@ class GaussianStart(Start):
     def draw(self, labels: Tensor, generator: torch.Generator | None = None) -> Inputs:
         """As the base class says."""
         labels = labels.to(self.means.device)
-        found = torch.empty(len(labels), *self.means.shape[1:], device=self.means.device)
-        shape = (len(labels), self.factors.shape[1])
-        axes = torch.empty(shape, device=found.device).normal_(generator=generator)
-        rest = torch.empty(len(labels), self.rest.shape[1], device=found.device).normal_(generator=generator)
+        found = self.means.new_empty(len(labels), *self.means.shape[1:])
+        axes = found.new_empty(len(labels), self.factors.shape[1]).normal_(generator=generator)
+        rest = found.new_empty(len(labels), self.rest.shape[1]).normal_(generator=generator)
         for label in labels.unique():
             own = labels == label
             moved = axes[own] @ self.factors[label] + rest[own] * self.rest[label]
@@ -92,12 +91,12 @@ def fitted_start(data: Data, space: Space) -> GaussianStart:
         own = (samples.targets == label).nonzero().flatten()
         own = own if len(own) else torch.arange(len(samples))
         index = own[torch.linspace(0, len(own) - 1, min(SAMPLES, len(own))).long()]
-        inputs = samples.inputs[index].flatten(1).float()
+        inputs = samples.inputs[index].flatten(1).float().cpu()
         mean = inputs.mean(0)
         factor = _principal_axes(inputs - mean)
         left = (inputs - mean).square().mean(0) - factor.square().sum(0)
         columns.append((mean.view(shape), factor, (left.clamp(min=0) + FLOOR * unit.square()).sqrt()))
-    return GaussianStart(space, *(torch.stack(column) for column in zip(*columns, strict=True)))
+    return GaussianStart(space, *(torch.stack(column).to(unit.dtype) for column in zip(*columns, strict=True)))
 
 
 def _principal_axes(moved: Tensor) -> Tensor:
