@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pluriform.comparison import compare
     from pluriform.data.data import Data, Split
     from pluriform.data.load import load
+    from pluriform.energy.dat import DAT
     from pluriform.energy.jem import JEM
     from pluriform.ensemble.apd.fit import APD
     from pluriform.ensemble.deep_ensemble import DeepEnsemble
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "APD": "pluriform.ensemble.apd.fit",
+    "DAT": "pluriform.energy.dat",
     "Data": "pluriform.data.data",
     "DeepEnsemble": "pluriform.ensemble.deep_ensemble",
     "Graph": "pluriform.graph.graph",
@@ -75,6 +77,7 @@ _ROOMS = ("infinite", "nets")
 
 __all__ = [
     "APD",
+    "DAT",
     "Data",
     "DeepEnsemble",
     "Graph",

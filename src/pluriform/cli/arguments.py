@@ -39,6 +39,7 @@ METHODS = {
     "mnf": "pluriform.ensemble.mnf.fit:MNF",
     "apd": "pluriform.ensemble.apd.fit:APD",
     "jem": "pluriform.energy.jem:JEM",
+    "dat": "pluriform.energy.dat:DAT",
 }
 DEFAULT_FORMS = ("training", "deep-ensemble", "hypergan", "infinite-width")
 

@@ -2,15 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pluriform.attacks.threat import Threat
 from pluriform.axes import Inputs
+from pluriform.energy.score import Score
 from pluriform.energy.space import Space
 from pluriform.errors import ConfigError, explain
+from pluriform.fused.chain import NotFused
+from pluriform.fused.run import fused_chains, fused_program
+from pluriform.graph.parameters import modes_kept, weights_of
 
-__all__ = ["Chains", "Langevin", "langevin"]
+__all__ = ["Chains", "Langevin", "fusing_pays", "langevin"]
+
+LEAST_MULTIPLICATIONS = 3e12  # Of all chains: below it, compiling the kernels may take longer.
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class Langevin:
         noise: Standard deviation of the Gaussian noise of a step.
         clamp_gradient: Largest size of an entry of the gradient; `None` leaves it.
         clamp_inputs: Whether every step ends within the bounds of the inputs.
+        normalise: Divide each sample's gradient by its L2 norm, so that a step has the length `step` before clamping.
 
     References:
         Welling, Teh 2011, Bayesian Learning via Stochastic Gradient Langevin Dynamics.
@@ -35,6 +44,7 @@ class Langevin:
     noise: float | int = 0.01
     clamp_gradient: float | int | None = None
     clamp_inputs: bool = True
+    normalise: bool = False
 
     def __post_init__(self) -> None:
         clamp = self.clamp_gradient
@@ -79,6 +89,8 @@ def langevin(
     setting: Langevin,
     space: Space,
     generator: torch.Generator | None = None,
+    *,
+    fused: bool = False,
 ) -> Chains:
     """Run chains of a score; only gradients with respect to the inputs are computed, no graph is kept between steps.
 
@@ -88,7 +100,14 @@ def langevin(
         setting: Steps, sizes, clamps.
         space: Unit and bounds of the inputs.
         generator: Of the noise; torch's default one unless given.
+        fused: Let fused kernels run all steps where they compute the network of a `Score`; they draw the noise in
+            another order.
     """
+    if fused and isinstance(score, Score) and not setting.normalise:
+        try:
+            return _fused(score, start, setting, space, generator)
+        except NotFused:
+            pass
     state = start.detach().clone()
     unit = space.unit
     largest = torch.zeros((), device=state.device)
@@ -99,6 +118,8 @@ def langevin(
         with torch.no_grad():
             gradient = gradient * unit
             largest = torch.maximum(largest, gradient.flatten(1).norm(dim=1).max())
+            if setting.normalise:
+                gradient = Threat("l2", 1.0).steepest(gradient)
             if setting.clamp_gradient is not None:
                 gradient = gradient.clamp(-float(setting.clamp_gradient), float(setting.clamp_gradient))
             move = gradient.mul_(float(setting.step))
@@ -110,3 +131,43 @@ def langevin(
                 state = space.clamp(state)
     state = state.detach()
     return Chains(state, largest, space.reach(state))
+
+
+def _fused(score: Score, start: Inputs, setting: Langevin, space: Space, generator: torch.Generator | None) -> Chains:
+    weights = _stacked(score.network)
+    found = fused_chains(
+        fused_program(score.network, weights, start),
+        weights,
+        start,
+        rounds=setting.steps,
+        step=float(setting.step),
+        noise=float(setting.noise),
+        unit=space.unit,
+        most=inf if setting.clamp_gradient is None else float(setting.clamp_gradient),
+        bounds=space.bounds if setting.clamp_inputs and space.bounds is not None else (-inf, inf),
+        labels=score.labels,
+        generator=generator,
+    )
+    return Chains(found.inputs, found.gradients.max(), space.reach(found.inputs))
+
+
+def _stacked(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach()[None] for name, tensor in weights_of(network).items()}
+
+
+def fusing_pays(network: nn.Module, example: Inputs, steps: float) -> bool:
+    """Whether fused kernels compute a network in evaluation mode, and its arithmetic outweighs their compilation.
+
+    It is counted, not timed, so that a resumed training gives the same numbers.
+
+    Args:
+        network: Gives logits.
+        example: Inputs.
+        steps: Of all chains together.
+    """
+    with modes_kept(network):
+        try:
+            program = fused_program(network.eval(), _stacked(network), example)
+        except NotFused:
+            return False
+    return 2 * program.products * steps >= LEAST_MULTIPLICATIONS
