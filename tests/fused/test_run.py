@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from pluriform.errors import GraphError, ShapeError
+from pluriform.fused import run as run_file
+from pluriform.fused.chain import NotFused
 from pluriform.fused.program import compile_program
-from pluriform.fused.run import blocks_of, fused_gradients, fused_outputs
+from pluriform.fused.run import blocks_of, fused_chains, fused_gradients, fused_outputs
 from pluriform.graph.parameters import stack
 from pluriform.nets.lenet import LeNet
 
@@ -176,3 +178,61 @@ def test_lengths_that_the_program_was_not_made_for_are_refused():
     for classification, targets in ((True, torch.zeros(2)), (True, torch.zeros(3)), (False, torch.zeros(3, 1))):
         with pytest.raises(ShapeError, match="targets of shape"):
             fused_gradients(program, weights, x, targets, classification=classification)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("samples", [1, 9, 50])
+@pytest.mark.parametrize("name", ["linear", "mlp", "convs", "overlapping pools", "a stride that skips inputs"])
+def test_chains_are_those_of_automatic_differentiation(name, samples, conditional):
+    torch.manual_seed(0)
+    network = NETWORKS[name]().eval()
+    start, unit = torch.randn(samples, *SHAPE), torch.rand(SHAPE) + 0.5
+    weights = {key: tensor.detach()[None] for key, tensor in network.named_parameters()}
+    program = compile_program(network, start)
+    classes = torch.arange(samples) % program.outputs if conditional else None
+    setting = {"rounds": 3, "step": 0.3, "most": 0.2, "bounds": (-1.5, 1.0)}
+    found = fused_chains(program, weights, start, noise=0.0, unit=unit, labels=classes, **setting)
+    exact, state, largest = copy.deepcopy(network).double(), start.double(), torch.zeros(samples, dtype=torch.float64)
+    for _ in range(3):
+        state.requires_grad_()
+        outputs = exact(state)
+        score = outputs.logsumexp(1) if classes is None else outputs.gather(1, classes[:, None])
+        (gradient,) = torch.autograd.grad(score.sum(), state)
+        gradient = gradient * unit
+        largest = torch.maximum(largest, gradient.flatten(1).norm(dim=1))
+        state = (state.detach() + unit * 0.3 * gradient.clamp(-0.2, 0.2)).clamp(-1.5, 1.0)
+    assert torch.allclose(found.inputs.double(), state, atol=2e-5)
+    assert torch.allclose(found.gradients.double(), largest, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(found.inputs, start.clamp(-1.5, 1.0), atol=1e-4)
+
+
+def test_noise_of_chains_has_its_size_and_its_generator(monkeypatch):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(108, 5)).eval()
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    weights = {key: tensor.detach()[None] for key, tensor in network.named_parameters()}
+    start = torch.zeros(40, *SHAPE)
+    program, setting = (
+        compile_program(network, start),
+        {"rounds": 7, "step": 1.0, "noise": 0.3, "unit": torch.tensor(2.0)},
+    )
+
+    def drawn(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return fused_chains(program, weights, start, generator=generator, **setting).inputs
+
+    first = drawn(0)
+    assert torch.equal(first, drawn(0))
+    assert not torch.equal(first, drawn(1))
+    assert float(first.std()) == pytest.approx(2.0 * 0.3 * 7**0.5, rel=0.05)
+    assert abs(float(first.mean())) < 0.1
+    monkeypatch.setattr(run_file, "MOST_NOISE", 3 * 40 * 108)  # Three rounds at once.
+    assert torch.allclose(drawn(0), first, atol=1e-5)
+
+
+def test_chains_begin_with_a_product():
+    network = nn.Sequential(nn.AvgPool2d((1, 2)), nn.Flatten(), nn.Linear(48, 2)).eval()
+    weights = {key: tensor.detach()[None] for key, tensor in network.named_parameters()}
+    start = torch.zeros(2, *SHAPE)
+    with pytest.raises(NotFused, match="does not begin"):
+        fused_chains(compile_program(network, start), weights, start, rounds=1, step=1.0, noise=0.0, unit=start[0])

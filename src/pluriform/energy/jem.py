@@ -10,7 +10,7 @@ from torch import nn
 from pluriform.data.data import Data
 from pluriform.energy.buffer import ReplayBuffer
 from pluriform.energy.joint import Joint, Terms
-from pluriform.energy.langevin import Langevin
+from pluriform.energy.langevin import Langevin, fusing_pays
 from pluriform.energy.model import EnergyModel
 from pluriform.energy.normalisation import Policy, prepared
 from pluriform.energy.score import check_logits
@@ -167,6 +167,7 @@ class JEM(Method):
         seed = derive_seed(context.seed, "density")
         density = Feed(samples, recipe.batch_size, seed, augmentation, context.device)
         first, other = (labelled, density) if data.unlabelled is None else (density, labelled)
+        epochs = recipe.epochs_for(len(first.split))
         joint = Joint(
             network,
             self.terms,
@@ -181,9 +182,9 @@ class JEM(Method):
             conditional=self.conditional,
             policy=self.normalisation,
             rho=float(self.sharpness),
+            fused=fusing_pays(network, buffer.samples[:1], self.sampler.steps * len(first.split) * epochs),
         )
         guard = Guard(joint.watch.check, joint.gentler, afterwards=joint.afterwards, most=self.rollbacks)
-        epochs = recipe.epochs_for(len(first.split))
         return self._loop(network, joint, first, epochs, data, context, extra=joint.state, guard=guard)
 
     def _loop(

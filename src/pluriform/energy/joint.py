@@ -59,6 +59,7 @@ class Joint:
         conditional: Whether chains climb the logit of the class of their place.
         policy: What is done about BatchNorm.
         rho: Radius of sharpness-aware minimisation; 0 for none.
+        fused: Whether fused kernels may run the chains.
     """
 
     def __init__(
@@ -77,11 +78,12 @@ class Joint:
         conditional: bool,
         policy: Policy,
         rho: float,
+        fused: bool = False,
     ) -> None:
         self.network, self.terms, self.sampler, self.buffer = network, terms, sampler, buffer
         self.other, self.loss, self.labelled_first = other, loss, labelled_first
         self.renewed, self.input_noise, self.density_noise = renewed, input_noise, density_noise
-        self.conditional, self.policy, self.rho = conditional, policy, rho
+        self.conditional, self.policy, self.rho, self.fused = conditional, policy, rho, fused
         self.penalty = float(terms.penalty)
         self.space = buffer.space
         self.evaluated = eval_parts(network, policy)
@@ -127,7 +129,7 @@ class Joint:
             self.network.eval()
         with frozen(self.network):
             score = Score(self.network, chosen.labels if self.conditional else None)
-            chains = langevin(score, chosen.inputs, self.sampler, self.space)
+            chains = langevin(score, chosen.inputs, self.sampler, self.space, fused=self.fused)
         self._train_mode()
         return chosen, chains
 

@@ -114,4 +114,9 @@ class Call(IntEnum):
     LABELS = 30
     TARGETS = 31
     CLASSIFY = 32
-    END = 33
+    NOISE = 33  # Of chains: address of `(rounds, numbers of all blocks)`.
+    UNITS = 34  # Address of the unit of every input.
+    SETTING = 35  # Address of step, noise, largest gradient, lowest and highest input.
+    ROUNDS = 36
+    LARGEST = 37  # Address of the largest norm of a gradient of every sample.
+    END = 38

@@ -7,9 +7,10 @@ from numba import uintp as U
 
 from pluriform.fused.code import Bend
 from pluriform.fused.compile import compiled
+from pluriform.fused.exponential import exp
 from pluriform.fused.registers import run_sum
 
-__all__ = ["bend", "bend_back", "channel_sums", "cross_entropy", "fill", "relu", "squared_error"]
+__all__ = ["bend", "bend_back", "channel_sums", "cross_entropy", "fill", "relu", "score_gradient", "squared_error"]
 
 F = np.float32
 ZERO, HALF, ONE, TWO = F(0), F(0.5), F(1), F(2)
@@ -26,7 +27,7 @@ def fill(values, count, number):
 
 @compiled
 def _sigmoid(x):
-    return ONE / (ONE + np.exp(-x))
+    return ONE / (ONE + exp(-x))
 
 
 @compiled
@@ -72,7 +73,7 @@ def bend_back(kind, slope, inside, gradient, values, count):
     elif kind == ELU:
         for i in range(count):
             x = values[U(i)]
-            low = x + slope if inside else slope * np.exp(min(x, ZERO))
+            low = x + slope if inside else slope * exp(min(x, ZERO))
             values[U(i)] = gradient[U(i)] * (ONE if x > ZERO else low)
     elif kind == TANH:
         for i in range(count):
@@ -91,7 +92,7 @@ def bend_back(kind, slope, inside, gradient, values, count):
         for i in range(count):
             x = values[U(i)]
             below = HALF * (ONE + F(math.erf(x * ROOT)))
-            values[U(i)] = gradient[U(i)] * (below + x * DENSITY * np.exp(-HALF * x * x))
+            values[U(i)] = gradient[U(i)] * (below + x * DENSITY * exp(-HALF * x * x))
 
 
 @compiled
@@ -121,7 +122,7 @@ def cross_entropy(values, outputs, lanes, count, labels, first, scale):
         own = values[label * lanes + n]
         total = ZERO
         for o in range(outputs):
-            e = np.exp(values[o * lanes + n] - top)
+            e = exp(values[o * lanes + n] - top)
             values[o * lanes + n] = e
             total += e
         loss += math.log(total) + np.float64(top) - np.float64(own)
@@ -130,6 +131,31 @@ def cross_entropy(values, outputs, lanes, count, labels, first, scale):
             values[o * lanes + n] *= share
         values[label * lanes + n] -= F(scale)
     return loss
+
+
+@compiled
+def score_gradient(values, outputs, lanes, count, labels, first, conditional):
+    """Logits replaced by the gradient of their logsumexp, or of that of the label of each sample; 0 beyond `count`.
+
+    The labels of the block begin at `first`.
+    """
+    for n in range(lanes):
+        if n >= count or conditional:
+            for o in range(outputs):
+                values[o * lanes + n] = ZERO
+            if n < count:
+                values[labels[first + n] * lanes + n] = ONE
+            continue
+        top = values[n]
+        for o in range(1, outputs):
+            top = max(top, values[o * lanes + n])
+        total = ZERO
+        for o in range(outputs):
+            e = exp(values[o * lanes + n] - top)
+            values[o * lanes + n] = e
+            total += e
+        for o in range(outputs):
+            values[o * lanes + n] /= total
 
 
 @compiled

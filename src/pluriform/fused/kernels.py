@@ -23,7 +23,7 @@ from pluriform.fused.products import dots, products, transpose
 from pluriform.fused.registers import take_task, transpose_tile, view, words
 from pluriform.fused.windows import average, average_back, largest, largest_back
 
-__all__ = ["gradients_task", "outputs_task", "pack_inputs"]
+__all__ = ["block_inputs", "forward", "gradients_task", "outputs_task", "pack_inputs", "pool_back", "table", "two"]
 
 F = np.float32
 MOST = max(LANES)
@@ -73,13 +73,15 @@ PLACES, WEIGHTS, GRADIENTS, SIZES, OUTPUTS, RESULTS, LABELS, TARGETS, CLASSIFY =
 
 
 @compiled
-def _table(address, rows, columns):
+def table(address, rows, columns):
+    """Words at an address as a matrix."""
     return words(address)[: rows * columns].reshape(rows, columns)
 
 
 @compiled
-def _two(table, place):
-    return table[place], table[place + 1]
+def two(words_, place):
+    """A pair of words."""
+    return words_[place], words_[place + 1]
 
 
 @compiled
@@ -130,7 +132,8 @@ def pack_inputs(inputs, blocks, shape, border, target, stamp=STAMP):
 
 
 @compiled
-def _forward(code, steps, numbers, items, weights, sizes, member, x, space, lanes):
+def forward(code, steps, numbers, items, weights, sizes, member, x, space, lanes):
+    """All steps of a network on one block, whose packed inputs are at `x`."""
     for k in range(steps.shape[0]):
         step = steps[k]
         source = x if step[SOURCE] < 0 else space + 4 * lanes * step[SOURCE]
@@ -239,7 +242,8 @@ def _pitch(channels):
 
 
 @compiled
-def _pool_back(step, number, items, space, gradient, spare, lanes):
+def pool_back(step, number, items, space, gradient, spare, lanes):
+    """Gradient of what a pool read, in its place."""
     source = space + 4 * lanes * step[SOURCE]
     area, area_out = step[AREA], step[AREA_OUT]
     count = step[CHANNELS] * area * lanes
@@ -287,11 +291,11 @@ def _backward(
             count = step[CHANNELS] * step[AREA] * lanes
             bend_back(step[KIND], numbers[k, 0], inside, view(gradient), values, count)
         else:
-            _pool_back(step, numbers[k], items, space, gradient, spare, lanes)
+            pool_back(step, numbers[k], items, space, gradient, spare, lanes)
 
 
 @compiled
-def _block_inputs(inputs, own, member, samples, block, shape, border, target):
+def block_inputs(inputs, own, member, samples, block, shape, border, target):
     """Address of the packed inputs of a block."""
     size = shape[0] * shape[1] * shape[2]
     inside = shape[0] * (shape[1] + 2 * border[0]) * (shape[2] + 2 * border[1])
@@ -312,14 +316,14 @@ def _gradients(data):
     space = words(t[SPACES])[take_task(t[SLOTS])]
     members, own, samples, outputs, classify = t[MEMBERS], t[OWN] != 0, t[SAMPLES], t[OUTPUTS], t[CLASSIFY] != 0
     blocks, shape, border = (
-        _table(t[BLOCKS], t[BLOCK_COUNT], 4),
+        table(t[BLOCKS], t[BLOCK_COUNT], 4),
         (t[SHAPE], t[SHAPE + 1], t[SHAPE + 2]),
-        _two(t, BORDER),
+        two(t, BORDER),
     )
     steps, items, tiles = (
-        _table(t[STEPS], t[STEP_COUNT], WIDTH),
-        _table(t[ITEMS], t[ITEM_COUNT], 5),
-        _table(t[TILES], t[TILE_COUNT], 12),
+        table(t[STEPS], t[STEP_COUNT], WIDTH),
+        table(t[ITEMS], t[ITEM_COUNT], 5),
+        table(t[TILES], t[TILE_COUNT], 12),
     )
     numbers = view(t[NUMBERS])[: 2 * t[STEP_COUNT]].reshape(t[STEP_COUNT], 2)
     code, weights, gradients, sizes = words(t[CODE]), words(t[WEIGHTS]), words(t[GRADIENTS]), words(t[SIZES])
@@ -334,8 +338,8 @@ def _gradients(data):
         for k in range(blocks.shape[0]):
             lanes = blocks[k, 2]
             end = space + 4 * lanes * t[PLACES + 2]
-            x = _block_inputs(t[INPUTS], own, member, samples, blocks[k], shape, border, end)
-            _forward(code, steps, numbers, items, weights, sizes, member, x, space, lanes)
+            x = block_inputs(t[INPUTS], own, member, samples, blocks[k], shape, border, end)
+            forward(code, steps, numbers, items, weights, sizes, member, x, space, lanes)
             result = view(space + 4 * lanes * steps[-1, TARGET])
             first = blocks[k, 0] + (member * samples if own else 0)
             if classify:
@@ -360,11 +364,11 @@ def _outputs(data):
     space = words(t[SPACES])[take_task(t[SLOTS])]
     members, own, samples, outputs = t[MEMBERS], t[OWN] != 0, t[SAMPLES], t[OUTPUTS]
     blocks, shape, border = (
-        _table(t[BLOCKS], t[BLOCK_COUNT], 4),
+        table(t[BLOCKS], t[BLOCK_COUNT], 4),
         (t[SHAPE], t[SHAPE + 1], t[SHAPE + 2]),
-        _two(t, BORDER),
+        two(t, BORDER),
     )
-    steps, items = _table(t[STEPS], t[STEP_COUNT], WIDTH), _table(t[ITEMS], t[ITEM_COUNT], 5)
+    steps, items = table(t[STEPS], t[STEP_COUNT], WIDTH), table(t[ITEMS], t[ITEM_COUNT], 5)
     numbers = view(t[NUMBERS])[: 2 * t[STEP_COUNT]].reshape(t[STEP_COUNT], 2)
     code, weights, sizes, results = words(t[CODE]), words(t[WEIGHTS]), words(t[SIZES]), view(t[RESULTS])
     while True:
@@ -374,8 +378,8 @@ def _outputs(data):
         member, k = task // blocks.shape[0], task % blocks.shape[0]
         lanes = blocks[k, 2]
         end = space + 4 * lanes * t[PLACES + 2]
-        x = _block_inputs(t[INPUTS], own, member, samples, blocks[k], shape, border, end)
-        _forward(code, steps, numbers, items, weights, sizes, member, x, space, lanes)
+        x = block_inputs(t[INPUTS], own, member, samples, blocks[k], shape, border, end)
+        forward(code, steps, numbers, items, weights, sizes, member, x, space, lanes)
         result = view(space + 4 * lanes * steps[-1, TARGET])
         for n in range(blocks[k, 1]):
             place = (member * samples + blocks[k, 0] + n) * outputs

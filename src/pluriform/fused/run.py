@@ -11,14 +11,23 @@ from torch import Tensor, nn
 
 from pluriform.errors import GraphError, ShapeError, explain
 from pluriform.fused.chain import NotFused
-from pluriform.fused.code import Call
+from pluriform.fused.code import Call, Column, Opcode
 from pluriform.fused.program import MOST_LANES, Program, compile_program
 from pluriform.fused.threads import on_threads
 
-__all__ = ["FusedGradients", "blocks_of", "fused_gradients", "fused_outputs", "fused_program"]
+__all__ = [
+    "FusedChains",
+    "FusedGradients",
+    "blocks_of",
+    "fused_chains",
+    "fused_gradients",
+    "fused_outputs",
+    "fused_program",
+]
 
 REMEDY = "stack the weights of networks of one architecture"
 MOST_PLACES = 2**21  # Numbers a sample: 320 MB a thread.
+MOST_NOISE = 2**23  # Numbers that are drawn at once for chains.
 KEPT_BYTES = 2**26  # Workspaces up to this size are kept for the next call.
 
 
@@ -127,6 +136,78 @@ def fused_outputs(
     return torch.from_numpy(results)
 
 
+@dataclass(frozen=True, eq=False)
+class FusedChains:
+    """Last states `(samples, *features)`, and the largest norm of a gradient of each chain, `(samples,)`."""
+
+    inputs: Tensor
+    gradients: Tensor
+
+
+def fused_chains(
+    program: Program,
+    weights: Mapping[str, Tensor],
+    inputs: Tensor,
+    *,
+    rounds: int,
+    step: float,
+    noise: float,
+    unit: Tensor,
+    most: float = math.inf,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    labels: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> FusedChains:
+    """Chains x <- x + unit (step g + noise xi), where g is the unit times the gradient of the logsumexp of the outputs.
+
+    Args:
+        program: Of the network; must begin with a linear layer or a convolution.
+        weights: Of one network, each with a leading axis of length 1.
+        inputs: First states, `(samples, *features)`.
+        rounds: Number of steps.
+        step: Step size.
+        noise: Standard deviation of the noise.
+        unit: Of the inputs; broadcasts against one of them.
+        most: Entries of g are clamped to this size.
+        bounds: States are clamped to them.
+        labels: Climb the outputs of these classes instead, int64 `(samples,)`.
+        generator: Of the noise, which is drawn in another order than one step after the other would.
+
+    Raises:
+        NotFused: The network begins with another layer.
+    """
+    from pluriform.fused.chains import chains_task
+
+    if program.steps[0, Column.OPCODE] != Opcode.PRODUCT:
+        raise NotFused("it does not begin with a linear layer or a convolution")
+    state, largest = inputs.detach().contiguous(), np.zeros(len(inputs), np.float32)
+    units = unit.detach().expand(inputs.shape[1:]).contiguous().numpy().astype(np.float32)
+    setting = np.array([step, noise, most, *bounds], np.float32)
+    target = np.zeros(1, np.int64) if labels is None else labels.detach().contiguous().numpy()
+    while rounds > 0:
+        call = _Call(program, weights, state, own=False)
+        part = max(1, min(rounds, MOST_NOISE // call.numbers)) if noise else rounds
+        draws = (
+            torch.zeros(part, call.numbers)
+            if not noise
+            else torch.empty(part, call.numbers).normal_(generator=generator)
+        )
+        results = torch.empty_like(state)
+        own = {
+            Call.RESULTS: results.numpy(),
+            Call.LABELS: target,
+            Call.CLASSIFY: labels is not None,
+            Call.NOISE: draws.numpy(),
+            Call.UNITS: units,
+            Call.SETTING: setting,
+            Call.ROUNDS: part,
+            Call.LARGEST: largest,
+        }
+        call.run(chains_task(), own, len(call.blocks))
+        state, rounds = results, rounds - part
+    return FusedChains(state, torch.from_numpy(largest))
+
+
 class _Call:
     """What both have in common: weights in memory order, packed inputs, blocks, threads."""
 
@@ -143,7 +224,8 @@ class _Call:
         self.given = inputs.detach().contiguous()
         self.inputs = self.given.data_ptr()
         if not own:
-            self.packed = np.empty(int(self.blocks[:, 2].sum()) * _inside(program) + 8 * MOST_LANES, np.float32)
+            self.numbers = int(self.blocks[:, 2].sum()) * _inside(program)
+            self.packed = np.empty(self.numbers + 8 * MOST_LANES, np.float32)
             pack_inputs(self.inputs, self.blocks, program.shape, program.border, self.packed.ctypes.data)
             self.inputs = self.packed.ctypes.data
 

@@ -1,0 +1,181 @@
+"""Chains of Langevin dynamics: a block of samples stays in the cache of a core for all its steps."""
+
+import math
+from functools import cache
+
+import numpy as np
+
+from pluriform.fused.code import Call, Column, Opcode
+from pluriform.fused.compile import compiled, standalone
+from pluriform.fused.elementwise import bend_back, fill, score_gradient
+from pluriform.fused.kernels import WIDTH, block_inputs, forward, pool_back, table, two
+from pluriform.fused.products import products
+from pluriform.fused.registers import take_task, view, words
+
+__all__ = ["chains_task"]
+
+F = np.float32
+PRODUCT, ACTIVATION = int(Opcode.PRODUCT), int(Opcode.ACTIVATION)
+SOURCE, TARGET, GRADIENT, OPCODE, KIND, WEIGHT, CHANNELS, AREA, CHANNELS_OUT, AREA_OUT = (
+    int(c)
+    for c in (
+        Column.SOURCE,
+        Column.TARGET,
+        Column.GRADIENT,
+        Column.OPCODE,
+        Column.KIND,
+        Column.WEIGHT,
+        Column.CHANNELS,
+        Column.AREA,
+        Column.CHANNELS_OUT,
+        Column.AREA_OUT,
+    )
+)
+FIRST_BACK, LAST_BACK, ROW_BACK, AXES_BACK, COUNT_BACK = (
+    int(c) for c in (Column.FIRST_BACK, Column.LAST_BACK, Column.ROW_BACK, Column.AXES_BACK, Column.COUNT_BACK)
+)
+COUNTER, SLOTS, SPACES, SAMPLES, BLOCKS, BLOCK_COUNT, SHAPE, BORDER, INPUTS, CODE = (
+    int(c)
+    for c in (
+        Call.COUNTER,
+        Call.SLOTS,
+        Call.SPACES,
+        Call.SAMPLES,
+        Call.BLOCKS,
+        Call.BLOCK_COUNT,
+        Call.SHAPE,
+        Call.BORDER,
+        Call.INPUTS,
+        Call.CODE,
+    )
+)
+STEPS, STEP_COUNT, NUMBERS, ITEMS, ITEM_COUNT, PLACES, WEIGHTS, SIZES, OUTPUTS, RESULTS, LABELS, CLASSIFY = (
+    int(c)
+    for c in (
+        Call.STEPS,
+        Call.STEP_COUNT,
+        Call.NUMBERS,
+        Call.ITEMS,
+        Call.ITEM_COUNT,
+        Call.PLACES,
+        Call.WEIGHTS,
+        Call.SIZES,
+        Call.OUTPUTS,
+        Call.RESULTS,
+        Call.LABELS,
+        Call.CLASSIFY,
+    )
+)
+NOISE, UNITS, SETTING, ROUNDS, LARGEST = (
+    int(c) for c in (Call.NOISE, Call.UNITS, Call.SETTING, Call.ROUNDS, Call.LARGEST)
+)
+
+
+@compiled
+def _input_gradient(code, steps, numbers, items, weights, sizes, space, flow, spare, lanes):
+    """From the gradient of the outputs to that of the inputs, which ends at `flow`; the first step is a product."""
+    for k in range(steps.shape[0] - 1, -1, -1):
+        step = steps[k]
+        gradient, target = space + 4 * lanes * step[GRADIENT], space + 4 * lanes * step[TARGET]
+        if step[OPCODE] == PRODUCT:
+            if gradient != target:
+                given, values = view(gradient), view(target)
+                for i in range(step[CHANNELS_OUT] * step[AREA_OUT] * lanes):
+                    values[i] = given[i]
+            products(
+                code, lanes, step[CHANNELS], items, step[FIRST_BACK], step[LAST_BACK], lanes,
+                weights[step[WEIGHT]], step[ROW_BACK],
+                step[AXES_BACK], step[AXES_BACK + 1], step[AXES_BACK + 2],
+                target, step[AXES_BACK + 3] * lanes, step[AXES_BACK + 4] * lanes, step[AXES_BACK + 5] * lanes,
+                step[COUNT_BACK], flow, step[AREA] * lanes, 0, 0,
+            )  # fmt: skip
+        elif step[OPCODE] == ACTIVATION:
+            values = view(space + 4 * lanes * step[SOURCE])
+            count = step[CHANNELS] * step[AREA] * lanes
+            bend_back(step[KIND], numbers[k, 0], step[SOURCE] == step[TARGET], view(gradient), values, count)
+        else:
+            pool_back(step, numbers[k], items, space, gradient, spare, lanes)
+
+
+@compiled
+def _move(x, flow, noise, units, setting, shape, border, lanes, squares):
+    """One step of all chains of a block; `squares` get the squared norms of the gradients."""
+    channels, height, width = shape
+    rows, columns = height + 2 * border[0], width + 2 * border[1]
+    size, sigma, most, low, high = setting[0], setting[1], setting[2], setting[3], setting[4]
+    fill(squares, lanes, F(0))
+    for c in range(channels):
+        for y in range(height):
+            for i in range(width):
+                unit = units[(c * height + y) * width + i]
+                start = ((c * rows + y + border[0]) * columns + i + border[1]) * lanes
+                for n in range(lanes):
+                    slope = flow[start + n] * unit
+                    squares[n] += slope * slope
+                    slope = min(max(slope, -most), most)
+                    moved = x[start + n] + unit * (size * slope + sigma * noise[start + n])
+                    x[start + n] = min(max(moved, low), high)
+
+
+@compiled
+def _unpack(x, count, lanes, shape, border, target):
+    """Samples as rows again, without the border."""
+    channels, height, width = shape
+    rows, columns = height + 2 * border[0], width + 2 * border[1]
+    size = channels * height * width
+    for n in range(count):
+        for c in range(channels):
+            for y in range(height):
+                start = ((c * rows + y + border[0]) * columns + border[1]) * lanes + n
+                place = n * size + (c * height + y) * width
+                for i in range(width):
+                    target[place + i] = x[start + i * lanes]
+
+
+def _chains(data):
+    """Chains of one network, one block of samples after the other until none is left.
+
+    Args:
+        data: Address of a table with the columns of `Call`.
+    """
+    t = words(data)
+    space = words(t[SPACES])[take_task(t[SLOTS])]
+    blocks, shape, border = (
+        table(t[BLOCKS], t[BLOCK_COUNT], 4),
+        (t[SHAPE], t[SHAPE + 1], t[SHAPE + 2]),
+        two(t, BORDER),
+    )
+    steps, items = table(t[STEPS], t[STEP_COUNT], WIDTH), table(t[ITEMS], t[ITEM_COUNT], 5)
+    numbers = view(t[NUMBERS])[: 2 * t[STEP_COUNT]].reshape(t[STEP_COUNT], 2)
+    code, weights, sizes, labels = words(t[CODE]), words(t[WEIGHTS]), words(t[SIZES]), words(t[LABELS])
+    largest, units, setting = view(t[LARGEST]), view(t[UNITS]), view(t[SETTING])
+    outputs, rounds, conditional = t[OUTPUTS], t[ROUNDS], t[CLASSIFY] != 0
+    size = shape[0] * shape[1] * shape[2]
+    inside = shape[0] * (shape[1] + 2 * border[0]) * (shape[2] + 2 * border[1])
+    last = blocks.shape[0] - 1
+    whole = (blocks[last, 3] + blocks[last, 2]) * inside
+    while True:
+        k = take_task(t[COUNTER])
+        if k >= blocks.shape[0]:
+            return
+        first, count, lanes = blocks[k, 0], blocks[k, 1], blocks[k, 2]
+        x = block_inputs(t[INPUTS], False, 0, t[SAMPLES], blocks[k], shape, border, 0)
+        flow, spare = space + 4 * lanes * t[PLACES], space + 4 * lanes * t[PLACES + 1]
+        squares = view(space + 4 * lanes * t[PLACES + 2])
+        for s in range(rounds):
+            forward(code, steps, numbers, items, weights, sizes, 0, x, space, lanes)
+            score_gradient(
+                view(space + 4 * lanes * steps[-1, TARGET]), outputs, lanes, count, labels, first, conditional
+            )
+            _input_gradient(code, steps, numbers, items, weights, sizes, space, flow, spare, lanes)
+            noise = view(t[NOISE] + 4 * (s * whole + blocks[k, 3] * inside))
+            _move(view(x), view(flow), noise, units, setting, shape, border, lanes, squares)
+            for n in range(count):
+                largest[first + n] = max(largest[first + n], math.sqrt(squares[n]))
+        _unpack(view(x), count, lanes, shape, border, view(t[RESULTS] + 4 * first * size))
+
+
+@cache
+def chains_task() -> int:
+    """Address of a function of one address that runs chains."""
+    return standalone(_chains, "chains", 1)
