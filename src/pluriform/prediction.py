@@ -81,6 +81,7 @@ class Predictor(nn.Module, ABC):
 
     def input_scores(self, inputs: Inputs) -> dict[str, Scores]:
         """Further scores by name that need gradients of the inputs, higher meaning more in-distribution; none here."""
+        del inputs
         return {}
 
     def probabilities(self, outputs: Logits) -> Probabilities:

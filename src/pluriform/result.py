@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pluriform.errors import CorruptFileError, explain
 
-__all__ = ["Curve", "Measure", "Result"]
+__all__ = ["Curve", "Measure", "Pictures", "Result"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,30 @@ class Curve:
     """Columns of numbers of equal length, to be drawn.
 
     Attributes:
-        name: `reliability`, `score_histogram`, `robustness`, `risk_coverage`, `predictive_band`.
+        name: `reliability`, `score_histogram`, `robustness`, `risk_coverage`, `predictive_band`, `log_density` ...
         columns: Name to numbers.
         condition: As in `Measure`.
     """
 
     name: str
+    columns: Mapping[str, list[float]]
+    condition: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Small pictures in the order in which they were made, with figures of each.
+
+    Attributes:
+        name: `samples`, inputs that the form draws, or `chain`, states of chains over their steps.
+        png: Each picture as an 8-bit PNG in base64; few and small, since they live in the JSON.
+        columns: Name to numbers, one a picture: `log_density`; `predicted` and `label`, places among the classes;
+            `chain` and `step`.
+        condition: As in `Measure`.
+    """
+
+    name: str
+    png: list[str]
     columns: Mapping[str, list[float]]
     condition: Mapping[str, Any] = field(default_factory=dict)
 
@@ -71,6 +89,7 @@ class Result:
         protocol: How it was measured: counts, bins, attack steps, seeds.
         environment: Versions, processor, cores.
         artefacts: Name to path, relative to the run, of pictures.
+        pictures: To be shown, in the JSON itself.
     """
 
     form: str
@@ -85,6 +104,7 @@ class Result:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     artefacts: Mapping[str, str] = field(default_factory=dict)
+    pictures: tuple[Pictures, ...] = ()
 
     def get(self, name: str, **condition: Any) -> Measure | None:
         """The measure of that name under exactly that condition, or `None`."""
@@ -105,6 +125,7 @@ class Result:
             fields = dict(value)
             fields["measures"] = tuple(Measure(**measure) for measure in fields.get("measures", ()))
             fields["curves"] = tuple(Curve(**curve) for curve in fields.get("curves", ()))
+            fields["pictures"] = tuple(Pictures(**pictures) for pictures in fields.get("pictures", ()))
             return Result(**fields)
         except (TypeError, AttributeError) as error:
             raise CorruptFileError(

@@ -22,6 +22,7 @@ from pluriform.evaluation.findings import Findings, merged
 from pluriform.evaluation.outliers import measure_outliers
 from pluriform.evaluation.regression import measure_regression
 from pluriform.evaluation.robustness import measure_robustness
+from pluriform.evaluation.samples import measure_samples
 from pluriform.evaluation.subject import Subject
 from pluriform.prediction import Predictor
 from pluriform.result import Result
@@ -84,6 +85,7 @@ def evaluate(
         seed=seed,
         measures=whole.measures,
         curves=whole.curves,
+        pictures=whole.pictures,
         protocol={"seed": seed, **whole.protocol},
         environment=environment(predictor.device),
     )
@@ -108,6 +110,7 @@ def _findings(
             measure_robustness(subject, threats, samples=samples) if threats else Findings(),
             measure_detection(subject, threats, samples=min(samples, DETECTED)) if threats else Findings(),
             Findings() if corruptions == () else measure_corruption(subject, corruptions, samples=samples),
+            measure_samples(subject),
             measure_cost(subject),
         ]
     given = {"outliers": outliers, "robustness": threats, "corruptions": corruptions}

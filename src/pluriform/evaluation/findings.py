@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pluriform.evaluation.bootstrap import Interval
-from pluriform.result import Curve, Measure
+from pluriform.result import Curve, Measure, Pictures
 
 __all__ = ["BETTER", "Findings", "measure", "merged"]
 
@@ -52,11 +52,13 @@ class Findings:
         measures: The figures.
         curves: The columns to be drawn.
         protocol: How they were measured, plain JSON.
+        pictures: To be shown.
     """
 
     measures: tuple[Measure, ...] = ()
     curves: tuple[Curve, ...] = ()
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    pictures: tuple[Pictures, ...] = ()
 
 
 def measure(name: str, value: float, interval: Interval | None = None, words: str = "", **facts: Any) -> Measure:
@@ -68,10 +70,11 @@ def measure(name: str, value: float, interval: Interval | None = None, words: st
 
 
 def merged(parts: Iterable[Findings], protocol: Mapping[str, Any]) -> Findings:
-    """The measures and curves of several findings under one description of how they were made."""
+    """The measures, curves and pictures of several findings under one description of how they were made."""
     parts = list(parts)
     return Findings(
         tuple(found for part in parts for found in part.measures),
         tuple(curve for part in parts for curve in part.curves),
         protocol,
+        tuple(found for part in parts for found in part.pictures),
     )

@@ -76,8 +76,8 @@ def measure_outliers(subject: Subject, outliers: Sequence[Data]) -> Findings:
     if further:
         size = len(next(iter(further.values())))
         protocol["need_gradients"] = (
-            f"{', '.join(further)}: {size} test samples, stratified, and at most {WITH_GRADIENTS} outliers of each set, "
-            f"seed {subject.seed}"
+            f"{', '.join(further)}: {size} test samples, stratified, and at most {WITH_GRADIENTS} outliers of each "
+            f"set, seed {subject.seed}"
         )
     return merged(parts, {"outliers": protocol | ({"skipped": skipped} if skipped else {})})
 
