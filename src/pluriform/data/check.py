@@ -40,6 +40,7 @@ def check_fit_data(data: Data) -> None:
         nothing = torch.zeros(len(data.unlabelled), *(() if data.task == "classification" else (data.outputs,)))
         targets = nothing.long() if data.task == "classification" else nothing
         _check_split(data, f"{data.name}.unlabelled", Split(data.unlabelled, targets))
+        _check_unlabelled_type(data, data.unlabelled)
     if data.task == "classification":
         _check_variety(data)
 
@@ -84,6 +85,13 @@ def _check_types(data: Data, where: str, inputs: Tensor, targets: Tensor) -> Non
         raise fault("targets of shape (samples, outputs)", f"{tuple(targets.shape)}", "use targets[:, None]")
 
 
+def _check_unlabelled_type(data: Data, unlabelled: Tensor) -> None:
+    like, _ = data.train.batch(torch.arange(1))
+    if unlabelled.dtype != like.dtype:
+        expected, remedy = f"{like.dtype}, as of the training inputs", "convert them: data.unlabelled.to(...)"
+        raise ShapeError(explain(expected, f"{unlabelled.dtype}", f"{data.name}.unlabelled", remedy))
+
+
 def _check_finite(what: str, values: Tensor, positions: Tensor) -> None:
     # The extremes are NaN or infinite where any value is: one pass, no mask as large as the data.
     if values.numel() == 0 or all(torch.isfinite(extreme) for extreme in torch.aminmax(values)):
@@ -99,12 +107,15 @@ def _check_labels(data: Data, where: str, labels: Tensor, positions: Tensor) -> 
     outside = (labels < 0) | (labels >= len(data.classes))
     if outside.any():
         row = _first(outside[:, None])
+        remedy = "check the target column, or name all classes"
+        if int(labels[row]) == -1:
+            remedy = "give inputs without labels as Data.unlabelled, or check the target column"
         raise LabelError(
             explain(
                 f"labels in 0..{len(data.classes) - 1} for {len(data.classes)} classes",
                 f"label {int(labels[row])}",
                 f"{where}, sample {int(positions[row])}",
-                "check the target column, or name all classes",
+                remedy,
             )
         )
 

@@ -26,7 +26,7 @@ def prepared(network: nn.Module, policy: Policy, smooth: bool) -> nn.Module:
         smooth: Put SiLU in the place of ReLU modules.
 
     Raises:
-        ConfigError: BatchNorm, and the policy refuses it.
+        ConfigError: BatchNorm, and the policy refuses it, or there are no statistics to freeze.
     """
     found = [name for name, part in network.named_modules() if isinstance(part, _BatchNorm)]
     if found and policy == "refuse":
@@ -39,30 +39,39 @@ def prepared(network: nn.Module, policy: Policy, smooth: bool) -> nn.Module:
                 "they are), or 'train' (batch statistics, with start='gaussian')",
             )
         )
-    exchange = {}
+    if policy == "freeze":
+        _check_statistics(network)
+    changed, exchange = copy.deepcopy(network), {}
+    for name, part in list(changed.named_modules(remove_duplicate=False)):  # A module may serve at several places.
+        if part not in exchange and policy == "group" and isinstance(part, _BatchNorm):
+            exchange[part] = _group_norm(part)
+        elif part not in exchange and smooth and isinstance(part, KINKED):
+            exchange[part] = nn.SiLU()
+        if part in exchange and not name:
+            return exchange[part]
+        if part in exchange:
+            changed.set_submodule(name, exchange[part])
+    return changed if exchange else network
+
+
+def _check_statistics(network: nn.Module) -> None:
     for name, part in network.named_modules():
-        if policy == "group" and isinstance(part, _BatchNorm):
-            exchange[name] = _group_norm(part)
-        elif smooth and isinstance(part, KINKED):
-            exchange[name] = nn.SiLU()
-    if not exchange:
-        return network
-    changed = copy.deepcopy(network)
-    for name, part in exchange.items():
-        if not name:
-            return part
-        changed.set_submodule(name, part)
-    return changed
+        if isinstance(part, _BatchNorm) and part.running_mean is None:
+            got, remedy = f"BatchNorm at {name} without any", "choose normalisation='group' or 'train'"
+            raise ConfigError(explain("running statistics to freeze", got, type(network).__name__, remedy))
 
 
 def _group_norm(norm: _BatchNorm) -> nn.GroupNorm:
     """GroupNorm of the same channels, scale and shift."""
     channels = norm.num_features
-    groups = next(count for count in range(min(GROUPS, channels), 0, -1) if channels % count == 0)
+    most = 1 if isinstance(norm, nn.BatchNorm1d) else GROUPS  # A feature by itself would always become zero.
+    groups = next(count for count in range(min(most, channels), 0, -1) if channels % count == 0)
     new = nn.GroupNorm(groups, channels, eps=norm.eps, affine=norm.affine)
     if norm.affine:
+        new.to(norm.weight)
         new.load_state_dict({name: getattr(norm, name).detach() for name in ("weight", "bias")})
-        new.to(norm.weight.device)
+        new.weight.requires_grad_(norm.weight.requires_grad)
+        new.bias.requires_grad_(norm.bias.requires_grad)
     return new
 
 
