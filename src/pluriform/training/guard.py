@@ -36,9 +36,9 @@ class Trip:
 class Guard:
     """Asked before every update with the figures of the step, told after it.
 
-    A state is kept every `every` updates, the last two of them, on the device. What is noticed within `every` updates
-    of a roll-back restores the older one. Everything is part of the checkpoint, so that a resumed training rolls back
-    alike.
+    A state is kept every `every` updates if it is finite, the last two of them, on the device. What is noticed within
+    `every` updates of a roll-back restores the older one. Everything is part of the checkpoint, so that a resumed
+    training rolls back alike.
 
     Args:
         check: Says from the figures of a step what is wrong, or `None`.
@@ -74,7 +74,7 @@ class Guard:
     def keep(self, step: int, live: Mapping[str, Tensor]) -> None:
         """Take in the state after `step` updates, if it is time to keep one."""
         self._since += 1
-        if self._kept and self._since < self.every:
+        if self._kept and (self._since < self.every or self._ruined(live)):
             return
         older = self._kept[-KEPT] if len(self._kept) == KEPT else None
         room = older[1] if older else {}
@@ -82,6 +82,12 @@ class Guard:
             room[name] = room[name].copy_(tensor) if name in room else tensor.detach().clone()
         self._kept = [*self._kept[-KEPT + 1 :], (step, room)]
         self._since = 0
+
+    def _ruined(self, live: Mapping[str, Tensor]) -> bool:
+        """Whether what was finite is not any more; the figures of a step are those before its update."""
+        before = self._kept[-1][1]
+        lost = [name for name, tensor in live.items() if not bool(tensor.isfinite().all())]
+        return any(name not in before or bool(before[name].isfinite().all()) for name in lost)
 
     @torch.no_grad()
     def restore(self, step: int, live: Mapping[str, Tensor], reason: str) -> Trip:

@@ -129,11 +129,12 @@ class Loop:
                 contiguous(self.network)
                 return self._cost()
             progress = Progress(self.label, self.steps, self.run_folder, self.recipe.tensorboard)
-            progress.rewind(self.epoch)
+            progress.rewind(self.epoch, self._done)
             try:
                 with deferred_interrupt() as interrupt:
                     while self.epoch < self.epochs and not self._ended:
                         self._run_epoch(progress, interrupt)
+                self._mend(progress)
             finally:
                 progress.close()
             self._finish()
@@ -163,7 +164,8 @@ class Loop:
             if self._due(CHECKPOINT_SECONDS):
                 self._save()
         self._check_finite(float(self.sums.get("loss", 0.0)))
-        figures = {name: float(total) / self.feed.steps for name, total in self.sums.items()}
+        counted = self.feed.steps - self._left_out
+        figures = {name: float(total) / counted for name, total in self.sums.items()}
         self.epoch, self.position, self.sums = self.epoch + 1, 0, {}
         figures |= self._validate()
         rate = self.optimizer.param_groups[0]["lr"]
@@ -244,10 +246,14 @@ class Loop:
         """Whether early stopping or the guard ends the training before its last epoch."""
         return bool((self.stopping and self.stopping.stopped) or (self.guard and self.guard.exhausted))
 
+    def _mend(self, progress: Progress) -> None:
+        """Roll back where the very last update ruined the weights, which no further step would notice."""
+        if self.guard and not all(bool(tensor.isfinite().all()) for tensor in self.parameters):
+            trip = self.guard.restore(self._done, self._live(), "NaN or infinity in the weights after the last step")
+            progress.roll_back(self.epoch, trip.to_json())
+
     def _finish(self) -> None:
         """Put the result into the network and mark the checkpoint as finished."""
-        if self.guard and not all(bool(t.isfinite().all()) for t in self.parameters):
-            self.guard.restore(self._done, self._live(), "NaN or infinity in the weights after the last step")
         if self.stopping:
             load_weights(self.network, self.stopping.best)
         elif self.average:
@@ -288,6 +294,7 @@ class Loop:
             "history": self.history,
             "seconds": self._seconds,
             "finished": self.finished,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
             **({"guard": self.guard.state()} if self.guard else {}),
         }
 
@@ -303,6 +310,8 @@ class Loop:
                 self.guard.resume(found.state["guard"], found.part("guard"))
             if not found.state["finished"]:
                 restore_optimizer(self.optimizer, found.part("optimizer"))
+                for group in self.optimizer.param_groups:
+                    group["lr"] = found.state.get("learning_rate", group["lr"])
                 restore_random_state(self.device, found.part("random"))
                 if self.average:
                     self.average.restore(found.part("average"))
@@ -318,6 +327,11 @@ class Loop:
     @property
     def _done(self) -> int:
         return self.epoch * self.feed.steps + self.position
+
+    @property
+    def _left_out(self) -> int:
+        """Steps of this epoch that were rolled back and are not in its sums."""
+        return sum(trip.step >= self.epoch * self.feed.steps for trip in self.guard.trips) if self.guard else 0
 
     @property
     def _seconds(self) -> float:

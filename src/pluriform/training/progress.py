@@ -36,11 +36,17 @@ class Progress:
         self._start = self._shown = time.perf_counter()
         self._writer = _writer(label, run) if tensorboard else None
 
-    def rewind(self, epoch: int) -> None:
-        """Drop the lines of this training after `epoch` epochs, which a resumed training writes again."""
+    def rewind(self, epoch: int, done: int = 0) -> None:
+        """Drop the lines that a training resumed after `epoch` epochs, or `done` steps, writes again."""
         if self.run is None or not self.run.has("log.jsonl"):
             return
-        lines = [line for line in self.run.read_lines() if line.get("training") != self.label or line["epoch"] <= epoch]
+        lines = [
+            line
+            for line in self.run.read_lines()
+            if line.get("training") != self.label
+            or line["epoch"] <= epoch
+            or ("roll_back" in line and line["roll_back"]["step"] < done)
+        ]
         with replace_file(self.run.path / "log.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
 
