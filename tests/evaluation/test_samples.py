@@ -84,9 +84,9 @@ def test_the_first_samples_are_shown_with_their_figures(data):
     assert samples.columns["predicted"] == said.mean.argmax(-1).tolist()
     assert "label" not in samples.columns
     told = findings.protocol["samples"]
-    assert told["count"] == "90 compared with 240 test samples, the first 40 shown"
-    assert (told["score"], told["steps_per_sample"], told["selection"]) == ("log p(x)", 4, "none")
-    assert told["from"] == "chains of the buffer, which holds 90"
+    assert (told["count"], told["shown"], told["test_samples"]) == (90, 40, 240)
+    assert (told["score"], told["steps_per_sample"], told["selection"]) == ("log p(x)", 4, "none, the first ones")
+    assert (told["chains"], told["buffer"]) == ("of the buffer", 90)
 
 
 def test_chains_with_classes_show_each_class_in_its_column(data):
@@ -158,7 +158,9 @@ def test_forms_without_chains_of_their_own_draw_new_ones_of_each_class(data):
     samples, chain = findings.pictures
     assert samples.columns["label"] == [0, 1, 2] * 3
     assert max(chain.columns["step"]) == 4
-    assert findings.protocol["samples"]["from"] == "new chains"
+    told = findings.protocol["samples"]
+    assert (told["chains"], told["shown_of_each_class"]) == ("new ones", 3)
+    assert "buffer" not in told
 
 
 def test_dear_steps_are_left_out(data, monkeypatch):
@@ -166,7 +168,7 @@ def test_dear_steps_are_left_out(data, monkeypatch):
     monkeypatch.setattr(module, "count_macs", lambda *_: 10)
     findings = measure_samples(climber(data))
     # A pass over 240 test samples pays for 120 steps: 3 x (0 + 1 + 5 + 20), and one of each of 90 samples.
-    assert findings.protocol["samples"]["chain"] == "3 new chains, at steps 0, 1, 5, 20"
+    assert findings.protocol["samples"]["new_chains"] == "3, at steps 0, 1, 5, 20"
     assert findings.protocol["samples"]["steps_per_sample"] == 1
 
 
@@ -175,7 +177,8 @@ def test_tables_have_figures_and_no_pictures():
     findings = measure_samples(climber(Data("table", "classification", split, split, split, ("a", "b", "c"))))
     assert findings.pictures == ()
     assert [curve.name for curve in findings.curves] == ["log_density", "log_density_quantiles", "chain_log_density"]
-    assert findings.protocol["samples"]["count"] == "60 compared with 60 test samples, none shown"
+    assert findings.protocol["samples"]["count"] == 60
+    assert "shown" not in findings.protocol["samples"]
 
 
 def test_lost_chains_are_said(data, monkeypatch):

@@ -240,15 +240,17 @@ def _pictures(subject: Subject, grid: _Drawn, chains: _Drawn) -> tuple[Pictures,
 
 
 def _protocol(subject: Subject, form: Sampling, plan: _Plan, grid: _Drawn) -> dict[str, Any]:
-    many = f"{plan.count} compared with {len(subject.test)} test samples, "
-    shown = f"the first {plan.shown} of each class shown" if plan.labels else f"the first {plan.shown} shown"
+    shown = plan.shown if pictured(subject.data.input_shape) else 0
     protocol = {
         "score": getattr(form, "score_name", "log p(x)"),
-        "from": "new chains" if plan.fresh else f"chains of the buffer, which holds {len(form.buffer)}",
+        "chains": "new ones" if plan.fresh else "of the buffer",
+        **({} if plan.fresh else {"buffer": len(form.buffer)}),
         "steps_per_sample": plan.steps,
-        "count": many + (shown if pictured(subject.data.input_shape) else "none shown"),
-        "selection": "none",
-        "chain": f"{plan.chains} new chains, at steps {', '.join(map(str, plan.ladder))}",
+        "count": plan.count,
+        **({"shown_of_each_class" if plan.labels else "shown": shown} if shown else {}),
+        "selection": "none, the first ones",
+        "test_samples": len(subject.test),
+        "new_chains": f"{plan.chains}, at steps {', '.join(map(str, plan.ladder))}",
         "seed": subject.seed,
     }
     beyond = 0.0

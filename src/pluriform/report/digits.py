@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pluriform.report.row import number
 
-__all__ = ["Format", "column_format", "format_of", "plain", "share", "tick"]
+__all__ = ["Format", "column_format", "format_of", "plain", "share", "signed", "tick"]
 
 _SHARES = frozenset(
     {"accuracy", "robust_accuracy", "corrupted_accuracy", "coverage", "member_accuracy", "disagreement"}
@@ -86,6 +86,13 @@ def prefixed(value: float) -> str:
         if abs(value) >= 0.9995 * factor:
             return f"{significant(value / factor)}{_THIN}{prefix}"
     return significant(value)
+
+
+def signed(value: float) -> str:
+    """A score on a scale that has no natural zero: two decimals, fewer for large ones."""
+    decimals = 2 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    text = f"{value:.{decimals}f}"
+    return _sign(text if float(text) else text.removeprefix("-"))
 
 
 def tick(value: float) -> str:

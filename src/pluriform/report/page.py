@@ -22,6 +22,7 @@ from pluriform.report.figures.pareto import pareto
 from pluriform.report.figures.reliability import reliability
 from pluriform.report.figures.risk_coverage import risk_coverage
 from pluriform.report.figures.robustness import robustness
+from pluriform.report.figures.samples import samples
 from pluriform.report.figures.section import COLOURS, MARKERS, Section
 from pluriform.report.headline import headline, summary
 from pluriform.report.ranking import Column, columns_of, leading
@@ -32,7 +33,7 @@ from pluriform.result import Result
 __all__ = ["Chapter", "render", "write_report"]
 
 _COLUMNS = 10
-_FIGURES = (bands, reliability, diversity, outliers, detection, robustness, corruption, pareto, risk_coverage)
+_FIGURES = (bands, reliability, diversity, samples, outliers, detection, robustness, corruption, pareto, risk_coverage)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The columns of the comparison, and which row is best in each."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,7 +17,15 @@ _LOWER = frozenset(["nll", "brier", "aurc", "ece", "calibration_gap", "fpr95", "
 _COSTS = frozenset(["parameters", "macs", "latency", "peak_memory", "training_seconds"])
 _HIGHER = frozenset(["accuracy", "auroc", "aupr", "robust_accuracy", "corrupted_accuracy"])
 _ATTACKS = ("autoattack", "apgd-ce", "pgd", "fgsm")
-_SCORES = ("max_probability", "max-probability", "entropy", "mutual_information", "variance", "score")
+_SCORES = (
+    "max_probability",
+    "max-probability",
+    "entropy",
+    "mutual_information",
+    "variance",
+    "score",
+    "approximate_mass",
+)
 
 
 @dataclass(frozen=True)
@@ -128,9 +136,17 @@ def robust_eps(rows: Sequence[Row]) -> dict[str, Any] | None:
     return {"threat": threat, "attack": attack, "eps": ladder[(len(ladder) - 1) // 2]}
 
 
-def score_name(score: str) -> str:
-    """How an outlier score is called on the page."""
-    return "own score" if score == "score" else score.replace("_", " ")
+def score_name(score: str, rows: Sequence[Row] = ()) -> str:
+    """How an outlier score is called on the page; a form's own score by its name where all `rows` agree on it."""
+    if score != "score":
+        return score.replace("_", " ")
+    names = {_own_score(row) for row in rows}
+    return names.pop() if len(names) == 1 else "own score"
+
+
+def _own_score(row: Row) -> str:
+    drawn = row.result.protocol.get("samples")
+    return str(drawn.get("score") or "own score") if isinstance(drawn, Mapping) else "own score"
 
 
 def _overlap(first: Measure | None, second: Measure | None) -> bool:
@@ -186,7 +202,8 @@ def _outliers(rows: Sequence[Row]) -> list[Column]:
         scores = Counter(str(m.condition["score"]) for m in measured if m.condition["outliers"] == name)
         score = min(scores, key=lambda s: (-scores[s], _position(_SCORES)(s)))
         cells = [row.measure("auroc", outliers=name, score=score) if row.ok else None for row in rows]
-        columns.append(_column("auroc", "AUROC", cells, 8 if columns else 4, f"{name}, {score_name(score)}"))
+        said = score_name(score, [row for row, cell in zip(rows, cells, strict=True) if cell])
+        columns.append(_column("auroc", "AUROC", cells, 8 if columns else 4, f"{name}, {said}"))
     return columns
 
 

@@ -34,13 +34,14 @@ def detection(rows: Sequence[Row]) -> Section | None:
     shown = [row for row in rows if any(index == row.index for index, _, _ in found)]
     threats = tuple(dict.fromkeys(threat for _, threat, _ in found))
     scores = tuple(dict.fromkeys(score for _, _, score in found))
+    names = {score: score_name(score, _having(shown, found, score)) for score in scores}
     views = [
-        View((_plot(shown, found, threat, score),), (score_name(score), threat)[: 1 + (len(threats) > 1)])
+        View((_plot(shown, found, threat, score),), (names[score], threat)[: 1 + (len(threats) > 1)])
         for threat in threats
         for score in scores
         if any(key[1:] == (threat, score) for key in found)
     ]
-    choices = (Choice("Score", tuple(map(score_name, scores))), Choice("Threat", threats, 1))
+    choices = (Choice("Score", tuple(names.values())), Choice("Threat", threats, 1))
     return Section(
         "detection",
         "Attacks noticed",
@@ -54,6 +55,10 @@ def detection(rows: Sequence[Row]) -> Section | None:
         legend=tuple(shown),
         direct=True,
     )
+
+
+def _having(rows: Sequence[Row], found: Found, score: str) -> list[Row]:
+    return [row for row in rows if any((row.index, score) == (index, other) for index, _, other in found)]
 
 
 def _measures(row: Row) -> dict[tuple[str, str], dict[float, Measure]]:
@@ -80,11 +85,11 @@ def _plot(rows: Sequence[Row], found: Found, threat: str, score: str) -> Plot:
         shapes=[toss | {"line": {"color": "@axis", "width": 1.5, "dash": "dot"}}],
     )
     names = ", ".join(row.label for row, _ in lines)
+    said = score_name(score, [row for row, _ in lines])
     return Plot(
         [_line(row, points) for row, points in lines],
         frame,
-        f"Line plot of the AUROC of {score_name(score)} against eps, threat {threat}, for {names}. The table below has "
-        "the numbers.",
+        f"Line plot of the AUROC of {said} against eps, threat {threat}, for {names}. The table below has the numbers.",
         {"height": 320, "margin": {"l": 48, "r": 10, "t": 10, "b": 46}, "annotations": []},
     )
 
@@ -107,9 +112,14 @@ def _line(row: Row, points: Mapping[float, Measure]) -> dict[str, object]:
 
 def _table(rows: Sequence[Row], found: Found) -> Table:
     rungs = sorted({eps for points in found.values() for eps in points})
-    labels = {row.index: row.label for row in rows}
+    by_index = {row.index: row for row in rows}
     lines = tuple(
-        (labels[index], threat, score_name(score), *(_cell(points.get(eps)) for eps in rungs))
+        (
+            by_index[index].label,
+            threat,
+            score_name(score, [by_index[index]]),
+            *(_cell(points.get(eps)) for eps in rungs),
+        )
         for (index, threat, score), points in found.items()
     )
     return Table(("Form", "Threat", "Score", *(f"eps {eps:g}" for eps in rungs)), lines)

@@ -9,10 +9,13 @@ from typing import Any
 from pluriform.report.row import Row, number
 
 __all__ = [
+    "Album",
     "Choice",
+    "Gallery",
     "Plot",
     "Section",
     "Table",
+    "Tile",
     "View",
     "axis",
     "colour",
@@ -113,6 +116,57 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A small picture.
+
+    Attributes:
+        png: In base64.
+        title: Below it.
+        note: Below that.
+        description: What a screen reader says.
+    """
+
+    png: str
+    title: str
+    note: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Small pictures in rows.
+
+    Attributes:
+        title: Above them.
+        tiles: The pictures.
+        columns: Of the grid on a wide screen.
+        header: Of the columns; a grid with a header keeps its columns on every screen.
+    """
+
+    title: str
+    tiles: tuple[Tile, ...]
+    columns: int
+    header: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Album:
+    """What one form shows in pictures.
+
+    Attributes:
+        row: The form.
+        facts: Sentences.
+        galleries: Side by side where there is room.
+        open: Whether it is shown without being asked for.
+    """
+
+    row: Row
+    facts: tuple[str, ...]
+    galleries: tuple[Gallery, ...]
+    open: bool = True
+
+
+@dataclass(frozen=True)
 class Section:
     """One figure of the page.
 
@@ -128,6 +182,7 @@ class Section:
         strokes: Kinds of line, as pairs of label and dash.
         direct: Lines carry their names on a wide screen, so that the legend shows on a narrow one only.
         small: Small multiples instead of one plot.
+        albums: Pictures above the plots.
     """
 
     name: str
@@ -141,6 +196,7 @@ class Section:
     strokes: tuple[tuple[str, str], ...] = ()
     direct: bool = False
     small: bool = False
+    albums: tuple[Album, ...] = ()
 
 
 def colour(row: Row, alpha: float = 1.0) -> str:
