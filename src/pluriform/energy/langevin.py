@@ -155,7 +155,7 @@ def _stacked(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach()[None] for name, tensor in weights_of(network).items()}
 
 
-def fusing_pays(network: nn.Module, example: Inputs, steps: float) -> bool:
+def fusing_pays(network: nn.Module, example: Inputs, steps: int) -> bool:
     """Whether fused kernels compute a network in evaluation mode, and its arithmetic outweighs their compilation.
 
     It is counted, not timed, so that a resumed training gives the same numbers.
