@@ -31,7 +31,7 @@ from pluriform.training.validation import assess
 
 __all__ = ["DAT"]
 
-LEAST_EPS = 0.5 / 255  # Half a grey level: smaller radii were meant for inputs in 0..255.
+LEAST_EPS = 1 / 255  # A grey level: smaller radii are scaled once too often.
 
 
 def _recipe() -> Recipe:
@@ -63,7 +63,9 @@ class DAT(Method):
         steps: Most steps of a contrastive sample.
         step: Length of each, before the bounds are kept.
         threshold: AUROC, over 1,000 images of either kind, from which on T grows.
-        seeds: Where contrastive samples begin: `uniform` noise, or a `gaussian` of each class, fitted to the data.
+        seeds: Where contrastive samples begin: a `gaussian` of each class, fitted to the data, in the place of the
+            images of other sources that were published; or `uniform` noise, which is so far from most data that
+            samples stay noise.
         penalty: Weight of half the squared gradient of s at the data (R1).
         rollbacks: Most roll-backs; one more fault ends the training with the last good state.
 
@@ -88,7 +90,7 @@ class DAT(Method):
     steps: int = 40
     step: float | int = 0.1
     threshold: float | int = 0.8
-    seeds: Literal["uniform", "gaussian"] = "uniform"
+    seeds: Literal["uniform", "gaussian"] = "gaussian"
     penalty: float | int = 0.0
     rollbacks: int = 8
 
@@ -150,7 +152,7 @@ class DAT(Method):
             remedy = f"divide by the scale of the inputs ({self.eps:g}/255 = {self.eps / 255:.3g}), or take 0.5"
             raise ConfigError(explain(expected, got, "DAT", remedy))
         if 0 < self.eps < LEAST_EPS:
-            got, remedy = f"eps={self.eps:g}, less than half a grey level", f"take {self.eps * 255:.3g}, or 0 for none"
+            got, remedy = f"eps={self.eps:g}, less than one grey level", f"take {self.eps * 255:.3g}, or 0 for none"
             raise ConfigError(explain("a radius for inputs that span [0, 1]", got, "DAT", remedy))
 
     def _adversary(self, data: Data) -> Adversary:
