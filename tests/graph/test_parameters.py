@@ -148,3 +148,29 @@ def test_data_dependent_network_is_named():
     module = Branching()
     with pytest.raises(GraphError, match=r"several members at once.*call\(module, stacked.member\(i\), inputs\)"):
         call_stacked(module, stack([module, module]), torch.ones(1, 4))
+
+
+class Twice(nn.Module):
+    """One layer at two places, and a third layer with its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.again = nn.Sequential(self.layer, nn.Tanh())
+        self.other.weight = self.layer.weight
+
+    def forward(self, x):
+        return self.other(self.again(torch.tanh(self.layer(x))))
+
+
+def test_a_layer_at_two_places_is_replaced_at_both_and_stays_as_it_was():
+    module, inputs = seeded(Twice, 0), torch.randn(5, 4)
+    before = {name: tensor.detach().clone() for name, tensor in weights_of(module).items()}
+    own = list(module.parameters())
+    others = weights_of(seeded(Twice, 1))
+    moved = seeded(Twice, 1)
+    assert torch.allclose(call(module, others, inputs), moved(inputs))
+    members = call_stacked(module, stack([module, moved]), inputs)
+    assert torch.allclose(members[1], moved(inputs), atol=1e-6)
+    assert all(a is b for a, b in zip(own, module.parameters(), strict=True))
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights_of(module).items())

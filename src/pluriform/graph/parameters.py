@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pluriform.errors import GraphError, explain
 
-__all__ = ["StackedWeights", "call", "call_stacked", "frozen", "modes_kept", "stack", "unstack", "weights_of"]
+__all__ = [
+    "StackedWeights",
+    "call",
+    "call_stacked",
+    "frozen",
+    "functional_call",
+    "modes_kept",
+    "stack",
+    "unstack",
+    "weights_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +154,25 @@ def call(module: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor | tupl
             got = f"shape {tuple(tensor.shape)}" if name in own else "a name that it does not have"
             expected = f"a weight of shape {tuple(own[name].shape)}" if name in own else "a weight of the module"
             raise GraphError(explain(expected, got, f"weight {name}", "take the names of weights_of(module)"))
-    return torch.func.functional_call(module, dict(weights), _arguments(inputs))
+    return functional_call(module, weights, _arguments(inputs))
+
+
+def functional_call(
+    module: nn.Module, weights: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+) -> Any:
+    """`torch.func.functional_call`, tied weights included, that leaves layers which serve at several places intact.
+
+    PyTorch's own replaces the weights of such a layer once a place, and puts back the replacement in the end.
+    """
+    own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    given = {id(own[name]): tensor for name, tensor in weights.items()}
+    once = {
+        f"{path}.{name}" if path else name: given[id(tensor)]
+        for path, part in module.named_modules()
+        for name, tensor in (*part._parameters.items(), *part._buffers.items())
+        if id(tensor) in given
+    }
+    return torch.func.functional_call(module, once, args, kwargs, tie_weights=False)
 
 
 def call_stacked(
@@ -182,7 +211,7 @@ def call_stacked(
         _check_member_axis(given, stacked.members)
 
     def one(different: dict[str, Tensor], args: tuple[Tensor, ...]) -> Tensor:
-        return torch.func.functional_call(module, shared | different, args)
+        return functional_call(module, shared | different, args)
 
     mapped = torch.func.vmap(one, (0, None if shared_inputs else 0), randomness="different", chunk_size=chunk)
     try:

@@ -13,6 +13,7 @@ from pluriform.graph.attributes import Meaning, module_facts, normalise
 from pluriform.graph.graph import Graph, Node, Shape
 from pluriform.graph.inplace import writes_in_place
 from pluriform.graph.ops import Op
+from pluriform.graph.parameters import functional_call
 from pluriform.graph.proxy import value_of
 from pluriform.graph.spelling import function_spelling, method_spelling, module_spelling
 from pluriform.graph.tracer import ShapeTracer, TraceFailure
@@ -91,7 +92,7 @@ def _opaque_root(module: nn.Module, examples: tuple[Any, ...]) -> Graph:
     state = {name: tensor.detach().clone() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            value = torch.func.functional_call(module, state, examples)
+            value = functional_call(module, state, examples)
     except Exception as error:
         raise ShapeError(
             explain(

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_arg
 
 from pluriform.graph.inplace import HiddenWrite, settle_writes
+from pluriform.graph.parameters import functional_call
 from pluriform.graph.proxy import ShapedProxy, SizesAsNodes, TensorProxy, traced_len, value_of
 from pluriform.graph.spelling import is_known_module
 
@@ -156,7 +157,7 @@ class ShapeTracer(fx.Tracer):
         if path not in self._states:
             state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
             self._states[path] = {name: self._without_data(tensor) for name, tensor in state.items()}
-        return torch.func.functional_call(module, self._states[path], args, dict(kwargs))
+        return functional_call(module, self._states[path], args, dict(kwargs))
 
     def _without_data(self, value: Any) -> Any:
         if not isinstance(value, Tensor):

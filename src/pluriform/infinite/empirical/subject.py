@@ -13,6 +13,7 @@ from pluriform.axes import Inputs
 from pluriform.errors import ConfigError, ShapeError, explain
 from pluriform.graph.graph import Graph
 from pluriform.graph.ops import Op
+from pluriform.graph.parameters import functional_call
 from pluriform.graph.trace import trace
 
 __all__ = ["ALL", "Subject", "dependence", "subject_of"]
@@ -46,7 +47,7 @@ class Subject:
 
         def outputs(parameters: dict[str, Tensor]) -> Tensor:
             weights = self.constants | self.parameters | parameters
-            return torch.func.functional_call(self.module, weights, (x,))[:, block]
+            return functional_call(self.module, weights, (x,))[:, block]
 
         return outputs
 

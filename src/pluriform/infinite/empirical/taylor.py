@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from pluriform.errors import ConfigError, explain
-from pluriform.graph.parameters import weights_of
+from pluriform.graph.parameters import functional_call, weights_of
 from pluriform.infinite.empirical.push_forward import push_forward
 from pluriform.infinite.empirical.subject import dependence
 
