@@ -37,7 +37,7 @@ def net(data) -> nn.Module:
 @pytest.fixture(scope="module")
 def form(net, data) -> SupportModel:
     training = dataclasses.replace(JOINT, epochs=10)
-    return pf.DAT(training=training, pretraining=10).fit(net, data)
+    return pf.DAT(training=training, pretraining=10, attack_steps=5, threshold=0.7).fit(net, data)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_the_length_of_the_climb_is_told(form):
 
 
 def test_cost_counts_attacks_and_climbs(net, few, quick_curriculum):
-    method = pf.DAT(training=JOINT, pretraining=1, attack_steps=3)
+    method = pf.DAT(training=JOINT, pretraining=1, attack_steps=3, threshold=0.2)
     form = method.fit(net, few)
     climbed = 10 // 2 * sum(form.history["climbing_steps"])  # Five steps an epoch, two epochs.
     assert climbed > 0
@@ -110,7 +110,7 @@ def stopping_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def test_a_killed_and_resumed_training_equals_an_uninterrupted_one(
     net, few, tmp_path, monkeypatch, quick_curriculum, step
 ):
-    method = pf.DAT(training=JOINT, pretraining=1, attack_steps=3)
+    method = pf.DAT(training=JOINT, pretraining=1, attack_steps=3, threshold=0.2)
     whole = method.fit(net, few, seed=2)
     assert whole.sampler.steps >= 2  # The curriculum is at work.
     with monkeypatch.context() as patched:
@@ -160,7 +160,7 @@ def test_lengths_follow_the_bounds(net, few):
         def forward(self, x):
             return x / 16
 
-    method = pf.DAT(training=JOINT, pretraining=1, attack_steps=3)
+    method = pf.DAT(training=JOINT, pretraining=1, attack_steps=3, threshold=0.2)
     first, second = method.fit(net, few), method.fit(nn.Sequential(Divide(), net), wide)
     assert first.sampler == second.sampler
     one, other = first.predict(few.test.inputs), second.predict(wide.test.inputs)

@@ -16,7 +16,12 @@ class SupportModel(EnergyModel):
     `prediction.score` is logsumexp f(x), the log-odds of a datum against a contrastive sample. At the optimum it is
     log p(x) - log q(x), where q is the density of those samples: it tells where the data are, not how dense they lie
     there, and is not log p(x) up to a constant. The buffer holds one seed of each class.
+
+    Attributes:
+        score_name: What the score is called where it is shown.
     """
+
+    score_name = "log-odds of data against samples"
 
     def sample(
         self,
