@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pluriform.data.data import Data
 from pluriform.energy.buffer import ReplayBuffer
-from pluriform.energy.joint import Joint, Terms
+from pluriform.energy.joint import Joint, Terms, noisy
 from pluriform.energy.langevin import Langevin, fusing_pays
 from pluriform.energy.model import EnergyModel
 from pluriform.energy.normalisation import Policy, prepared
@@ -21,7 +21,7 @@ from pluriform.errors import ConfigError, explain
 from pluriform.method import FitContext, Method
 from pluriform.training.augmentation import Augmentation
 from pluriform.training.cost import FitCost
-from pluriform.training.feed import Feed, resident
+from pluriform.training.feed import Batch, Feed, resident
 from pluriform.training.guard import Guard
 from pluriform.training.loop import Loop
 from pluriform.training.loss import Loss
@@ -51,7 +51,7 @@ class JEM(Method):
             bit, if `input_noise` is zero too.
         sampler: Of the chains.
         start: Where chains begin: `uniform` within the bounds, or a `gaussian` of each class, fitted to the data.
-        buffer_size: Chains that live on.
+        buffer_size: Chains that live on; one or a few less where it is no multiple of the number of classes.
         renewed: Probability that a chain starts anew in a step.
         conditional: Chains of log p(x, y), a block of the buffer for each class: better samples, a bit less accuracy.
         input_noise: Standard deviation of noise on the inputs, in units of [-1, 1].
@@ -99,6 +99,8 @@ class JEM(Method):
         self._require(self.rollbacks >= 0, "rollbacks", "0 or more")
         policies = ("refuse", "freeze", "group", "train")
         self._require(self.normalisation in policies, "normalisation", f"one of {', '.join(policies)}")
+        expected = "True where terms.joint is above 0, as chains of p(x) belong to no class"
+        self._require(self.conditional or not self.terms.joint, "conditional", expected)
 
     def _require(self, fulfilled: bool, name: str, expected: str) -> None:
         if not fulfilled:
@@ -122,7 +124,7 @@ class JEM(Method):
             check_logits(network(sample.to(context.device)), f"JEM of {type(module).__name__}")
         buffer = self._buffer(data, context)
         if self.terms.plain:
-            loop = self._plain_loop(network, data, context)
+            loop = self._plain_loop(network, buffer.space, data, context)
         else:
             loop = self._joint_loop(network, buffer, data, context)
         cost = loop.run()
@@ -151,13 +153,20 @@ class JEM(Method):
         if self.start == "gaussian" or space.bounds is None:
             start = fitted_start(data, space)
         generator = torch.Generator().manual_seed(derive_seed(context.seed, "chains"))
-        return ReplayBuffer(start, self.buffer_size, data.outputs, generator).to(context.device)
+        size = max(1, self.buffer_size // data.outputs) * data.outputs
+        return ReplayBuffer(start, size, data.outputs, generator).to(context.device)
 
-    def _plain_loop(self, network: nn.Module, data: Data, context: FitContext) -> Loop:
+    def _plain_loop(self, network: nn.Module, space: Space, data: Data, context: FitContext) -> Loop:
         recipe, loss = self.training, Loss.of(self.training, data, context.device)
         feed = Feed(data, recipe.batch_size, context.seed, recipe.augmentation, context.device)
         epochs = recipe.epochs_for(len(data.train))
-        step = training_step(network, loss, feed, recipe, epochs)
+        plain, weight = training_step(network, loss, feed, recipe, epochs), float(self.terms.classification)
+
+        def step(batch: Batch) -> Tensor:
+            if self.input_noise:
+                batch = Batch(noisy(batch.inputs, float(self.input_noise), space), batch.targets)
+            return plain(batch) if weight == 1 else weight * plain(batch)
+
         return self._loop(network, step, feed, epochs, data, context)
 
     def _joint_loop(self, network: nn.Module, buffer: ReplayBuffer, data: Data, context: FitContext) -> Loop:

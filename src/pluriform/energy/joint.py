@@ -1,23 +1,27 @@
 """One step of the joint training: chains of the replay buffer, and the loss of data against them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import inf
 
 import torch
 from torch import Tensor, nn
 
+from pluriform.axes import Inputs
 from pluriform.energy.buffer import Chosen, ReplayBuffer
 from pluriform.energy.langevin import Chains, Langevin, langevin
 from pluriform.energy.normalisation import Policy, eval_parts
 from pluriform.energy.score import Score, log_density
 from pluriform.energy.sharpness import ascent
+from pluriform.energy.space import Space
 from pluriform.energy.streams import Cycle
 from pluriform.energy.watch import Watch
+from pluriform.errors import ConfigError, explain
 from pluriform.graph.parameters import call, frozen
 from pluriform.training.feed import Batch
 from pluriform.training.loss import Loss
 
-__all__ = ["Joint", "Terms"]
+__all__ = ["Joint", "Terms", "noisy"]
 
 LEAST_PENALTY = 0.01
 
@@ -35,10 +39,23 @@ class Terms:
     joint: float | int = 0.0
     penalty: float | int = 0.0
 
+    def __post_init__(self) -> None:
+        for name, weight in asdict(self).items():
+            if not 0 <= weight < inf:
+                raise ConfigError(explain(f"{name}: 0 or more", f"{weight}", "Terms", f"change {name}"))
+        if not self.density + self.classification + self.joint:
+            got, remedy = "a loss of nothing but a penalty", "leave classification at 1"
+            raise ConfigError(explain("density, classification or joint above 0", got, "Terms", remedy))
+
     @property
     def plain(self) -> bool:
         """Whether there are no chains in it."""
         return self.density == self.joint == self.penalty == 0
+
+
+def noisy(inputs: Inputs, deviation: float, space: Space) -> Inputs:
+    """Inputs with Gaussian noise of a standard deviation in the units of the space; as they are where it is 0."""
+    return inputs + deviation * space.unit * torch.randn_like(inputs) if deviation else inputs
 
 
 class Joint:
@@ -103,8 +120,8 @@ class Joint:
         chosen, chains = self._sample(len(density.targets))
         self.buffer.write(chosen, chains.inputs, int(self.done))
         self.done += 1
-        labelled = Batch(self._noisy(labelled.inputs), labelled.targets)
-        inputs = self._noisy(density.inputs) if self.density_noise else density.inputs
+        labelled = Batch(noisy(labelled.inputs, self.input_noise, self.space), labelled.targets)
+        inputs = noisy(density.inputs, self.input_noise if self.density_noise else 0.0, self.space)
         figures = self._figures(labelled, inputs, chosen, chains.inputs, None)
         if self.rho:
             raised = ascent(self.network, figures["loss"], self.rho)
@@ -137,11 +154,6 @@ class Joint:
         self.network.train()
         for part in self.evaluated:
             part.eval()
-
-    def _noisy(self, inputs: Tensor) -> Tensor:
-        if not self.input_noise:
-            return inputs
-        return inputs + self.input_noise * self.space.unit * torch.randn_like(inputs)
 
     def _figures(
         self, labelled: Batch, density: Tensor, chosen: Chosen, chains: Tensor, weights: Mapping[str, Tensor] | None
