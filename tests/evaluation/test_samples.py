@@ -92,9 +92,9 @@ def test_the_first_samples_are_shown_with_their_figures(data):
 def test_chains_with_classes_show_each_class_in_its_column(data):
     subject = climber(data, conditional=True)
     samples, chain = measure_samples(subject).pictures
-    assert samples.columns["label"] == [0, 1, 2] * 3
+    assert samples.columns["label"] == [0, 1, 2] * 10
     for place, label in enumerate(samples.columns["label"]):
-        expected = subject.form.sample(3, label, seed=0, steps=4, fresh=False)[place // 3]
+        expected = subject.form.sample(10, label, seed=0, steps=4, fresh=False)[place // 3]
         assert np.array_equal(read(samples.png[place]), (expected[0] * 255).round().numpy())
     assert chain.columns["label"] == [0] * 6 + [1] * 6 + [2] * 6
     last = [read(text) for text, step in zip(chain.png, chain.columns["step"], strict=True) if step == 200]
@@ -156,20 +156,34 @@ def test_scores_are_compared_with_those_of_the_data(data):
 def test_forms_without_chains_of_their_own_draw_new_ones_of_each_class(data):
     findings = measure_samples(climber(data, keeps=False))
     samples, chain = findings.pictures
-    assert samples.columns["label"] == [0, 1, 2] * 3
+    assert samples.columns["label"] == [0, 1, 2] * 10
     assert max(chain.columns["step"]) == 4
     told = findings.protocol["samples"]
-    assert (told["chains"], told["shown_of_each_class"]) == ("new ones", 3)
+    assert (told["chains"], told["shown_of_each_class"]) == ("new ones", 10)
     assert "buffer" not in told
 
 
 def test_dear_steps_are_left_out(data, monkeypatch):
+    """A pass over 240 test samples pays for 120 steps: 3 x (0 + 1 + 5 + 20), and 3 steps of the 40 that are shown."""
     monkeypatch.setattr(module, "LEAST_MACS", 0)
+    told = measure_samples(climber(data)).protocol["samples"]
+    assert told["new_chains"] == "3, at steps 0, 1, 5, 20"
+    assert (told["count"], told["steps_per_sample"]) == (40, 3)
+
+
+def test_where_steps_are_dear_fewer_samples_make_all_of_them(data, monkeypatch):
     monkeypatch.setattr(module, "count_macs", lambda *_: 10)
-    findings = measure_samples(climber(data))
-    # A pass over 240 test samples pays for 120 steps: 3 x (0 + 1 + 5 + 20), and one of each of 90 samples.
-    assert findings.protocol["samples"]["new_chains"] == "3, at steps 0, 1, 5, 20"
-    assert findings.protocol["samples"]["steps_per_sample"] == 1
+    monkeypatch.setattr(module, "LEAST_MACS", 2 * 10 * 4 * 70)
+    told = measure_samples(climber(data)).protocol["samples"]
+    assert (told["count"], told["steps_per_sample"]) == (70, 4)
+
+
+def test_scores_that_are_all_the_same_fill_a_range_worth_telling(data, monkeypatch):
+    flat = lambda self, x: Prediction(self(x).softmax(-1), score=torch.full((len(x),), 0.25))  # noqa: E731
+    monkeypatch.setattr(Climber, "predict_batch", flat)
+    density = measure_samples(climber(data)).curves[0]
+    assert max(density.columns["test"]) == 1
+    assert density.columns["centers"][-1] - density.columns["centers"][0] == pytest.approx(0.1 * 39 / 40)
 
 
 def test_tables_have_figures_and_no_pictures():
@@ -177,7 +191,7 @@ def test_tables_have_figures_and_no_pictures():
     findings = measure_samples(climber(Data("table", "classification", split, split, split, ("a", "b", "c"))))
     assert findings.pictures == ()
     assert [curve.name for curve in findings.curves] == ["log_density", "log_density_quantiles", "chain_log_density"]
-    assert findings.protocol["samples"]["count"] == 60
+    assert findings.protocol["samples"]["count"] == 90
     assert "shown" not in findings.protocol["samples"]
 
 

@@ -67,3 +67,11 @@ def test_one_result_stays_as_it_is_and_failures_are_counted():
 def test_results_that_do_not_belong_together(other, words):
     with pytest.raises(ConfigError, match=f"expected results of one form, network and data.*{words}"):
         combine([result(0, 0.9), other])
+
+
+def test_roll_backs_of_all_trainings_are_told():
+    first = result(0, 0.9, protocol={"roll_backs": {"count": 0}})
+    second = result(1, 0.9, protocol={"roll_backs": {"count": 1, "events": ["at step 9: loss is nan"]}})
+    found = combine([first, second]).protocol["roll_backs"]
+    assert found == {"trainings": 2, "count": 1, "events": ["seed 1, at step 9: loss is nan"]}
+    assert "roll_backs" not in combine([result(0, 0.9), result(1, 0.9)]).protocol

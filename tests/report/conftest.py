@@ -1,11 +1,12 @@
 """Synthetic results that look like real ones: five forms of an MLP on digits, one not applicable; regression."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from pluriform.result import Curve, Measure, Result
+from pluriform.result import Curve, Measure, Pictures, Result
 
 FORMS = {
     # accuracy, nll, ece, temperature, ece after, auroc, robustness, training s, latency ms, parameters
@@ -264,6 +265,47 @@ def regressor(form, error, seed):
     )
 
 
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+
+
+def drawer(conditional=False, **protocol):
+    """A form that draws inputs: 20 pictures, two chains of four states, scores beside those of the data."""
+    g = np.random.default_rng(0)
+    labels = {"label": [float(i % 10) for i in range(20)]} if conditional else {}
+    seen = [float(i % 10) for i in range(19)] + [3.0]
+    drawn = Pictures("samples", [PIXEL] * 20, {"log_density": g.normal(2, 1, 20).tolist(), "predicted": seen, **labels})
+    steps = [0.0, 1.0, 20.0, 1000.0]
+    scores = [-12.345, -3.0, 1.5, 2.25, -1234.5, -4.0, 0.5, 2.0]
+    states = {"log_density": scores, "predicted": [1.0] * 8, "chain": [0.0] * 4 + [1.0] * 4, "step": steps * 2}
+    chain = Pictures("chain", [PIXEL] * 8, states | ({"label": [0.0] * 4 + [5.0] * 4} if conditional else {}))
+    centers = np.linspace(-2, 4, 40)
+    shares = {name: np.exp(-((centers - at) ** 2)) for name, at in (("test", 1.0), ("samples", 1.6))}
+    levels = {"quantile": [0.05, 0.5, 0.95], "test": [-1.0, 1.0, 2.5], "samples": [0.5, 1.6, 3.0]}
+    base = classifier("JEM(buffer_size=1000)", FORMS["Training(epochs=60)"], 5)
+    condition = {"outliers": "mnist", "score": "score"}
+    return replace(
+        base,
+        measures=(*base.measures, share("auroc", 0.9, "higher", **condition)),
+        curves=(
+            *base.curves,
+            histogram(0.9, g, **condition),
+            Curve(
+                "log_density", {"centers": centers.tolist(), **{k: (v / v.sum()).tolist() for k, v in shares.items()}}
+            ),
+            Curve("log_density_quantiles", levels),
+            Curve("chain_log_density", {"step": steps, "chain_1": scores[:4], "chain_2": scores[4:]}),
+        ),
+        pictures=(drawn, chain),
+        protocol={
+            **base.protocol,
+            "samples": {"score": "log p(x)", "count": 300, "buffer": 10000, "steps_per_sample": 20, "seed": 0}
+            | ({"shown_of_each_class": 2} if conditional else {"shown": 20}),
+            "roll_backs": {"count": 0},
+            **protocol,
+        },
+    )
+
+
 def classification():
     return [classifier(form, figures, seed) for seed, (form, figures) in enumerate(FORMS.items())] + [failed()]
 
@@ -288,4 +330,4 @@ def regression_results():
 
 @pytest.fixture(scope="session")
 def synthetic():
-    return SimpleNamespace(classification=classification, regression=regression)
+    return SimpleNamespace(classification=classification, regression=regression, drawer=drawer)

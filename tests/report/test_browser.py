@@ -103,6 +103,26 @@ def test_every_plot_is_drawn_offline_without_errors(browser, path, width, scheme
         assert len(opened.inks()) == 1
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_pictures_are_loaded_from_the_page_itself(browser, tmp_path, synthetic, width):
+    results = [replace(synthetic.drawer(bool(i)), seed=i, form=f"JEM(seed={i})") for i in range(3)]
+    page = write_report(results, tmp_path / "samples.html")
+    with Opened(browser, page, width, "dark") as opened:
+        images = opened.page.evaluate("[...document.images].map((i) => [i.complete, i.naturalWidth, i.alt.length > 9])")
+        assert images == [[True, 1, True]] * 3 * 28
+        assert opened.page.locator("#c0-samples .plot").count() == 6
+        shown = opened.page.locator("#c0-samples .tile img")
+        assert [shown.nth(place).is_visible() for place in (0, 28, 56)] == [True, True, False]
+        opened.page.locator("#c0-samples details.album summary").click()
+        assert shown.nth(56).is_visible()
+        widths = opened.page.evaluate("[...document.querySelectorAll('.tile')].map((t) => t.getBoundingClientRect())")
+        assert min(box["width"] for box in widths) > 40
+        assert max(box["right"] for box in widths) <= width
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert opened.said == []
+        assert opened.asked == [page.as_uri()]
+
+
 def test_the_theme_button_changes_page_and_plots(browser, path):
     with Opened(browser, path, 1440, "light") as opened:
         light, ink = opened.background(), opened.inks()

@@ -1,6 +1,6 @@
 import pytest
 
-from pluriform.report.digits import Format, column_format, format_of, plain, tick
+from pluriform.report.digits import Format, column_format, format_of, plain, signed, tick
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,18 @@ def test_intervals_of_negative_figures_use_a_word():
 
 def test_ticks_have_no_closing_zeros():
     assert [tick(v) for v in (0.05, 20.0, 5000.0, 2e6)] == ["0.05", "20", "5\u202fk", "2\u202fM"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2.345, "2.35"),
+        (-0.001, "0.00"),
+        (-9.994, "\u22129.99"),
+        (12.34, "12.3"),
+        (-999.94, "\u2212999.9"),
+        (12345.6, "12346"),
+    ],
+)
+def test_scores_without_a_natural_zero(value, text):
+    assert signed(value) == text

@@ -1,6 +1,6 @@
 import pytest
 
-from pluriform.report.ranking import columns_of, leading, marks_of
+from pluriform.report.ranking import columns_of, leading, marks_of, score_name
 from pluriform.report.row import rows_of
 from pluriform.result import Measure, Result
 
@@ -89,3 +89,11 @@ def test_outlier_score_is_one_that_most_forms_have():
     )
     assert column.note == "mnist, entropy"
     assert all(column.cells)
+
+
+def test_a_forms_own_score_has_its_name_where_all_agree_on_it(synthetic):
+    drawer, other = rows_of([synthetic.drawer(), *synthetic.classification()[2:3]])
+    assert score_name("approximate_mass", [drawer]) == "approximate mass"
+    assert score_name("score", [drawer]) == "log p(x)"
+    assert score_name("score", [drawer, other]) == "own score"
+    assert score_name("score") == "own score"

@@ -24,6 +24,7 @@ BINS = 40
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 LADDER = (0, 1, 5, 20, 100)
 LONG = 50  # A new chain makes so many times the steps of one update.
+LEAST_RANGE = 0.1  # Of scores in nats that are worth telling apart.
 MOST_CLASSES = 10
 SMALL = 1024  # Bytes of a picture of which a result holds many.
 LEAST_MACS = 40_000_000_000
@@ -121,9 +122,9 @@ def measure_samples(subject: Subject) -> Findings:
     Samples are chains of the buffer after the steps of one more update, new ones where the form keeps none; shown are
     the first of them, without any selection, or the first of each class. New chains are also followed from their start:
     each state is drawn anew with the same seed, which gives the same chain. Neither costs more than a pass over the
-    test split, or 40 GMAC where that is less; then there are fewer steps. Inputs that are no images of one or three
-    channels have scores and no pictures, forms that draw nothing have no findings. What a form remembers of roll-backs
-    in its training (`events`) is told in `roll_backs`.
+    test split or 40 GMAC, whichever is more: there are fewer samples then, or fewer steps. Inputs that are no images of
+    one or three channels have scores and no pictures, forms that draw nothing have no findings. What a form remembers
+    of roll-backs in its training (`events`) is told in `roll_backs`.
 
     Args:
         subject: The form and its answers.
@@ -147,23 +148,31 @@ def measure_samples(subject: Subject) -> Findings:
 def _plan(subject: Subject, form: Sampling) -> _Plan:
     keeps = _keeps_chains(form)
     classes, steps = subject.data.outputs, form.sampler.steps
-    inputs, _ = subject.data.test.batch(torch.zeros(1, dtype=torch.int64))
-    macs = STEP_PASSES * (count_macs(subject.form, inputs) or 1)
-    affordable = max(LEAST_MACS, macs // STEP_PASSES * len(subject.test)) // macs  # Steps, counted in single chains.
     small = byte_size(subject.data.input_shape) <= SMALL
     labels: tuple[int, ...] = ()
     if form.conditional or not keeps:
         labels = tuple(torch.linspace(0, classes - 1, min(classes, MOST_CLASSES)).long().tolist())
-    each = (3 if small else 2) if labels else (40 if small else 20)
+    each = (30 if small else 20) // len(labels) if labels else (40 if small else 20)
     if keeps and labels:
         each = min(each, max(1, len(form.buffer) // classes))
-    count = min(DRAWN, len(subject.test), len(form.buffer) if keeps else DRAWN)
+    most = min(DRAWN, len(form.buffer)) if keeps else DRAWN
+    each = each if labels else min(each, most)
     chains = min(3 if small else 2, len(labels) or DRAWN)
+    affordable = _affordable(subject)
+    least = each * max(1, len(labels))
+    count = min(most, max(least, affordable // max(1, steps)))
     longest = LONG * steps if keeps else steps
     ladder = sorted({step for step in (*LADDER, longest) if step <= longest})
     while len(ladder) > 1 and chains * sum(ladder) > affordable:
         ladder.pop()
-    return _Plan(not keeps, min(steps, affordable // count), count, min(each, count), labels, tuple(ladder), chains)
+    return _Plan(not keeps, min(steps, affordable // count), count, each, labels, tuple(ladder), chains)
+
+
+def _affordable(subject: Subject) -> int:
+    """Steps of single chains that cost a pass over the test split or 40 GMAC, whichever is more."""
+    inputs, _ = subject.data.test.batch(torch.zeros(1, dtype=torch.int64))
+    macs = count_macs(subject.form, inputs) or 1
+    return max(LEAST_MACS // (STEP_PASSES * macs), len(subject.test) // STEP_PASSES)
 
 
 def _keeps_chains(form: Sampling) -> bool:
@@ -209,7 +218,8 @@ def _compared(known: Tensor, drawn: Tensor) -> tuple[Curve, Curve]:
     """Shares of test samples and of drawn ones in bins of equal width, and quantiles of both."""
     known, drawn = known.double(), drawn.double()
     low, high = (float(end) for end in torch.cat([known, drawn]).aminmax())
-    high = high if high > low else low + 1e-6
+    widen = max(0.0, LEAST_RANGE - (high - low)) / 2
+    low, high = low - widen, high + widen
     edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64)
     shares = {
         name: (torch.histc(values, BINS, low, high) / len(values)).tolist()

@@ -16,8 +16,8 @@ AVERAGED = {"robustness": "eps", "risk_coverage": "coverage"}
 def combine(results: Sequence[Result]) -> Result:
     """Means over seeds with 95 % t-intervals; `interval` says over how many.
 
-    Curves over a fixed axis are averaged, reliability diagrams are pooled, others are those of the first seed. Seeds
-    that gave no figures are left out and counted in the protocol.
+    Curves over a fixed axis are averaged, reliability diagrams are pooled, others and pictures are those of the first
+    seed. Roll-backs of all trainings are told. Seeds that gave no figures are left out and counted in the protocol.
 
     Args:
         results: Of the same form, network and data, each with another seed.
@@ -43,8 +43,18 @@ def combine(results: Sequence[Result]) -> Result:
     protocol = {**good[0].protocol, "seeds": [result.seed for result in good], "intervals": f"95 % t-interval {words}"}
     if len(good) < len(results):
         protocol["seeds_without_figures"] = [result.seed for result in results if result.status != "ok"]
+    protocol |= _roll_backs(good)
     measures = tuple(_mean(group) for group in groups.values())
     return replace(good[0], measures=measures, curves=_curves(good), protocol=protocol)
+
+
+def _roll_backs(results: Sequence[Result]) -> dict[str, Any]:
+    told = [(result.seed, result.protocol["roll_backs"]) for result in results if "roll_backs" in result.protocol]
+    if not told:
+        return {}
+    events = [f"seed {seed}, {event}" for seed, found in told for event in found.get("events", ())]
+    count = sum(found["count"] for _, found in told)
+    return {"roll_backs": {"trainings": len(told), "count": count, **({"events": events} if events else {})}}
 
 
 def _check(results: Sequence[Result]) -> None:

@@ -26,7 +26,7 @@ __all__ = ["samples"]
 
 _SHOWN = 2  # Further forms show their pictures when asked.
 _COLUMNS = 10
-_EVENTS = 3
+_EVENTS = 3  # Of roll-backs, told here; all of them stand with the protocol.
 _DASHES = ("solid", "dash", "dot")
 _NARROW = {"height": 200, "margin": {"l": 44, "r": 6, "t": 6, "b": 44}}
 
@@ -40,7 +40,7 @@ def samples(rows: Sequence[Row]) -> Section | None:
     name = score_name("score", shown)
     name = "score" if name == "own score" else name
     caption = (
-        f"The form draws inputs by climbing {name} in small noisy steps, from noise or from chains of its training. "
+        f"The form draws inputs by climbing {name} in small steps, from random starts or from chains of its training. "
         "Samples should look like the data and score like them; since chains come close to a peak, they often score a "
         "bit higher. What scores like the data and looks like nothing shows where the form errs. "
     )
@@ -103,15 +103,13 @@ def _roll_backs(row: Row) -> list[str]:
     count = int(number(told.get("count")) or 0)
     if not told:
         return []
+    trainings = int(number(told.get("trainings")) or 1)
+    who, all_told = ("Its training", "") if trainings == 1 else (f"Its {trainings} trainings", " in all")
     if not count:
-        return ["Its training never ran away, so nothing had to be rolled back."]
-    events = [str(event) for event in told.get("events", ())]
-    ended = any("ends here" in event for event in events)
-    said = f"Its training ran away {'once' if count == 1 else 'twice' if count == 2 else f'{count} times'}"
-    said += ", and the last good state was restored, with a gentler setting: "
-    if ended:
-        said += "no roll-back was left in the end, so that it ended early. "
-    said += "; ".join(events[:_EVENTS])
+        return [f"{who} never ran away, so nothing had to be rolled back."]
+    events = [str(event).replace("_", " ") for event in told.get("events", ())]
+    times = "once" if count == 1 else "twice" if count == 2 else f"{count} times"
+    said = f"{who} ran away {times}{all_told}, and the last good state was restored: {'; '.join(events[:_EVENTS])}"
     return [said + (f"; and {count - _EVENTS} more below." if count > _EVENTS else ".")]
 
 
@@ -130,13 +128,14 @@ def _grid(row: Row, found: Pictures) -> Gallery:
         title = name if not wanted or wanted == name else f"{wanted} → {name}"
         description = f"A sample{f' of {wanted}' if wanted else ''}, seen as {name}, at {_said(score)}"
         tiles.append(Tile(png, title, _said(score), description))
-    columns = len(dict.fromkeys(asked)) if asked else _COLUMNS
+    classes = len(dict.fromkeys(asked))
+    columns = classes * (_COLUMNS // classes) if 0 < classes <= _COLUMNS else _COLUMNS
     title = (
         "Samples of each class (→ what it is seen as, where that differs)"
         if asked
         else "Samples, and what they are seen as"
     )
-    return Gallery(title, tuple(tiles), max(1, min(columns, _COLUMNS)))
+    return Gallery(title, tuple(tiles), columns)
 
 
 def _strips(row: Row, found: Pictures) -> Gallery:
@@ -231,8 +230,8 @@ def _over_steps(row: Row) -> Plot | None:
             {"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": low, "y1": high, "layer": "below"}
             | {"fillcolor": colour(row, 0.15), "line": {"width": 0}}
         ]
-    ticks = {"tickvals": places, "ticktext": [tick(step or 0) for step in steps], "range": [-0.2, places[-1] + 0.2]}
-    frame = layout(axis("steps of a new chain", **ticks), axis(text(name), nticks=5), 230, 18, shapes=band)
+    ticks = {"tickvals": places, "ticktext": [tick(step or 0.0) for step in steps], "range": [-0.2, places[-1] + 0.2]}
+    frame = layout(axis("steps", **ticks), axis(text(name), nticks=5), 230, 18, shapes=band)
     note = "new chains; band: 90 % of the test set"
     description = f"{name} of new chains of {row.label} over their steps, beside the range of the test set."
     return Plot(traces, frame, description, _NARROW, row.label, row.index, note)
