@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pluriform.ensemble.heads.head import Head
 from pluriform.ensemble.heads.trunk import COLUMNS, Trunk, spread, unit_of
-from pluriform.ensemble.target import Layer
+from pluriform.ensemble.target import Entry, Layer
 
 __all__ = ["ChunkedHead", "chunked_count"]
 
@@ -36,7 +37,7 @@ def _chunks(layer: Layer, chunk: int) -> int:
     return -(-layer.size // chunk)
 
 
-class ChunkedHead(nn.Module):
+class ChunkedHead(Head):
     """theta = base + d t (h(z) * g(e_j)) W, chunk j of c = sqrt(P) numbers: P is the size of the target.
 
     The last map of a full head, W_j = diag(g_j) W, from one W for all chunks of all layers and one gate a chunk, a
@@ -87,24 +88,11 @@ class ChunkedHead(nn.Module):
         """g_j = LN(tanh(e_j A) B); odd, so that gates have no part in common."""
         return functional.layer_norm(torch.tanh(self.embeddings @ self.first) @ self.second, self.second.shape[1:])
 
-    def forward(self, codes: Float[Tensor, "member layer code"], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Complete weights of every member.
-
-        Args:
-            codes: One a member and layer.
-            base: What all members share, by name.
-
-        Returns:
-            By name, `(member, *shape)`.
-        """
-        weights: dict[str, Tensor] = {}
-        names = [entry.name for layer in self.layers for entry in layer.entries]
-        scales = dict(zip(names, self.scales.unbind(), strict=True))
+    def _numbers(self, codes: Tensor) -> list[Tensor]:
         gates = self.gates().split([_chunks(layer, self.chunk) for layer in self.layers])
-        for layer, features, own in zip(self.layers, self.trunk(codes).unbind(), gates, strict=True):
-            flat = ((features.unsqueeze(1) * own) @ self.map).flatten(1)[:, : layer.size]
-            parts = flat.split([entry.size for entry in layer.entries], 1)
-            for entry, part in zip(layer.entries, parts, strict=True):
-                scale = scales[entry.name] * self.units[entry.name]
-                weights[entry.name] = torch.addcmul(base[entry.name], part.view(-1, *entry.shape), scale)
-        return weights
+        columns = zip(self.layers, self.trunk(codes).unbind(), gates, strict=True)
+        return [((h.unsqueeze(1) * own) @ self.map).flatten(1)[:, : layer.size] for layer, h, own in columns]
+
+    def _compose(self, entry: Entry, part: Tensor, base: Tensor) -> Tensor:
+        scale = self.scales[list(self.units).index(entry.name)] * self.units[entry.name]
+        return torch.addcmul(base, part.view(-1, *entry.shape), scale)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
+from pluriform.ensemble.heads.head import Head
 from pluriform.ensemble.heads.trunk import Trunk, drawn_map, unit_of
 from pluriform.ensemble.target import Layer
 
@@ -17,7 +17,7 @@ def full_count(layers: Sequence[Layer], code_size: int, hidden: int) -> int:
     return sum(hidden * (code_size + hidden + 4 + layer.size) for layer in layers)
 
 
-class FullHead(nn.Module):
+class FullHead(Head):
     """theta_i = base_i + d h(z_i) W_i: one generator a layer, as in HyperGAN, d the asked deviation of each tensor.
 
     Cost of a draw: hidden times the size of the target. At the start, h W has unit variance over draws, and mean zero.
@@ -49,21 +49,3 @@ class FullHead(nn.Module):
         for entry, part in zip(layer.entries, weight.split([entry.size for entry in layer.entries], 1), strict=True):
             part.copy_(drawn_map(covariance, entry.size, varies=deviations[entry.name] > 0))
         return nn.Parameter(weight)
-
-    def forward(self, codes: Float[Tensor, "member layer code"], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Complete weights of every member.
-
-        Args:
-            codes: One a member and layer.
-            base: What all members share, by name.
-
-        Returns:
-            By name, `(member, *shape)`.
-        """
-        weights: dict[str, Tensor] = {}
-        for layer, features, matrix in zip(self.layers, self.trunk(codes).unbind(), self.maps, strict=True):
-            parts = (features @ matrix).split([entry.size for entry in layer.entries], 1)
-            for entry, part in zip(layer.entries, parts, strict=True):
-                unit = self.units[entry.name]
-                weights[entry.name] = torch.add(base[entry.name], part.view(-1, *entry.shape), alpha=unit)
-        return weights

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from pluriform.ensemble.heads.head import Head
 from pluriform.ensemble.heads.trunk import Trunk, drawn_map, halves, unit_of
 from pluriform.ensemble.target import Entry, Layer
 
@@ -32,7 +32,7 @@ def _width(entry: Entry, rank: int) -> int:
     return rank * (entry.shape[0] + entry.size // entry.shape[0]) if _is_product(entry, rank) else entry.size
 
 
-class LowRankHead(nn.Module):
+class LowRankHead(Head):
     """theta = base + d U(z) V(z)', with r columns; tensors too small to gain from it are generated in full.
 
     Codes of different layers pass through one shared trunk; each layer has its own last map. U and V come from
@@ -96,28 +96,12 @@ class LowRankHead(nn.Module):
         first, second = (factor.mT @ factor / factor.shape[1] for factor in factors)
         return float((first * second).sum((1, 2)).mean())
 
-    def forward(self, codes: Float[Tensor, "member layer code"], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Complete weights of every member.
+    def _width(self, entry: Entry) -> int:
+        return _width(entry, self.rank)
 
-        Args:
-            codes: One a member and layer.
-            base: What all members share, by name.
-
-        Returns:
-            By name, `(member, *shape)`.
-        """
-        weights: dict[str, Tensor] = {}
-        for layer, features, matrix in zip(self.layers, self.trunk(codes).unbind(), self.maps, strict=True):
-            parts = (features @ matrix).split([_width(entry, self.rank) for entry in layer.entries], 1)
-            for entry, part in zip(layer.entries, parts, strict=True):
-                compose = self._product if _is_product(entry, self.rank) else self._sum
-                weights[entry.name] = compose(entry, part, base[entry.name])
-        return weights
-
-    def _sum(self, entry: Entry, part: Tensor, base: Tensor) -> Tensor:
-        return torch.add(base, part.view(-1, *entry.shape), alpha=self.units[entry.name])
-
-    def _product(self, entry: Entry, part: Tensor, base: Tensor) -> Tensor:
+    def _compose(self, entry: Entry, part: Tensor, base: Tensor) -> Tensor:
+        if not _is_product(entry, self.rank):
+            return super()._compose(entry, part, base)
         left, right = part.split([self.rank * entry.shape[0], part.shape[1] - self.rank * entry.shape[0]], 1)
         left, right = left.unflatten(1, (-1, self.rank)), right.unflatten(1, (self.rank, -1))
         shared = base.reshape(1, entry.shape[0], -1)

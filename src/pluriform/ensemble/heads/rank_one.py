@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from pluriform.ensemble.heads.head import Head
 from pluriform.ensemble.heads.trunk import START_AT_ZERO, Trunk, drawn_map, halves, unit_of
 from pluriform.ensemble.target import Entry, Layer
 
@@ -34,7 +34,7 @@ def _width(entry: Entry) -> int:
     return entry.size if axes is None else entry.shape[axes[0]] + entry.shape[axes[1]]
 
 
-class RankOneHead(nn.Module):
+class RankOneHead(Head):
     """theta = base * (1 + a r(z)) (1 + a s(z))', r over outputs and s over inputs; biases are generated in full.
 
     With u = (deviation / rms(base))^2 and k = E[r^2 s^2], a^2 = (sqrt(1 + k u) - 1) / k gives the varying part the
@@ -87,22 +87,8 @@ class RankOneHead(nn.Module):
         self.joint[entry.name] = float((first * second).mean())
         return left, right
 
-    def forward(self, codes: Float[Tensor, "member layer code"], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Complete weights of every member.
-
-        Args:
-            codes: One a member and layer.
-            base: What all members share, by name.
-
-        Returns:
-            By name, `(member, *shape)`.
-        """
-        weights: dict[str, Tensor] = {}
-        for layer, features, matrix in zip(self.layers, self.trunk(codes).unbind(), self.maps, strict=True):
-            parts = (features @ matrix).split([_width(entry) for entry in layer.entries], 1)
-            for entry, part in zip(layer.entries, parts, strict=True):
-                weights[entry.name] = self._compose(entry, part, base[entry.name])
-        return weights
+    def _width(self, entry: Entry) -> int:
+        return _width(entry)
 
     def _compose(self, entry: Entry, part: Tensor, base: Tensor) -> Tensor:
         axes = _axes(entry)
