@@ -17,7 +17,7 @@ def test_good_figures_pass():
     assert int(watch.seen) == 500
 
 
-@pytest.mark.parametrize("name", ["loss", "largest_score", "input_gradient", "reach", "gap"])
+@pytest.mark.parametrize("name", ["loss", "cross_entropy", "largest_score", "input_gradient", "reach", "gap"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_figure_that_is_not_finite_is_named(name, value):
     watch = Watch()
@@ -26,7 +26,8 @@ def test_a_figure_that_is_not_finite_is_named(name, value):
 
 
 @pytest.mark.parametrize(
-    ("name", "limit"), [("loss", 1e5), ("largest_score", 1e4), ("input_gradient", 1e5), ("reach", 100.0)]
+    ("name", "limit"),
+    [("loss", 1e5), ("cross_entropy", 100.0), ("largest_score", 1e4), ("input_gradient", 1e5), ("reach", 100.0)],
 )
 def test_limits(name, limit):
     assert Watch().check(figures(**{name: 0.99 * limit})) is None

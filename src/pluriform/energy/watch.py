@@ -8,10 +8,7 @@ from torch import Tensor
 
 __all__ = ["Watch"]
 
-MOST_LOSS = 1e5
-MOST_SCORE = 1e4
-MOST_GRADIENT = 1e5
-MOST_REACH = 100.0
+LIMITS = {"loss": 1e5, "cross_entropy": 100.0, "largest_score": 1e4, "input_gradient": 1e5, "reach": 100.0}
 WINDOW = 200
 ENOUGH = 50
 DEVIATIONS = 30.0
@@ -21,8 +18,8 @@ LEAST_SPREAD = 1.0
 class Watch:
     """Looks at the figures of every step; a figure is one number a step, by name.
 
-    `loss` must be finite and below 1e5; `largest_score` (of |log p(x)|, up to its constant) below 1e4; `input_gradient`
-    below 1e5 and `reach` of the chains below 100, in units of [-1, 1]; and the `gap` of the scores of data and chains
+    `loss` must be finite and below 1e5, `cross_entropy` below 100, of which guessing gives the logarithm of the classes;
+    `largest_score` (of |log p(x)|, up to its constant) below 1e4; `input_gradient` below 1e5 and `reach` of the chains below 100, in units of [-1, 1]; and the `gap` of the scores of data and chains
     within 30 median absolute deviations, taken as at least 1, of its median over the last 200 steps.
 
     Attributes:
@@ -36,8 +33,7 @@ class Watch:
 
     def check(self, figures: Mapping[str, Tensor]) -> str | None:
         """What is wrong, in words, or `None`."""
-        names = ("loss", "largest_score", "input_gradient", "reach", "gap")
-        known = [name for name in names if name in figures]
+        known = [name for name in (*LIMITS, "gap") if name in figures]
         values = torch.stack([figures[name].detach().float().mean() for name in known]).tolist()
         found = dict(zip(known, values, strict=True))
         fault = self._limit(found) or self._drift(found.get("gap", 0.0))
@@ -47,12 +43,11 @@ class Watch:
         return fault
 
     def _limit(self, found: Mapping[str, float]) -> str | None:
-        limits = {"loss": MOST_LOSS, "largest_score": MOST_SCORE, "input_gradient": MOST_GRADIENT, "reach": MOST_REACH}
         for name, value in found.items():
             if not math.isfinite(value):
                 return f"{name} is {value}"
-            if abs(value) > limits.get(name, math.inf):
-                return f"{name} is {value:.3g}, above {limits[name]:g}"
+            if abs(value) > LIMITS.get(name, math.inf):
+                return f"{name} is {value:.3g}, above {LIMITS[name]:g}"
         return None
 
     def _drift(self, gap: float) -> str | None:
