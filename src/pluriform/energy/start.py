@@ -100,12 +100,20 @@ def fitted_start(data: Data, space: Space) -> GaussianStart:
 
 
 def _principal_axes(moved: Tensor) -> Tensor:
-    """Largest principal axes times their deviations, `(rank, features)`, from the smaller of both products."""
+    """Largest principal axes times their deviations, `(rank, features)`, from the smaller of both products.
+
+    Constant features are left out, and sums run in float64: their many equal eigenvalues stop the algorithm otherwise.
+    """
     samples, features = moved.shape
     rank = min(RANK, features)
-    if samples >= features:
-        values, axes = torch.linalg.eigh(moved.T @ moved / samples)
-        return (values.clamp(min=0).sqrt() * axes).T[-rank:]
-    values, sides = torch.linalg.eigh(moved @ moved.T / samples)
-    axes = (sides.T @ moved)[-rank:] / samples**0.5  # A row has the length of its deviation.
-    return torch.cat([torch.zeros(rank - len(axes), features), axes])
+    varies = moved.abs().amax(0) > 0
+    exact = moved[:, varies].double()
+    if samples >= exact.shape[1]:
+        values, axes = torch.linalg.eigh(exact.T @ exact / samples)
+        found = (values.clamp(min=0).sqrt() * axes).T[-rank:]
+    else:
+        _, sides = torch.linalg.eigh(exact @ exact.T / samples)
+        found = (sides.T @ exact)[-rank:] / samples**0.5  # A row has the length of its deviation.
+    factor = torch.zeros(rank, features, dtype=moved.dtype)
+    factor[rank - len(found) :, varies] = found.to(moved.dtype)
+    return factor
