@@ -103,7 +103,24 @@ class Predictor(nn.Module, ABC):
             ShapeError: The inputs are no floating-point tensor of the shape the form was fitted on.
             NonFiniteError: They hold NaN or infinity.
         """
-        where = f"predict of {type(self).__name__}"
+        self.check_inputs(inputs, "predict")
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            parts = [self.predict_batch(part.to(self.device)) for part in inputs.split(batch_size or self.batch_size)]
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return Prediction.concatenate(parts)
+
+    def check_inputs(self, inputs: Any, where: str) -> None:
+        """Raise where `inputs` are none that this form takes; `where` names the call.
+
+        Raises:
+            ShapeError: They are no floating-point tensor of the shape the form was fitted on.
+            NonFiniteError: They hold NaN or infinity.
+        """
+        where = f"{where} of {type(self).__name__}"
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             got = str(inputs.dtype) if isinstance(inputs, Tensor) else type(inputs).__name__
             raise ShapeError(explain("a floating-point tensor", got, where, "write torch.as_tensor(inputs).float()"))
@@ -118,14 +135,6 @@ class Predictor(nn.Module, ABC):
             )
         if not inputs.isfinite().all():
             raise NonFiniteError(explain("finite inputs", "NaN or infinity", where, "clean the inputs"))
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            parts = [self.predict_batch(part.to(self.device)) for part in inputs.split(batch_size or self.batch_size)]
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        return Prediction.concatenate(parts)
 
     @property
     def device(self) -> torch.device:

@@ -66,6 +66,7 @@ class EnergyModel(Predictor):
 
     def input_scores(self, inputs: Inputs) -> dict[str, Scores]:
         """`approximate_mass` of the inputs, in evaluation mode."""
+        self.check_inputs(inputs, "input_scores")
         with modes_kept(self), frozen(self):
             self.eval()
             parts = [approximate_mass(self, part.to(self.device)) for part in inputs.split(self.batch_size)]
@@ -116,6 +117,7 @@ class EnergyModel(Predictor):
 
     def refine(self, inputs: Inputs, *, steps: int | None = None, seed: int = 0) -> Inputs:
         """Move inputs towards higher log p(x) by the sampler; as many steps as in one update unless given."""
+        self.check_inputs(inputs, "refine")
         generator = torch.Generator(self.device).manual_seed(seed)
         rounds = self.sampler.steps if steps is None else steps
         return self._chains(inputs.to(self.device), None, rounds, generator)

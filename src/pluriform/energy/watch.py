@@ -18,9 +18,10 @@ LEAST_SPREAD = 1.0
 class Watch:
     """Looks at the figures of every step; a figure is one number a step, by name.
 
-    `loss` must be finite and below 1e5, `cross_entropy` below 100, of which guessing gives the logarithm of the classes;
-    `largest_score` (of |log p(x)|, up to its constant) below 1e4; `input_gradient` below 1e5 and `reach` of the chains below 100, in units of [-1, 1]; and the `gap` of the scores of data and chains
-    within 30 median absolute deviations, taken as at least 1, of its median over the last 200 steps.
+    `loss` must be finite and below 1e5; `cross_entropy`, of which guessing gives the logarithm of the number of
+    classes, below 100; `largest_score` (of |log p(x)|, up to its constant) below 1e4; `input_gradient` below 1e5 and
+    `reach` of the chains below 100, in units of [-1, 1]; and the `gap` of the scores of data and chains within 30
+    median absolute deviations, taken as at least 1, of its median over the last 200 steps.
 
     Attributes:
         gaps: The last gaps in a ring, NaN where there is none yet; changed in place.

@@ -262,6 +262,7 @@ class Loop:
             if not bool(torch.isfinite(tensor.detach()).all()):
                 raise self._divergence("finite weights", f"NaN or infinity in {name}", "after the last step")
         contiguous(self.network)
+        self.optimizer.zero_grad()  # The form would keep the last gradients, as large as its weights.
         self.earlier, self.finished = self._seconds, True
         if self.run_folder is not None:
             tensors = _prefixed("weights", weights_of(self.network)) | _prefixed("extra", self.extra)
