@@ -105,6 +105,17 @@ def test_tables_have_plots_and_no_pictures(synthetic):
     assert "below each picture" not in section.caption
 
 
+def test_chains_without_a_step_are_no_chains_to_follow(synthetic):
+    result = synthetic.drawer(samples={"count": 30, "steps_per_sample": 0, "score": "log-odds"})
+    drawn, chain = result.pictures
+    still = replace(chain, columns={**chain.columns, "step": [0.0] * 8})
+    section = section_of(replace(result, pictures=(drawn, still)))
+    assert len(section.albums[0].galleries) == 1
+    assert section.albums[0].facts[0] == "30 new chains made no steps (seed 0)."
+    assert "by climbing its log-odds in" in section.caption
+    assert "differences" not in section.caption
+
+
 def test_pictures_without_curves_are_shown(synthetic):
     section = section_of(replace(synthetic.drawer(), curves=()))
     assert len(section.albums[0].galleries) == 2

@@ -40,14 +40,12 @@ def samples(rows: Sequence[Row]) -> Section | None:
     name = score_name("score", shown)
     name = "score" if name == "own score" else name
     caption = (
-        f"The form draws inputs by climbing {name} in small steps, from random starts or from chains of its training. "
-        "Samples should look like the data and score like them; since chains come close to a peak, they often score a "
-        "bit higher. What scores like the data and looks like nothing shows where the form errs. "
+        f"The form draws inputs by climbing its {name} in small steps, from random starts or from chains of its "
+        "training. Samples should look like the data and score like them; since chains come close to a peak, they "
+        "often score a bit higher. What scores like the data and looks like nothing shows where the form errs."
     )
-    pictured = any(album.galleries for album in albums)
-    caption += (
-        f"The number {f'below each picture is its {name}' if pictured else f'is {name}'}: only differences count."
-    )
+    caption += f" The number below each picture is its {name}." if any(album.galleries for album in albums) else ""
+    caption += f" Only differences of {name} count." if name == "log p(x)" else ""
     plots = tuple(plot for row in shown for plot in (_compared(row), _over_steps(row)) if plot is not None)
     return Section(
         "samples",
@@ -76,7 +74,7 @@ def _album(row: Row, is_open: bool) -> Album:
     drawn, chain = _pictures(row, "samples"), _pictures(row, "chain")
     if drawn is not None:
         galleries.append(_grid(row, drawn))
-    if chain is not None:
+    if chain is not None and len(set(chain.columns.get("step", ()))) > 1:
         galleries.append(_strips(row, chain))
     return Album(row, (*_made(told), *_roll_backs(row)), tuple(galleries), is_open)
 
@@ -86,7 +84,7 @@ def _made(told: Mapping[str, Any]) -> list[str]:
     if count is None or steps is None:
         return []
     held = number(told.get("buffer"))
-    who = f"{count:,.0f} new chains made {_many(steps, 'step')}"
+    who = f"{count:,.0f} new chains made {_many(steps, 'step') if steps else 'no steps'}"
     if held is not None:
         more = "no further steps" if not steps else _many(steps, "more step")
         who = f"{count:,.0f} of the {held:,.0f} chains of the training made {more}"
@@ -230,7 +228,8 @@ def _over_steps(row: Row) -> Plot | None:
             {"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": low, "y1": high, "layer": "below"}
             | {"fillcolor": colour(row, 0.15), "line": {"width": 0}}
         ]
-    ticks = {"tickvals": places, "ticktext": [tick(step or 0.0) for step in steps], "range": [-0.2, places[-1] + 0.2]}
+    ticks = {"tickvals": places, "ticktext": [tick(step or 0.0) for step in steps], "tickangle": 0}
+    ticks["range"] = [-0.2, places[-1] + 0.2]
     frame = layout(axis("steps", **ticks), axis(text(name), nticks=5), 230, 18, shapes=band)
     note = "new chains; band: 90 % of the test set"
     description = f"{name} of new chains of {row.label} over their steps, beside the range of the test set."
