@@ -91,6 +91,13 @@ class TestStates:
         assert kept.state()["kept"] == [0, 25]
         assert kept.restore(26, tensors, "reason").restored == 25
 
+    def test_the_end_is_a_state_from_before_the_runaway_began(self):
+        kept = guard(every=10, most=0)
+        for step in range(26):
+            kept.keep(step, live(step))
+        assert kept.restore(26, live(0), "reason").restored == 10
+        assert kept.exhausted
+
     def test_each_trip_halves_the_rate_and_the_last_ends(self):
         steps, softened = [], []
         kept = Guard(lambda _: None, lambda: f"{softened.append(1)}x", afterwards=steps.append, most=2)
@@ -231,7 +238,7 @@ class TestLoop:
         loop.run()
         assert all(bool(tensor.isfinite().all()) for tensor in weights(net).values())
         assert len(loop.guard.trips) == 1
-        assert loop.guard.trips[0].restored == bad // every * every
+        assert loop.guard.trips[0].restored == (bad // every - (most == 0)) * every
 
     def test_past_the_last_roll_back_the_training_ends_with_the_last_good_state(self, digits, net):
         seen = {}
@@ -271,6 +278,8 @@ class TestLoop:
             lines = run.read_lines()
         assert len([line for line in lines if "roll_back" in line]) == 7
         assert [row["epoch"] for row in loop.history] == [1, 2, 3, 4]
+        assert loop.columns["epoch"] == [1, 3, 4]
+        assert len(loop.columns["loss"]) == 3
 
     def test_means_of_an_epoch_are_those_of_the_steps_that_count(self, digits, net):
         step = lambda batch: {"loss": LOSS(net(batch.inputs), batch.targets) * 0 + 7.0}  # noqa: E731

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from pluriform.data.data import Data, Split
+from pluriform.data.data import Data, Split, StreamSplit
 from pluriform.training.feed import Batch, Feed
 
 __all__ = ["Cycle", "density_data"]
@@ -37,8 +38,26 @@ def density_data(data: Data) -> Data:
     """The samples of p(x): training inputs and, where there are any, unlabelled ones; labels mean nothing."""
     if data.unlabelled is None:
         return data
-    inputs = torch.cat([data.train.batch(torch.arange(len(data.train)))[0], data.unlabelled])
+    if isinstance(data.train, StreamSplit):
+        both = _Both(data.train, data.unlabelled)
+        return replace(data, train=StreamSplit(both, torch.arange(len(both))), unlabelled=None)
+    inputs = torch.cat([data.train.inputs, data.unlabelled])
     return replace(data, train=Split(inputs, _no_labels(inputs)), unlabelled=None)
+
+
+class _Both(Dataset):
+    """Samples of a stream, which is not read before it is asked for, and then unlabelled ones."""
+
+    def __init__(self, stream: StreamSplit, unlabelled: Tensor) -> None:
+        self.stream, self.unlabelled = stream, unlabelled
+
+    def __len__(self) -> int:
+        return len(self.stream) + len(self.unlabelled)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        own = place < len(self.stream)
+        found = self.stream.batch(torch.tensor([place]))[0][0] if own else self.unlabelled[place - len(self.stream)]
+        return found, 0
 
 
 def _no_labels(inputs: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ class Guard:
     """Asked before every update with the figures of the step, told after it.
 
     A state is kept every `every` updates if it is finite, the last two of them, on the device. What is noticed within
-    `every` updates of a roll-back restores the older one. Everything is part of the checkpoint, so that a resumed
-    training rolls back alike.
+    `every` updates of a roll-back restores the older one, and so does what ends the training, as the newer one may be
+    of a runaway that had begun. Everything is part of the checkpoint, so that a resumed training rolls back alike.
 
     Args:
         check: Says from the figures of a step what is wrong, or `None`.
@@ -98,13 +98,14 @@ class Guard:
             live: The tensors as they are, by the names they were kept under.
             reason: What was noticed.
         """
-        if self.trips and len(self._kept) > 1 and step - self.trips[-1].step <= self.every:
+        self.exhausted = len(self.trips) >= self.most
+        again = bool(self.trips) and step - self.trips[-1].step <= self.every
+        if len(self._kept) > 1 and (again or self.exhausted):
             self._kept.pop()
         kept, tensors = self._kept[-1]
         for name, tensor in live.items():
             tensor.copy_(tensors[name]) if name in tensors else tensor.zero_()  # An optimiser starts from zeros.
         self._since = 0
-        self.exhausted = len(self.trips) >= self.most
         change = "the training ends here, no roll-back is left" if self.exhausted else self._soften()
         self.afterwards(kept)
         self.trips.append(Trip(step, reason, kept, change))

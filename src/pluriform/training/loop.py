@@ -143,7 +143,8 @@ class Loop:
     @property
     def columns(self) -> dict[str, list[float]]:
         """The figures of the epochs that were validated (of all, without validation), as columns."""
-        rows = [figures for figures in self.history if "validation_loss" in figures] or self.history
+        rows = [figures for figures in self.history if "loss" in figures] or self.history  # Not epochs of roll-backs.
+        rows = [figures for figures in rows if "validation_loss" in figures] or rows
         names = set(rows[0]).intersection(*rows) if rows else set()
         return {name: [float(figures[name]) for figures in rows] for name in sorted(names)}
 
