@@ -164,3 +164,53 @@ def test_settings_that_cannot_be(change):
     name = next(iter(change))
     with pytest.raises(ValueError, match=name):
         Langevin(**change)
+
+
+def small_convnet():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 4, 3, padding=1), nn.SiLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 5)
+    return nn.Sequential(*layers).eval()
+
+
+PIXELS = (torch.tensor(0.5), torch.tensor(0.5), (0.0, 1.0))
+
+
+@pytest.mark.parametrize("setting", [Langevin(3, 5.0, 0), Langevin(3, 50.0, 0, 0.01), Langevin(3, 5.0, 0, None, False)])
+@pytest.mark.parametrize("by_class", [False, True])
+def test_fused_kernels_run_the_same_chains(setting, by_class):
+    score = Score(small_convnet(), torch.arange(12) % 5 if by_class else None)
+    start = torch.rand(12, 1, 8, 8, generator=seeded())
+    kept = start.clone()
+    plain, fused = (langevin(score, start, setting, Space(*PIXELS), fused=way) for way in (False, True))
+    assert torch.allclose(plain.inputs, fused.inputs, atol=1e-5)
+    assert float(plain.gradient) == pytest.approx(float(fused.gradient), rel=1e-4)
+    assert float(plain.reach) == pytest.approx(float(fused.reach), rel=1e-4)
+    assert torch.equal(start, kept)
+
+
+def test_noise_of_fused_kernels_has_its_deviation_and_its_seed():
+    network = small_convnet()
+    for parameter in network.parameters():
+        parameter.data.zero_()
+    start = torch.full((400, 1, 8, 8), 0.5)
+    setting = Langevin(4, 1.0, 0.1, clamp_inputs=False)
+    first, again, other = (
+        langevin(Score(network), start, setting, Space(*PIXELS), seeded(seed), fused=True).inputs for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert float((first - 0.5).std()) == pytest.approx(0.5 * 0.1 * 2, rel=0.02)
+    assert float((first - 0.5).mean()) == pytest.approx(0, abs=0.003)
+
+
+@pytest.mark.parametrize("where", ["chain", "weight"])
+@pytest.mark.parametrize(
+    "setting", [Langevin(2, 1.0, 0.1), Langevin(2, 1.0, 0.0, 0.01), Langevin(2, clamp_inputs=False)]
+)
+def test_fused_kernels_do_not_hide_lost_chains(where, setting):
+    network, start = small_convnet(), torch.rand(12, 1, 8, 8)
+    if where == "chain":
+        start[5, 0, 2, 3] = math.nan
+    else:
+        network[0].weight.data[1, 0, 1, 1] = math.nan
+    assert not torch.isfinite(langevin(Score(network), start, setting, Space(*PIXELS), fused=True).reach)
