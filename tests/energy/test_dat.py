@@ -58,9 +58,10 @@ def test_clean_and_robust_accuracy_beside_plain_training(form, net, data):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_longer_training_is_above_plain_training_in_both(net, data):
     plain = pf.Training(epochs=60).fit(net, data)
-    long = pf.DAT(training=dataclasses.replace(JOINT, epochs=30), pretraining=30).fit(net, data)
+    long = pf.DAT(training=dataclasses.replace(JOINT, epochs=30), pretraining=30, attack_steps=5).fit(net, data)
     assert accuracy(long, data, 0.0) >= accuracy(plain, data, 0.0)
     assert accuracy(long, data, 0.5) > accuracy(plain, data, 0.5) + 0.2
 

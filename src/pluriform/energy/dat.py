@@ -47,7 +47,7 @@ class DAT(Method):
     starts as noise and takes T steps x <- clip(x + step g / ||g||), g = grad f_y(x), y the classes of a batch of data.
     T begins at 0 and grows by one when the logits f_y tell data from samples well enough.
 
-    The loss is bounded in what a sample can do to it, and nothing is there that could run away. In return, it learns
+    The pull of a sample on the loss is bounded, so that no energy can run away as in JEM. In return, it learns
     the support of the data: the score of the form is not log p(x) up to a constant. Unlabelled samples are not used.
 
     Lengths are L2 norms in units where inputs span [0, 1], as published, whatever the bounds of the data.
