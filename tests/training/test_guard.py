@@ -91,6 +91,13 @@ class TestStates:
         assert kept.state()["kept"] == [0, 25]
         assert kept.restore(26, tensors, "reason").restored == 25
 
+    @pytest.mark.parametrize(("step", "restored"), [(20, 10), (24, 10), (25, 20), (29, 20)])
+    def test_a_state_that_was_only_just_kept_may_be_of_the_runaway(self, step, restored):
+        kept = guard(every=10)
+        for done in range(step + 1):
+            kept.keep(done, live(done))
+        assert kept.restore(step, live(0), "reason").restored == restored
+
     def test_the_end_is_a_state_from_before_the_runaway_began(self):
         kept = guard(every=10, most=0)
         for step in range(26):

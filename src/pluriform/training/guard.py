@@ -36,9 +36,10 @@ class Trip:
 class Guard:
     """Asked before every update with the figures of the step, told after it.
 
-    A state is kept every `every` updates if it is finite, the last two of them, on the device. What is noticed within
-    `every` updates of a roll-back restores the older one, and so does what ends the training, as the newer one may be
-    of a runaway that had begun. Everything is part of the checkpoint, so that a resumed training rolls back alike.
+    A state is kept every `every` updates if it is finite, the last two of them, on the device. The older one is restored
+    where the newer one may be of a runaway that had begun: it is less than half of `every` updates old, there was a
+    roll-back less than `every` updates ago, or none is left. Everything is part of the checkpoint, so that a resumed
+    training rolls back alike.
 
     Args:
         check: Says from the figures of a step what is wrong, or `None`.
@@ -100,7 +101,8 @@ class Guard:
         """
         self.exhausted = len(self.trips) >= self.most
         again = bool(self.trips) and step - self.trips[-1].step <= self.every
-        if len(self._kept) > 1 and (again or self.exhausted):
+        fresh = step - self._kept[-1][0] < self.every // 2  # The runaway may have begun before it was kept.
+        if len(self._kept) > 1 and (again or fresh or self.exhausted):
             self._kept.pop()
         kept, tensors = self._kept[-1]
         for name, tensor in live.items():
