@@ -36,10 +36,10 @@ class Trip:
 class Guard:
     """Asked before every update with the figures of the step, told after it.
 
-    A state is kept every `every` updates if it is finite, the last two of them, on the device. The older one is restored
-    where the newer one may be of a runaway that had begun: it is less than half of `every` updates old, there was a
-    roll-back less than `every` updates ago, or none is left. Everything is part of the checkpoint, so that a resumed
-    training rolls back alike.
+    A state is kept every `every` updates if it is finite, the last two of them, on the device. The older one is
+    restored where the newer one may be of a runaway that had begun: it is less than half of `every` updates old, or a
+    roll-back came at most `every` updates before, or none is left. Everything is part of the checkpoint, so that a
+    resumed training rolls back alike.
 
     Args:
         check: Says from the figures of a step what is wrong, or `None`.
