@@ -24,7 +24,7 @@ import json
 from pathlib import Path
 
 from hypergan_networks import mednet, mnist_network
-from hypergan_records import (
+from records import (
     environment,
     load_data,
     mean_and_sd,

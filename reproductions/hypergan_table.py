@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 from hypergan_networks import MNIST_PARAMETERS, mnist_network
-from hypergan_records import (
+from records import (
     environment,
     load_data,
     mean_and_sd,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from hypergan_networks import parameters_of, vision_transformer
-from hypergan_records import environment, part_is_current, read_parts, rounded, write_part, write_record
+from records import environment, part_is_current, read_parts, rounded, write_part, write_record
 from torch import nn
 
 import pluriform as pf

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hypergan_records import environment, mean_and_sd, part_is_current, read_parts, rounded, write_part, write_record
+from records import environment, mean_and_sd, part_is_current, read_parts, rounded, write_part, write_record
 from torch import Tensor, nn
 
 import pluriform as pf

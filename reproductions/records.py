@@ -1,4 +1,4 @@
-"""What the HyperGAN reproductions share: data sets of the paper, parts on disk, and the form of the final JSON."""
+"""What reproductions share: data sets of a paper, parts on disk, and the form of the final JSON."""
 
 import json
 import math
