@@ -314,7 +314,6 @@ def test_afterwards_only_good_chains_are_left(data, tiny):
     step.afterwards(2)
     assert bool(step.buffer.samples.isfinite().all())
     assert torch.equal(step.buffer.samples[early], kept)
-    assert int(step.watch.seen) == 0
 
 
 def test_each_roll_back_makes_the_penalty_stronger(data, tiny):
@@ -362,7 +361,7 @@ def test_everything_that_changes_is_in_the_state(data, tiny):
     second = again(batches(data)[0])
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert all(torch.equal(step.state[name], again.state[name]) for name in ("samples", "touched", "done"))
-    assert torch.equal(step.watch.seen, again.watch.seen)
+    assert int(again.watch.state["seen"]) == int(step.watch.state["seen"]) > 0
 
 
 def test_shared_modules_and_tied_weights(data):

@@ -14,7 +14,7 @@ def figures(**changed):
 def test_good_figures_pass():
     watch = Watch()
     assert all(watch.check(figures(gap=math.sin(i))) is None for i in range(500))
-    assert int(watch.seen) == 500
+    assert int(watch.state["seen"]) == 500
 
 
 @pytest.mark.parametrize("name", ["loss", "cross_entropy", "largest_score", "input_gradient", "reach", "gap"])
@@ -22,7 +22,7 @@ def test_good_figures_pass():
 def test_a_figure_that_is_not_finite_is_named(name, value):
     watch = Watch()
     assert name in watch.check(figures(**{name: value}))
-    assert int(watch.seen) == 0
+    assert int(watch.state["seen"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_a_gap_that_leaves_its_past():
     generator = torch.Generator().manual_seed(0)
     for value in torch.randn(200, generator=generator).tolist():
         assert watch.check(figures(gap=3 + 4 * value)) is None
-    past = watch.gaps.median()
-    spread = float((watch.gaps - past).abs().median())
+    past = watch.state["gap"].median()
+    spread = float((watch.state["gap"] - past).abs().median())
     assert watch.check(figures(gap=float(past) + 29 * spread)) is None
     assert "deviations from its median" in watch.check(figures(gap=float(past) - 32 * spread))
 
@@ -65,7 +65,7 @@ def test_what_was_wrong_is_no_part_of_the_past():
         watch.check(figures())
     for _ in range(200):
         assert watch.check(figures(gap=500.0)) is not None
-    assert int(watch.seen) == 60
+    assert int(watch.state["seen"]) == 60
 
 
 def test_only_the_last_two_hundred_count():
@@ -75,17 +75,22 @@ def test_only_the_last_two_hundred_count():
     assert watch.check(figures(gap=0.0)) is not None
 
 
-def test_forgetting_is_starting_anew_in_the_same_tensors():
+def test_a_network_that_guesses_again_is_noticed_and_better_ones_are_not():
     watch = Watch()
-    gaps, seen = watch.gaps, watch.seen
+    for step in range(300):
+        assert watch.check(figures(cross_entropy=0.2 + 2.1 * 0.97**step)) is None
+    assert watch.check(figures(cross_entropy=0.9)) is None
+    assert "cross_entropy is 2.3" in watch.check(figures(cross_entropy=2.3))
+    assert watch.check(figures(cross_entropy=0.0)) is None
+
+
+def test_what_was_refused_does_not_become_usual():
+    watch = Watch()
     for _ in range(60):
         watch.check(figures())
-    watch.forget()
-    assert watch.gaps is gaps
-    assert watch.seen is seen
-    assert bool(gaps.isnan().all())
-    assert int(seen) == 0
-    assert watch.check(figures(gap=500.0)) is None
+    refused = [watch.check(figures(cross_entropy=2.3)) for _ in range(300)]
+    assert all(refused)
+    assert int(watch.state["seen"]) == 60
 
 
 def test_figures_that_are_missing_are_not_missed():

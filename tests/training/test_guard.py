@@ -114,6 +114,18 @@ class TestStates:
         assert "ends here" in changes[2]
         assert (kept.rate, len(softened), kept.exhausted, steps) == (0.25, 2, True, [0, 0, 0])
 
+    def test_the_rate_comes_back_after_long_enough_and_never_above_one(self):
+        kept = guard(every=5)
+        kept.keep(0, live(0))
+        for step in (1, 2):
+            kept.restore(step, live(9), "reason")
+        rates = []
+        for step in range(3, 160):
+            kept.keep(step, live(step))
+            rates.append(kept.rate)
+        assert [rates.index(rate) for rate in (0.25, 0.5, 1.0)] == [0, 49, 99]
+        assert rates[-1] == 1.0
+
     def test_a_resumed_one_is_the_same(self):
         first, softened = guard(every=10, most=3), []
         for step in range(26):

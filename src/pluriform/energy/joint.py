@@ -111,7 +111,7 @@ class Joint:
     def state(self) -> dict[str, Tensor]:
         """Everything that changes from step to step, beside the network."""
         chains = {"samples": self.buffer.samples, "touched": self.buffer.touched}
-        return {**chains, "done": self.done, "gaps": self.watch.gaps, "seen": self.watch.seen}
+        return {**chains, "done": self.done, **{f"watch/{name}": part for name, part in self.watch.state.items()}}
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Loss and figures of a step."""
@@ -136,7 +136,6 @@ class Joint:
     def afterwards(self, step: int) -> None:
         """After a roll-back: chains of the runaway start anew."""
         self.buffer.renew_since(step)
-        self.watch.forget()
 
     def _sample(self, count: int) -> tuple[Chosen, Chains]:
         chosen = self.buffer.choose(count, self.renewed)

@@ -10,6 +10,7 @@ from torch import Tensor
 __all__ = ["Guard", "Trip"]
 
 KEPT = 2
+RECOVERY = 10
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Guard:
     Attributes:
         trips: All roll-backs.
         exhausted: Whether there was one more trip than `most`.
-        rate: Factor of the learning rate: halved by each roll-back.
+        rate: Factor of the learning rate: halved by each roll-back, doubled again, up to 1, by every ten times `every`
+            updates without one.
     """
 
     def __init__(
@@ -70,11 +72,15 @@ class Guard:
         self.rate = 1.0
         self._kept: list[tuple[int, dict[str, Tensor]]] = []
         self._since = 0  # Updates since a state was kept or restored.
+        self._good = 0  # Updates since the last roll-back or the last change of the rate.
 
     @torch.no_grad()
     def keep(self, step: int, live: Mapping[str, Tensor]) -> None:
         """Take in the state after `step` updates, if it is time to keep one."""
         self._since += 1
+        self._good += 1
+        if self.rate < 1 and self._good >= RECOVERY * self.every:
+            self.rate, self._good = 2 * self.rate, 0
         if self._kept and (self._since < self.every or self._ruined(live)):
             return
         older = self._kept[-KEPT] if len(self._kept) == KEPT else None
@@ -107,7 +113,7 @@ class Guard:
         kept, tensors = self._kept[-1]
         for name, tensor in live.items():
             tensor.copy_(tensors[name]) if name in tensors else tensor.zero_()  # An optimiser starts from zeros.
-        self._since = 0
+        self._since = self._good = 0
         change = "the training ends here, no roll-back is left" if self.exhausted else self._soften()
         self.afterwards(kept)
         self.trips.append(Trip(step, reason, kept, change))
@@ -116,7 +122,8 @@ class Guard:
     def state(self) -> dict[str, Any]:
         """Plain JSON for a checkpoint."""
         trips = [trip.to_json() for trip in self.trips]
-        return {"trips": trips, "kept": [step for step, _ in self._kept], "since": self._since, "out": self.exhausted}
+        kept, counts = [step for step, _ in self._kept], {"since": self._since, "good": self._good, "rate": self.rate}
+        return {"trips": trips, "kept": kept, **counts, "out": self.exhausted}
 
     def tensors(self) -> dict[str, Tensor]:
         """Kept states for a checkpoint."""
@@ -125,13 +132,14 @@ class Guard:
     def resume(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take up what a checkpoint held."""
         self.trips = [Trip(**trip) for trip in state["trips"]]
-        self.exhausted, self._since = state["out"], state["since"]
+        self.exhausted, self._since, self._good = state["out"], state["since"], state["good"]
         self._kept = []
         for i, step in enumerate(state["kept"]):
             mine = {name.removeprefix(f"{i}/"): t.clone() for name, t in tensors.items() if name.startswith(f"{i}/")}
             self._kept.append((step, mine))
         for _ in range(len(self.trips) - self.exhausted):
-            self._soften()
+            self.gentler()
+        self.rate = state["rate"]
 
     def _soften(self) -> str:
         self.rate /= 2
