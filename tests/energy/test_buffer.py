@@ -14,7 +14,7 @@ class Marked(Start):
         super().__init__()
         self.space = Space(torch.tensor(0.0), torch.tensor(1.0), None)
 
-    def draw(self, labels, generator=None):  # noqa: ARG002
+    def draw(self, labels, generator=None):
         return labels[:, None] + torch.full((len(labels), 2), 0.5)
 
 
