@@ -9,7 +9,7 @@ README = Path(__file__).parent.parent / "README.md"
 def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     exec("\n".join(blocks), {})
     assert (tmp_path / "report.html").stat().st_size > 100_000
     assert "Measure(name='accuracy'" in capsys.readouterr().out
