@@ -180,17 +180,17 @@ def test_lengths_that_the_program_was_not_made_for_are_refused():
             fused_gradients(program, weights, x, targets, classification=classification)
 
 
-@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize(("conditional", "normalise"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("samples", [1, 9, 50])
 @pytest.mark.parametrize("name", ["linear", "mlp", "convs", "overlapping pools", "a stride that skips inputs"])
-def test_chains_are_those_of_automatic_differentiation(name, samples, conditional):
+def test_chains_are_those_of_automatic_differentiation(name, samples, conditional, normalise):
     torch.manual_seed(0)
     network = NETWORKS[name]().eval()
     start, unit = torch.randn(samples, *SHAPE), torch.rand(SHAPE) + 0.5
     weights = {key: tensor.detach()[None] for key, tensor in network.named_parameters()}
     program = compile_program(network, start)
     classes = torch.arange(samples) % program.outputs if conditional else None
-    setting = {"rounds": 3, "step": 0.3, "most": 0.2, "bounds": (-1.5, 1.0)}
+    setting = {"rounds": 3, "step": 0.3, "most": 0.2, "bounds": (-1.5, 1.0), "normalise": normalise}
     found = fused_chains(program, weights, start, noise=0.0, unit=unit, labels=classes, **setting)
     exact, state, largest = copy.deepcopy(network).double(), start.double(), torch.zeros(samples, dtype=torch.float64)
     for _ in range(3):
@@ -199,7 +199,9 @@ def test_chains_are_those_of_automatic_differentiation(name, samples, conditiona
         score = outputs.logsumexp(1) if classes is None else outputs.gather(1, classes[:, None])
         (gradient,) = torch.autograd.grad(score.sum(), state)
         gradient = gradient * unit
-        largest = torch.maximum(largest, gradient.flatten(1).norm(dim=1))
+        norms = gradient.flatten(1).norm(dim=1)
+        largest = torch.maximum(largest, norms)
+        gradient = gradient / norms.view(-1, 1, 1, 1) if normalise else gradient
         state = (state.detach() + unit * 0.3 * gradient.clamp(-0.2, 0.2)).clamp(-1.5, 1.0)
     assert torch.allclose(found.inputs.double(), state, atol=2e-5)
     assert torch.allclose(found.gradients.double(), largest, rtol=1e-3, atol=1e-5)

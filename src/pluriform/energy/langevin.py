@@ -103,7 +103,7 @@ def langevin(
         fused: Let fused kernels run all steps where they compute the network of a `Score`; they draw the noise in
             another order.
     """
-    if fused and isinstance(score, Score) and not setting.normalise:
+    if fused and isinstance(score, Score):
         try:
             return _fused(score, start, setting, space, generator)
         except NotFused:
@@ -143,6 +143,7 @@ def _fused(score: Score, start: Inputs, setting: Langevin, space: Space, generat
         step=float(setting.step),
         noise=float(setting.noise),
         unit=space.unit,
+        normalise=setting.normalise,
         most=inf if setting.clamp_gradient is None else float(setting.clamp_gradient),
         bounds=space.bounds if setting.clamp_inputs and space.bounds is not None else (-inf, inf),
         labels=score.labels,

@@ -15,6 +15,7 @@ from pluriform.fused.registers import take_task, view, words
 __all__ = ["chains_task"]
 
 F = np.float32
+TINY = F(1e-30)  # A gradient of zero stays one.
 PRODUCT, ACTIVATION = int(Opcode.PRODUCT), int(Opcode.ACTIVATION)
 SOURCE, TARGET, GRADIENT, OPCODE, KIND, WEIGHT, CHANNELS, AREA, CHANNELS_OUT, AREA_OUT = (
     int(c)
@@ -98,12 +99,11 @@ def _input_gradient(code, steps, numbers, items, weights, sizes, space, flow, sp
 
 
 @compiled
-def _move(x, flow, noise, units, setting, shape, border, lanes, squares):
-    """One step of all chains of a block; `squares` get the squared norms of the gradients."""
+def _norms(flow, units, shape, border, lanes, norms):
+    """Norms of the gradients of a block, in units."""
     channels, height, width = shape
     rows, columns = height + 2 * border[0], width + 2 * border[1]
-    size, sigma, most, low, high = setting[0], setting[1], setting[2], setting[3], setting[4]
-    fill(squares, lanes, F(0))
+    fill(norms, lanes, F(0))
     for c in range(channels):
         for y in range(height):
             for i in range(width):
@@ -111,8 +111,24 @@ def _move(x, flow, noise, units, setting, shape, border, lanes, squares):
                 start = ((c * rows + y + border[0]) * columns + i + border[1]) * lanes
                 for n in range(lanes):
                     slope = flow[start + n] * unit
-                    squares[n] += slope * slope
-                    slope = min(max(slope, -most), most)
+                    norms[n] += slope * slope
+    for n in range(lanes):
+        norms[n] = math.sqrt(norms[n])
+
+
+@compiled
+def _move(x, flow, noise, units, setting, shape, border, lanes, scales):
+    """One step of all chains of a block; gradients are multiplied by `scales` first."""
+    channels, height, width = shape
+    rows, columns = height + 2 * border[0], width + 2 * border[1]
+    size, sigma, most, low, high = setting[0], setting[1], setting[2], setting[3], setting[4]
+    for c in range(channels):
+        for y in range(height):
+            for i in range(width):
+                unit = units[(c * height + y) * width + i]
+                start = ((c * rows + y + border[0]) * columns + i + border[1]) * lanes
+                for n in range(lanes):
+                    slope = min(max(flow[start + n] * unit * scales[n], -most), most)
                     moved = x[start + n] + unit * (size * slope + sigma * noise[start + n])
                     x[start + n] = min(max(moved, low), high)
 
@@ -152,6 +168,7 @@ def _chains(data):
     outputs, rounds, conditional = t[OUTPUTS], t[ROUNDS], t[CLASSIFY] != 0
     size = shape[0] * shape[1] * shape[2]
     inside = shape[0] * (shape[1] + 2 * border[0]) * (shape[2] + 2 * border[1])
+    normalise = setting[5] != F(0)
     last = blocks.shape[0] - 1
     whole = (blocks[last, 3] + blocks[last, 2]) * inside
     while True:
@@ -161,17 +178,20 @@ def _chains(data):
         first, count, lanes = blocks[k, 0], blocks[k, 1], blocks[k, 2]
         x = block_inputs(t[INPUTS], False, 0, t[SAMPLES], blocks[k], shape, border, 0)
         flow, spare = space + 4 * lanes * t[PLACES], space + 4 * lanes * t[PLACES + 1]
-        squares = view(space + 4 * lanes * t[PLACES + 2])
+        norms = view(space + 4 * lanes * t[PLACES + 2])
         for s in range(rounds):
             forward(code, steps, numbers, items, weights, sizes, 0, x, space, lanes)
             score_gradient(
                 view(space + 4 * lanes * steps[-1, TARGET]), outputs, lanes, count, labels, first, conditional
             )
             _input_gradient(code, steps, numbers, items, weights, sizes, space, flow, spare, lanes)
-            noise = view(t[NOISE] + 4 * (s * whole + blocks[k, 3] * inside))
-            _move(view(x), view(flow), noise, units, setting, shape, border, lanes, squares)
+            _norms(view(flow), units, shape, border, lanes, norms)
             for n in range(count):
-                largest[first + n] = max(largest[first + n], math.sqrt(squares[n]))
+                largest[first + n] = max(largest[first + n], norms[n])
+            for n in range(lanes):
+                norms[n] = F(1) if not normalise else F(1) / max(norms[n], TINY)
+            noise = view(t[NOISE] + 4 * (s * whole + blocks[k, 3] * inside))
+            _move(view(x), view(flow), noise, units, setting, shape, border, lanes, norms)
         _unpack(view(x), count, lanes, shape, border, view(t[RESULTS] + 4 * first * size))
 
 

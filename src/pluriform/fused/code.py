@@ -116,7 +116,7 @@ class Call(IntEnum):
     CLASSIFY = 32
     NOISE = 33  # Of chains: address of `(rounds, numbers of all blocks)`.
     UNITS = 34  # Address of the unit of every input.
-    SETTING = 35  # Address of step, noise, largest gradient, lowest and highest input.
+    SETTING = 35  # Address of step, noise, largest gradient, lowest and highest input, whether to normalise.
     ROUNDS = 36
     LARGEST = 37  # Address of the largest norm of a gradient of every sample.
     END = 38

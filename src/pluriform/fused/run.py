@@ -153,6 +153,7 @@ def fused_chains(
     step: float,
     noise: float,
     unit: Tensor,
+    normalise: bool = False,
     most: float = math.inf,
     bounds: tuple[float, float] = (-math.inf, math.inf),
     labels: Tensor | None = None,
@@ -168,6 +169,7 @@ def fused_chains(
         step: Step size.
         noise: Standard deviation of the noise.
         unit: Of the inputs; broadcasts against one of them.
+        normalise: Divide g by its norm for each sample.
         most: Entries of g are clamped to this size.
         bounds: States are clamped to them.
         labels: Climb the outputs of these classes instead, int64 `(samples,)`.
@@ -182,7 +184,7 @@ def fused_chains(
         raise NotFused("it does not begin with a linear layer or a convolution")
     state, largest = inputs.detach().contiguous(), np.zeros(len(inputs), np.float32)
     units = unit.detach().expand(inputs.shape[1:]).contiguous().numpy().astype(np.float32)
-    setting = np.array([step, noise, most, *bounds], np.float32)
+    setting = np.array([step, noise, most, *bounds, normalise], np.float32)
     target = np.zeros(1, np.int64) if labels is None else labels.detach().contiguous().numpy()
     while rounds > 0:
         call = _Call(program, weights, state, own=False)
