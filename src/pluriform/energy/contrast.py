@@ -57,6 +57,8 @@ def contrastive_samples(
     sampler: Langevin,
     space: Space,
     generator: torch.Generator | None = None,
+    *,
+    fused: bool = False,
 ) -> Inputs:
     """Seeds after the steps x <- clip(x + step g / ||g||) with g = grad f_y(x), at any distance from where they began.
 
@@ -69,10 +71,11 @@ def contrastive_samples(
         sampler: Number and size of the steps.
         space: Unit and bounds of the inputs.
         generator: Of noise, where the sampler has any.
+        fused: Let fused kernels run the steps where they compute the network.
     """
     with modes_kept(network), frozen(network):
         network.eval()
-        return langevin(Score(network, labels), seeds, sampler, space, generator).inputs
+        return langevin(Score(network, labels), seeds, sampler, space, generator, fused=fused).inputs
 
 
 def real_against(real: Tensor, samples: Tensor) -> Tensor:
@@ -92,6 +95,7 @@ class Contrast:
         real: The stream of p(x), with the classes that samples climb to.
         loss: Of the labelled stream.
         penalty: Weight of the squared gradient of the score at the data.
+        fused: Whether fused kernels may run the steps of the samples.
     """
 
     def __init__(
@@ -104,9 +108,10 @@ class Contrast:
         real: Cycle,
         loss: Loss,
         penalty: float = 0.0,
+        fused: bool = False,
     ) -> None:
         self.network, self.adversary, self.sampler, self.curriculum = network, adversary, sampler, curriculum
-        self.start, self.real, self.loss, self.penalty = start, real, loss, penalty
+        self.start, self.real, self.loss, self.penalty, self.fused = start, real, loss, penalty, fused
         self.evaluated = eval_parts(network, "freeze")
         self.watch = Watch()
         self.done = torch.zeros((), dtype=torch.int64)
@@ -124,7 +129,8 @@ class Contrast:
         attacked = self.adversary(self.network, batch)
         seeds = self.start.draw(real.targets)
         sampler = replace(self.sampler, steps=steps)
-        samples = contrastive_samples(self.network, seeds, real.targets, sampler, self.start.space)
+        space = self.start.space
+        samples = contrastive_samples(self.network, seeds, real.targets, sampler, space, fused=self.fused)
         self.done += 1
         self.climbed += steps
         self._train_mode()

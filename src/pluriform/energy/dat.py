@@ -12,7 +12,7 @@ from pluriform.data.data import Data
 from pluriform.energy.buffer import ReplayBuffer
 from pluriform.energy.contrast import Adversary, Contrast
 from pluriform.energy.curriculum import Curriculum
-from pluriform.energy.langevin import Langevin
+from pluriform.energy.langevin import Langevin, fusing_pays
 from pluriform.energy.score import check_logits
 from pluriform.energy.space import Space
 from pluriform.energy.start import Start, UniformStart, fitted_start
@@ -203,6 +203,7 @@ class DAT(Method):
             Cycle(Feed(data, recipe.batch_size, seed, recipe.augmentation, context.device)),
             Loss.of(recipe, data, context.device),
             float(self.penalty),
+            fusing_pays(network, buffer.samples[:1], self.steps * len(data.train) * recipe.epochs_for(len(data.train))),
         )
 
     def _counted(self, cost: FitCost, contrast: Contrast) -> FitCost:
