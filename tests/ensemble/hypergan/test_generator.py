@@ -93,3 +93,11 @@ def test_base_is_a_trainable_copy():
     with torch.no_grad():
         generator.base[2].mul_(2)
     assert not torch.equal(generator.draw([1])["2.weight"], before)
+
+
+def test_draws_in_float64_are_those_of_float32_but_for_rounding():
+    generator = made()
+    single = generator.draw([3, 4])
+    double = generator.double().draw([3, 4])
+    assert all(tensor.dtype == torch.float64 for tensor in double.values())
+    assert all(torch.allclose(double[name].float(), single[name], atol=1e-5) for name in single)

@@ -84,9 +84,9 @@ class WeightGenerator(nn.Module):
         return {name: part.view(-1, *value.shape) for name, value, part in pairs}
 
     def noise_of(self, seeds: Sequence[int]) -> Noise:
-        """One noise vector a seed, whatever the other seeds are."""
+        """One noise vector a seed, whatever the other seeds are, in the type of the weights."""
         rows = [torch.randn(self.noise_size, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.stack(rows).to(self.base[0].device)
+        return torch.stack(rows).to(self.base[0])
 
     def draw(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         """Weights for each seed, in groups of a fixed size."""
