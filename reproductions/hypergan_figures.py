@@ -68,20 +68,22 @@ def draw_outliers(record: dict, path: Path) -> None:
     size = (2.9 * columns, 2.6 * len(sets) + 0.75)
     figure, grid = plt.subplots(len(sets), columns, figsize=size, layout="constrained", sharex=True, squeeze=False)
     handles: dict[str, Any] = {}
+    places = {method: place for place, method in enumerate(order({m: 0 for methods in sets.values() for m in methods}))}
     for row, (name, methods) in zip(grid, sets.items(), strict=True):
         for axes in row[len(panels[name]) :]:
             axes.set_visible(False)
         for axes, other in zip(row, panels[name], strict=False):
-            for place, method in enumerate(order(methods)):
+            for method in order(methods):
                 entropies = methods[method]["entropy"]
                 members = max(entropies, key=int)
                 curve = entropies[members][other]
                 x = [i * math.log(10) / (len(curve) - 1) for i in range(len(curve))]
                 emphasis = {"linewidth": 2.0, "zorder": 3} if method == "hypergan" else {"linewidth": 1.2}
+                place = places[method]
                 style = "--" if place >= 4 else "-"
                 (line,) = axes.plot(x, curve, style, color=COLOURS[place % len(COLOURS)], **emphasis)
                 handles.setdefault(f"{NAMES.get(method, method)}, {members} members", line)
-            axes.set_title(title_of(other, methods), loc="left", fontsize=8.5)
+            axes.set_title(title_of(other, methods), loc="left", fontsize=7.5)
             axes.set(xlim=(0, math.log(10)), ylim=(0, 1.02), xticks=[0, 0.5, 1, 1.5, 2])
         floor = min(m["entropy"][max(m["entropy"], key=int)]["test"][1] for m in methods.values())
         row[0].set_ylim(max(0, math.floor(floor * 20) / 20), 1.005)
