@@ -79,6 +79,13 @@ def test_regression_too(fused):
     assert found.item() == pytest.approx(loss(net(batch.inputs), batch.targets).item(), rel=1e-5)
 
 
+def test_targets_of_another_type_go_to_the_library(fused):
+    split = Split(torch.randn(64, 1, 6, 6), torch.randn(64, 3, dtype=torch.float64))
+    data, loss = Data("noise", "regression", split, split, split), Loss("regression")
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3))
+    assert not is_fused(net, data, loss)
+
+
 def test_what_the_kernels_do_not_compute_goes_to_the_library(digits, fused):
     assert is_fused(chain(), digits)
     assert not is_fused(chain(), digits, Loss("classification", smoothing=0.1))

@@ -5,10 +5,56 @@ from functools import cache
 
 import numpy as np
 
-from pluriform.fused.code import Call, Column, Opcode
+from pluriform.fused.code import Call
 from pluriform.fused.compile import compiled, standalone
 from pluriform.fused.elementwise import bend_back, fill, score_gradient
-from pluriform.fused.kernels import WIDTH, block_inputs, forward, pool_back, table, two
+from pluriform.fused.kernels import (
+    ACTIVATION,
+    AREA,
+    AREA_OUT,
+    AXES_BACK,
+    BLOCK_COUNT,
+    BLOCKS,
+    BORDER,
+    CHANNELS,
+    CHANNELS_OUT,
+    CLASSIFY,
+    CODE,
+    COUNT_BACK,
+    COUNTER,
+    FIRST_BACK,
+    GRADIENT,
+    INPUTS,
+    ITEM_COUNT,
+    ITEMS,
+    KIND,
+    LABELS,
+    LAST_BACK,
+    NUMBERS,
+    OPCODE,
+    OUTPUTS,
+    PLACES,
+    PRODUCT,
+    RESULTS,
+    ROW_BACK,
+    SAMPLES,
+    SHAPE,
+    SIZES,
+    SLOTS,
+    SOURCE,
+    SPACES,
+    STEP_COUNT,
+    STEPS,
+    TARGET,
+    WEIGHT,
+    WEIGHTS,
+    WIDTH,
+    block_inputs,
+    forward,
+    pool_back,
+    table,
+    two,
+)
 from pluriform.fused.products import products
 from pluriform.fused.registers import take_task, view, words
 
@@ -16,57 +62,6 @@ __all__ = ["chains_task"]
 
 F = np.float32
 TINY = F(1e-30)  # A gradient of zero stays one.
-PRODUCT, ACTIVATION = int(Opcode.PRODUCT), int(Opcode.ACTIVATION)
-SOURCE, TARGET, GRADIENT, OPCODE, KIND, WEIGHT, CHANNELS, AREA, CHANNELS_OUT, AREA_OUT = (
-    int(c)
-    for c in (
-        Column.SOURCE,
-        Column.TARGET,
-        Column.GRADIENT,
-        Column.OPCODE,
-        Column.KIND,
-        Column.WEIGHT,
-        Column.CHANNELS,
-        Column.AREA,
-        Column.CHANNELS_OUT,
-        Column.AREA_OUT,
-    )
-)
-FIRST_BACK, LAST_BACK, ROW_BACK, AXES_BACK, COUNT_BACK = (
-    int(c) for c in (Column.FIRST_BACK, Column.LAST_BACK, Column.ROW_BACK, Column.AXES_BACK, Column.COUNT_BACK)
-)
-COUNTER, SLOTS, SPACES, SAMPLES, BLOCKS, BLOCK_COUNT, SHAPE, BORDER, INPUTS, CODE = (
-    int(c)
-    for c in (
-        Call.COUNTER,
-        Call.SLOTS,
-        Call.SPACES,
-        Call.SAMPLES,
-        Call.BLOCKS,
-        Call.BLOCK_COUNT,
-        Call.SHAPE,
-        Call.BORDER,
-        Call.INPUTS,
-        Call.CODE,
-    )
-)
-STEPS, STEP_COUNT, NUMBERS, ITEMS, ITEM_COUNT, PLACES, WEIGHTS, SIZES, OUTPUTS, RESULTS, LABELS, CLASSIFY = (
-    int(c)
-    for c in (
-        Call.STEPS,
-        Call.STEP_COUNT,
-        Call.NUMBERS,
-        Call.ITEMS,
-        Call.ITEM_COUNT,
-        Call.PLACES,
-        Call.WEIGHTS,
-        Call.SIZES,
-        Call.OUTPUTS,
-        Call.RESULTS,
-        Call.LABELS,
-        Call.CLASSIFY,
-    )
-)
 NOISE, UNITS, SETTING, ROUNDS, LARGEST = (
     int(c) for c in (Call.NOISE, Call.UNITS, Call.SETTING, Call.ROUNDS, Call.LARGEST)
 )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pluriform.fused.chain import NotFused
 from pluriform.fused.program import Program
 from pluriform.fused.run import fused_gradients, fused_program
-from pluriform.graph.parameters import weights_of
+from pluriform.graph.parameters import modes_kept, weights_of
 from pluriform.training.feed import Batch, Feed
 from pluriform.training.layout import to_channels_last
 from pluriform.training.loss import Loss
@@ -51,14 +51,14 @@ def _pays(network: nn.Module, loss: Loss, feed: Feed, recipe: Recipe, epochs: in
     plain = loss.task in ("classification", "regression") and not loss.smoothing and loss.weights is None
     if not plain or recipe.precision != "32" or not any(isinstance(part, nn.Conv2d) for part in network.modules()):
         return False
-    modes = {part: part.training for part in network.modules()}
-    try:
-        program = fused_program(network.train(), _stacked(network, 1), feed.sample())
-    except NotFused:
+    _, targets = feed.split.batch(torch.arange(1))
+    if targets.dtype != (torch.int64 if loss.task == "classification" else torch.float32):
         return False
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    with modes_kept(network):
+        try:
+            program = fused_program(network.train(), _stacked(network, 1), feed.sample())
+        except NotFused:
+            return False
     whole = program.products * len(feed.split) * epochs
     return program.products <= MOST_MULTIPLICATIONS and whole >= LEAST_MULTIPLICATIONS
 
