@@ -210,6 +210,16 @@ def test_samples_beyond_the_bounds_are_said(data):
     assert told["beyond_bounds"] == "0.21 % of the pixels, shown clamped"  # 3 of 40 x 36.
 
 
+def test_chains_that_never_reach_the_data_are_noticed(data):
+    near, far = climber(data), climber(data)
+    far.form.buffer += 9
+    found = [measure_samples(subject).measures for subject in (near, far)]
+    assert [(m.name, m.value, m.better) for (m,) in found] == [
+        ("chains_apart", 0.0, "lower"),
+        ("chains_apart", 1.0, "lower"),
+    ]
+
+
 def test_roll_backs_are_told(data):
     subject = climber(data)
     subject.form.events = [{"step": 512, "reason": "loss is nan", "restored": 400, "change": "learning rate halved"}]

@@ -32,6 +32,7 @@ BETTER: Mapping[str, Literal["higher", "lower"] | None] = {
     "weight_distance": None,
     "weight_cosine": None,
     "collapsed": "lower",
+    "chains_apart": "lower",
     "robust_accuracy": "higher",
     "corrupted_accuracy": "higher",
     "parameters": "lower",

@@ -10,7 +10,7 @@ from torch import Tensor
 from pluriform.axes import Inputs, Scores
 from pluriform.errors import ConfigError
 from pluriform.evaluation.cost import count_macs
-from pluriform.evaluation.findings import Findings
+from pluriform.evaluation.findings import Findings, measure
 from pluriform.evaluation.pictures import byte_size, pictured, pngs
 from pluriform.evaluation.subject import Subject
 from pluriform.prediction import Predictor
@@ -23,6 +23,7 @@ DRAWN = 300
 BINS = 40
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 LADDER = (0, 1, 5, 20, 100)
+REACHED = 0.01  # Of the test samples must score below the median sample, else chains are apart from the data.
 LONG = 50  # A new chain makes so many times the steps of one update.
 LEAST_RANGE = 0.1  # Of scores in nats that are worth telling apart.
 MOST_CLASSES = 10
@@ -119,6 +120,9 @@ class _NoSamplesError(Exception):
 def measure_samples(subject: Subject) -> Findings:
     """Pictures `samples` and `chain`, curves `log_density`, `log_density_quantiles` and `chain_log_density`.
 
+    `chains_apart` is 1 where more than half of the samples score below 99 % of the test samples, else 0: chains that
+    never reach the data are samples of nothing that was learned.
+
     Samples are chains of the buffer after the steps of one more update, new ones where the form keeps none; shown are
     the first of them, without any selection, or the first of each class. New chains are also followed from their start:
     each state is drawn anew with the same seed, which gives the same chain. Neither costs more than a pass over the
@@ -142,7 +146,8 @@ def measure_samples(subject: Subject) -> Findings:
         return Findings(protocol={"samples": {"skipped": str(error)}, **told})
     curves = (*_compared(known, samples.scores), _over_steps(plan, chains))
     protocol = {"samples": _protocol(subject, form, plan, grid), **told}
-    return Findings((), curves, protocol, _pictures(subject, grid, chains))
+    apart = measure("chains_apart", float(samples.scores.median() < known.double().quantile(REACHED)))
+    return Findings((apart,), curves, protocol, _pictures(subject, grid, chains))
 
 
 def _plan(subject: Subject, form: Sampling) -> _Plan:

@@ -18,6 +18,10 @@ _PRAISE = {
     "robust_accuracy": "the most robust",
     "latency": "the fastest",
 }
+_FAULTS = {
+    "collapsed": ("has collapsed", "its members are one network for all purposes"),
+    "chains_apart": ("draws no samples of the data", "most of them score below 99\u202f% of the test set"),
+}
 _NAMES = {"rmse": "RMSE", "nll": "NLL", "ece": "ECE", "auroc": "AUROC"}
 
 
@@ -49,7 +53,7 @@ def summary(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     if praise:
         clauses = [f"{who} {'' if i else 'is '}{joined(what)}" for i, (who, what) in enumerate(praise.items())]
         sentences.append("; ".join(clauses) + ".")
-    sentences += [said for row in rows if (said := _collapse(row))]
+    sentences += [said for row in rows for name in _FAULTS if (said := _fault(row, name))]
     if level:
         sentences.append(f"Too close to call, as intervals overlap with the best: {'; '.join(level)}.")
     failed = [row for row in rows if not row.ok]
@@ -58,14 +62,15 @@ def summary(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     return sentences
 
 
-def _collapse(row: Row) -> str:
-    """That the members of a form are one network, for all seeds or some of them."""
-    found = row.measure("collapsed") if row.ok else None
+def _fault(row: Row, name: str) -> str:
+    """What is wrong with a form, for all seeds or some of them."""
+    found = row.measure(name) if row.ok else None
     if found is None or found.value <= 0:
         return ""
     seeds = found.count if found.interval else None
     when = f" for {round(found.value * seeds)} of {seeds} seeds" if seeds and found.value < 1 else ""
-    return f"{row.label} has collapsed{when}: its members are one network for all purposes."
+    verdict, meaning = _FAULTS[name]
+    return f"{row.label} {verdict}{when}: {meaning}."
 
 
 _TOPICS = {

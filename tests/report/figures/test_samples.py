@@ -8,7 +8,9 @@ import pytest
 from pluriform.report.figures.detection import detection
 from pluriform.report.figures.outliers import outliers
 from pluriform.report.figures.samples import samples
+from pluriform.report.headline import summary
 from pluriform.report.page import render
+from pluriform.report.ranking import columns_of
 from pluriform.report.row import rows_of
 from pluriform.result import Measure
 
@@ -79,6 +81,15 @@ def test_how_samples_were_made(synthetic, facts, words):
 )
 def test_roll_backs_in_words(synthetic, told, words):
     assert section_of(synthetic.drawer(roll_backs=told)).albums[0].facts[1:] == (words,)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_chains_that_never_reach_the_data_are_said_at_the_top(synthetic, apart):
+    result = synthetic.drawer()
+    found = replace(result, measures=(*result.measures, Measure("chains_apart", float(apart), better="lower")))
+    rows = rows_of([found])
+    words = f"{rows[0].label} draws no samples of the data: most of them score below 99\u202f% of the test set."
+    assert (words in summary(rows, columns_of(rows))) is apart
 
 
 def test_data_and_samples_are_drawn_beside_one_another(synthetic):
