@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from pluriform.attacks.gradient import ascend, attack_mode, judge
+from pluriform.attacks.objective import dlr
 
 
 def test_gradients_are_those_of_each_sample_alone(net, samples):
@@ -31,3 +32,16 @@ def test_weights_ask_for_no_gradient_inside_only(net):
         assert not any(weight.requires_grad for weight in net.parameters())
         assert not any(part.training for part in net.modules())
     assert all(weight.requires_grad for weight in net.parameters())
+
+
+def test_another_objective_is_climbed_and_judged_by_the_same_predictions(net, samples):
+    x, y = samples
+    net.double().eval()
+    x, wrong = x.double(), torch.where(torch.arange(40) < 7, (y + 1) % 3, y)
+    found, verdict = ascend(net, x, wrong, dlr), judge(net, x, wrong, dlr)
+    assert verdict.broken.tolist() == [True] * 7 + [False] * 33
+    assert torch.equal(found.verdict.broken, verdict.broken)
+    torch.testing.assert_close(verdict.loss, dlr(net(x), wrong))
+    step = 1e-6 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    rise = judge(net, x + step, wrong, dlr).loss - judge(net, x - step, wrong, dlr).loss
+    torch.testing.assert_close((found.gradient * step).flatten(1).sum(1) * 2, rise, rtol=1e-4, atol=1e-9)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from pluriform.attacks.objective import Objective, cross_entropy
 from pluriform.axes import Inputs, Labels, Scores
 from pluriform.errors import UnsupportedOpError, explain
 from pluriform.graph.parameters import frozen, modes_kept
@@ -21,7 +21,7 @@ class Verdict:
     """What the network says at a point.
 
     Attributes:
-        loss: Cross-entropy of every sample.
+        loss: The objective of every sample.
         broken: Whether the sample is misclassified.
     """
 
@@ -42,14 +42,14 @@ class Ascent:
     gradient: Inputs
 
 
-def judge(module: nn.Module, inputs: Inputs, labels: Labels) -> Verdict:
+def judge(module: nn.Module, inputs: Inputs, labels: Labels, objective: Objective = cross_entropy) -> Verdict:
     """Loss and correctness without a gradient."""
     with torch.no_grad():
         outputs = module(inputs)
-        return Verdict(F.cross_entropy(outputs, labels, reduction="none"), outputs.argmax(-1) != labels)
+        return Verdict(objective(outputs, labels), outputs.argmax(-1) != labels)
 
 
-def ascend(module: nn.Module, inputs: Inputs, labels: Labels) -> Ascent:
+def ascend(module: nn.Module, inputs: Inputs, labels: Labels, objective: Objective = cross_entropy) -> Ascent:
     """Verdict and gradient of the summed loss in `inputs` alone; no `.grad` is written.
 
     The loss is summed, never averaged, so that a sample's gradient does not depend on the size of its batch.
@@ -60,7 +60,7 @@ def ascend(module: nn.Module, inputs: Inputs, labels: Labels) -> Ascent:
     with torch.enable_grad():
         point = inputs.detach().requires_grad_()
         outputs = module(point)
-        loss = F.cross_entropy(outputs, labels, reduction="none")
+        loss = objective(outputs, labels)
         gradient = torch.autograd.grad(loss.sum(), point, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None:
         raise UnsupportedOpError(
