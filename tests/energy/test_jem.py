@@ -131,7 +131,7 @@ class TestPromises:
         words = ["digits", "--steps", "7", "--step", "0.5", "--penalty", "0.1", "--epochs", "3", "--shift", "2"]
         method = tyro.cli(options("jem"), args=[*words, "--clamp-gradient", "0.03", "--no-clamp-inputs"]).method
         assert method.sampler == Langevin(7, 0.5, 0.01, 0.03, False)
-        assert method.terms == Terms(penalty=0.1)
+        assert method.terms == Terms(density=0.1, penalty=0.1)
         assert (method.training.epochs, method.training.augmentation.shift) == (3, 2)
 
     @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from pluriform.attacks import l1
 from pluriform.attacks.gradient import ascend
 from pluriform.attacks.noise import direction
 from pluriform.attacks.threat import Threat
@@ -12,6 +13,9 @@ __all__ = ["fgsm"]
 
 def fgsm(module: nn.Module, inputs: Inputs, labels: Labels, threat: Threat, *, seed: int = 0) -> Inputs:
     """`P(x + eps sign g)` for Linf, `P(x + eps g / ||g||)` for L2, without a random start.
+
+    For L1 the values of largest `|g|` move to the edge of the box until `eps` is spent. Each is the best answer to a
+    linear network in its ball.
 
     Args:
         module: In evaluation mode.
@@ -24,4 +28,6 @@ def fgsm(module: nn.Module, inputs: Inputs, labels: Labels, threat: Threat, *, s
         Goodfellow, Shlens, Szegedy, 2015, Explaining and harnessing adversarial examples, arXiv 1412.6572.
     """
     gradient = ascend(module, inputs, labels).gradient
+    if threat.norm == "l1":
+        return l1.fill(gradient, inputs, threat.eps, *threat.box)
     return threat.project(inputs + threat.eps * direction(gradient, inputs, threat, seed), inputs)

@@ -9,7 +9,7 @@ from pluriform.errors import ConfigError, explain
 __all__ = ["shortest_step"]
 
 Rows = Float[Tensor, "batch values"]
-TINY = torch.finfo(torch.float32).tiny
+TINY, LARGE = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
 def shortest_step(
@@ -48,14 +48,15 @@ def shortest_step(
     if norm not in ("linf", "l2", "l1"):
         raise ConfigError(explain("norm linf, l2 or l1", repr(norm), "shortest_step", "choose one of them"))
     scale = normals.abs().amax(1).clamp_min(TINY)
-    signed = normals / scale[:, None] * gaps.sign()[:, None]
-    size, target = signed.abs(), gaps.abs() / scale
-    room = torch.where(signed > 0, box[1] - points, points - box[0]).clamp_min(0).where(signed != 0, 0)
+    size = normals * (gaps.sign() / scale)[:, None]
+    way, target = size.sign(), gaps.abs() / scale
+    size.abs_()
+    room = torch.maximum(way * (box[1] - points), way * (box[0] - points)).clamp_min_(0)
     if norm == "l1":
-        return _fill(size, room, target) * signed.sign()
-    speed = size if norm == "l2" else (signed != 0).to(size.dtype)
-    step = torch.minimum(_time(size, speed, room, target)[:, None] * speed, room)
-    return step.where(((size * room).sum(1) > target)[:, None], room) * signed.sign()
+        return _fill(size, room, target) * way
+    speed = size if norm == "l2" else way.abs()
+    time = _time(size, speed, room, target).masked_fill(torch.linalg.vecdot(size, room) <= target, LARGE)
+    return torch.minimum(time[:, None] * speed, room) * way
 
 
 def _time(size: Rows, speed: Rows, room: Rows, target: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
@@ -64,15 +65,17 @@ def _time(size: Rows, speed: Rows, room: Rows, target: Float[Tensor, "batch"]) -
     The sum is concave, increasing and piecewise linear in `t`, so that Newton's steps from 0 never overshoot and end,
     exact, with the set of coordinates that stand at a wall; sorting the rooms finds the same `t` more slowly.
     """
-    rate, full = size * speed, size * room
-    time, free = torch.zeros_like(target), room > 0
+    # In place and with masks of floats: new tensors and products with booleans cost several times as much on a CPU.
+    rate, time, count = size * speed, torch.zeros_like(target), torch.full_like(target, -1)
+    step, moving = torch.empty_like(room), torch.empty_like(room)
     while True:
-        step = (target - (full * ~free).sum(1)) / (rate * free).sum(1).clamp_min(TINY)
-        time = torch.maximum(time, step).clamp_max(torch.finfo(time.dtype).max)
-        still = free & (time[:, None] * speed < room)
-        if torch.equal(still, free):
+        torch.minimum(torch.mul(speed, time[:, None], out=step), room, out=step)
+        torch.sub(room, step, out=moving).sign_()
+        missing = target - torch.linalg.vecdot(size, step)
+        time = (time + missing.clamp_min(0) / torch.linalg.vecdot(rate, moving).clamp_min(TINY)).clamp_max(LARGE)
+        before, count = count, moving.sum(1)
+        if torch.equal(before, count):
             return time
-        free = still
 
 
 def _fill(size: Rows, room: Rows, target: Float[Tensor, "batch"]) -> Rows:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pluriform.attacks.threat import Threat
 from pluriform.axes import Inputs
 
-__all__ = ["direction", "gaussian", "start", "uniform"]
+__all__ = ["direction", "edge", "gaussian", "start", "uniform"]
 
 GOLDEN = -7046029254386353131
 FIRST = -4658895280553007687
@@ -52,15 +52,37 @@ def gaussian(inputs: Inputs, seed: int, stream: int = 0) -> Inputs:
 
 
 def start(inputs: Inputs, threat: Threat, seed: int, stream: int = 0) -> Inputs:
-    """A random legal start: uniform in the box of Linf; in L2 a random direction of uniform random radius."""
+    """A random legal start: uniform in the box of Linf; in L2 and L1 a random direction of uniform random radius."""
     if threat.norm == "linf":
         return threat.project(inputs + threat.eps * (2 * uniform(inputs, seed, stream) - 1), inputs)
     radius = uniform(inputs, seed, 4 * stream + 2).flatten(1)[:, 0].view(-1, *[1] * (inputs.ndim - 1))
+    if threat.norm == "l1":
+        return inputs + radius * (edge(inputs, threat, seed, stream) - inputs)
     return threat.project(inputs + threat.eps * radius * threat.steepest(gaussian(inputs, seed, 2 * stream)), inputs)
 
 
+def edge(inputs: Inputs, threat: Threat, seed: int, stream: int = 0) -> Inputs:
+    """A random start on the edge of the ball, clamped to the box, as APGD takes it.
+
+    Linf: uniform noise whose largest value is `eps`. L2: a random direction of length `eps`. L1: the point of ball and
+    box nearest to normal noise, which is sparse.
+
+    References:
+        Croce, Hein, 2020, arXiv 2003.01690 (Linf, L2); 2021, arXiv 2103.01208 (L1).
+    """
+    if threat.norm == "linf":
+        noise = 2 * uniform(inputs, seed, stream) - 1
+        largest = noise.flatten(1).abs().amax(1).view(-1, *[1] * (inputs.ndim - 1))
+        return threat.project(inputs + threat.eps * (noise / largest), inputs)
+    noise = gaussian(inputs, seed, 2 * stream)
+    if threat.norm == "l1":
+        low, high = threat.box
+        return threat.project(inputs + (high - low) * noise, inputs)
+    return threat.project(inputs + threat.eps * threat.steepest(noise), inputs)
+
+
 def direction(gradient: Inputs, inputs: Inputs, threat: Threat, seed: int, stream: int = 0) -> Inputs:
-    """The steepest direction; in L2 a random one for samples whose gradient is exactly zero, instead of NaN."""
+    """The steepest direction; in L2 and L1 a random one for samples whose gradient is exactly zero, instead of NaN."""
     dead = gradient.flatten(1).eq(0).all(1)
     if threat.norm == "linf" or not dead.any():
         return threat.steepest(gradient)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from pluriform.attacks import l1
 from pluriform.axes import Inputs
 from pluriform.errors import BoundsError, ConfigError, explain
 
@@ -13,7 +14,8 @@ __all__ = ["Threat", "check_scale", "resolve_threat"]
 
 SLACK = 1e-6
 TINY = torch.finfo(torch.float32).tiny
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l1")
+SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Threat:
     """All inputs `x'` with `||x' - x|| <= eps` inside the bounds.
 
     Attributes:
-        norm: `"linf"` or `"l2"`, over all values of one input.
+        norm: `"linf"`, `"l2"` or `"l1"`, over all values of one input.
         eps: Radius in input units (8/255 for images in 0..1, 8 for images in 0..255).
         bounds: Lowest and highest legal input value; those of the form unless given.
 
@@ -36,7 +38,7 @@ class Threat:
     def __post_init__(self) -> None:
         faults = []
         if self.norm not in NORMS:
-            faults.append(("norm 'linf' or 'l2'", f"norm {self.norm!r}", "choose one of the two"))
+            faults.append(("norm 'linf', 'l2' or 'l1'", f"norm {self.norm!r}", "choose one of these"))
         if not (math.isfinite(self.eps) and self.eps >= 0):
             faults.append(("a finite eps of at least 0", f"eps {self.eps}", "give the radius in input units"))
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
@@ -67,7 +69,9 @@ class Threat:
         return replace(self, eps=self.eps * fraction)
 
     def project(self, moved: Inputs, inputs: Inputs) -> Inputs:
-        """The nearest legal inputs: first into the ball around `inputs`, then into the box."""
+        """The nearest legal inputs: first into the ball around `inputs`, then into the box; in L1 into both at once."""
+        if self.norm == "l1":
+            return l1.project(moved, inputs, self.eps, *self.box)
         if self.norm == "linf":
             moved = torch.minimum(torch.maximum(moved, inputs - self.eps), inputs + self.eps)
         else:
@@ -76,9 +80,18 @@ class Threat:
         return moved.clamp(*self.box)
 
     def steepest(self, gradient: Inputs) -> Inputs:
-        """The unit step that the gradient favours: its sign, or itself over its L2 norm; 0 where it is 0."""
+        """The unit step that the gradient favours: its sign, or itself over its L2 norm; 0 where it is 0.
+
+        In L1 the signs of the largest hundredth of its values, over their number.
+
+        References:
+            Tramèr, Boneh, 2019, Adversarial training and robustness for multiple perturbations, arXiv 1904.13000 (L1).
+        """
         if self.norm == "linf":
             return gradient.sign()
+        if self.norm == "l1":
+            count = math.ceil(SHARE * gradient[0].numel()) if len(gradient) else 1
+            return l1.sparse_sign(gradient, torch.full((len(gradient),), count, device=gradient.device))
         largest = gradient.flatten(1).abs().amax(1).view(-1, *[1] * (gradient.ndim - 1))
         gradient = gradient / largest.clamp_min(TINY)
         return gradient / _length(gradient).clamp_min(0.5)
@@ -90,12 +103,13 @@ class Threat:
             BoundsError: The norm or the box is violated, or a value is not finite.
         """
         change = (moved - inputs).double()
-        far = change.flatten(1).abs().amax(1) if self.norm == "linf" else _length(change).flatten()
+        far = change.flatten(1).norm({"linf": math.inf, "l2": 2, "l1": 1}[self.norm], 1)
         low, high = self.box
         worst, least, most = float(far.max()), float(moved.min()), float(moved.max())
-        # float32 rounds x + eps to the precision of the largest input.
+        # float32 rounds x + eps to the precision of the largest input; L1 adds the roundings of all values.
         slack = SLACK * max(1.0, abs(low), abs(high))
-        if not (worst <= self.eps + slack and least >= low - slack and most <= high + slack):
+        sums = max(1.0, math.sqrt(change[0].numel()) / 10) if self.norm == "l1" else 1.0
+        if not (worst <= self.eps + sums * slack and least >= low - slack and most <= high + slack):
             raise BoundsError(
                 explain(
                     f"perturbed inputs within {self.norm} {self.eps:g} and bounds {low:g}..{high:g}",
@@ -145,7 +159,7 @@ def check_scale(threat: Threat, values: int) -> None:
     """
     low, high = threat.box
     span = high - low
-    reach = span if threat.norm == "linf" else span * math.sqrt(values)
+    reach = span * {"linf": 1.0, "l2": math.sqrt(values), "l1": values}[threat.norm]
     if threat.eps > reach:
         hint = f"; {threat.eps:g}/255 = {threat.eps / 255 * span:.4g} may be meant" if threat.eps <= 255 else ""
         raise ConfigError(

@@ -68,6 +68,7 @@ class Loop:
         members: Number of stacked members, where every tensor of the network has a leading member axis.
         extra: Further tensors that steps change in place; checkpoints keep them.
         guard: Is asked before every update; what it refuses is rolled back.
+        keep_best: End with the weights of the best validation, also where nothing stops early.
         label: Names checkpoint, log lines and bar.
     """
 
@@ -85,6 +86,7 @@ class Loop:
         members: int | None = None,
         extra: Mapping[str, Tensor] | None = None,
         guard: Guard | None = None,
+        keep_best: bool = False,
         label: str = "training",
     ) -> None:
         self.network, self.closure, self.feed, self.recipe = network, step, feed, recipe
@@ -94,12 +96,11 @@ class Loop:
         self.optimizer = make_optimizer(network, recipe)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.average = MovingAverage(network, float(recipe.ema)) if recipe.ema is not None else None
-        self.stopping = (
-            EarlyStopping(weights_of(network), recipe.patience, members) if recipe.patience and validate else None
-        )
+        patience = recipe.patience or (epochs + 1 if keep_best else None)  # So many epochs never come.
+        self.stopping = EarlyStopping(weights_of(network), patience, members) if patience and validate else None
         self.autocast = autocast_of(recipe, self.device)
         self.steps = epochs * feed.steps
-        self.every = 1 if self.stopping else max(1, math.ceil(epochs / ASSESSMENTS))
+        self.every = 1 if recipe.patience and validate else max(1, math.ceil(epochs / ASSESSMENTS))
         self.epoch, self.position, self.finished = 0, 0, False
         self.sums: dict[str, Any] = {}
         self.history: list[dict[str, float | int]] = []  # The figures of every epoch, as in the log.
@@ -227,7 +228,7 @@ class Loop:
         with self.average.applied() if self.average else nullcontext(weights_of(self.network)) as weights:
             found = self.validate()
             if self.stopping:
-                self.stopping.update(found.loss, weights)
+                self.stopping.update(found.loss if found.criterion is None else found.criterion, weights)
         return found.log()
 
     def _check_finite(self, loss: float) -> None:

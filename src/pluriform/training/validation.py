@@ -23,11 +23,13 @@ class Assessment:
         loss: Shape `(member,)`; one entry for one network.
         accuracy: Likewise; `None` in regression.
         more: Further figures for the log.
+        criterion: What the best weights are chosen by, lower is better, shape `(member,)`; `None` for the loss.
     """
 
     loss: Tensor
     accuracy: Tensor | None
     more: Mapping[str, float] = field(default_factory=dict)
+    criterion: Tensor | None = None
 
     def log(self) -> dict[str, float]:
         """Means over the members, by name."""
