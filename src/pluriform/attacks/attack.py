@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pluriform.attacks.fab import fab, fab_targeted
 from pluriform.attacks.fgsm import fgsm
 from pluriform.attacks.gradient import attack_mode
 from pluriform.attacks.pgd import pgd
@@ -18,7 +19,7 @@ from pluriform.prediction import Predictor
 __all__ = ["ATTACKS", "attack", "perturb"]
 
 BATCH = 256
-ATTACKS: Mapping[str, Callable[..., Inputs]] = {"fgsm": fgsm, "pgd": pgd}
+ATTACKS: Mapping[str, Callable[..., Inputs]] = {"fab": fab, "fab-t": fab_targeted, "fgsm": fgsm, "pgd": pgd}
 
 
 def attack(
