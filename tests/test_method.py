@@ -6,7 +6,8 @@ from torch import nn
 
 import pluriform as pf
 from pluriform.errors import ConfigError, ShapeError
-from pluriform.method import check_kinds, check_module, fingerprint
+from pluriform.graph.fingerprint import fingerprint
+from pluriform.method import check_kinds, check_module
 
 
 def test_labels_show_what_differs_from_the_defaults():

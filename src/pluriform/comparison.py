@@ -16,7 +16,8 @@ from pluriform.data.data import Data
 from pluriform.errors import ConfigError, DataError, GraphError, explain
 from pluriform.evaluation.environment import environment
 from pluriform.evaluation.evaluate import evaluate
-from pluriform.method import Method, check_module, fingerprint
+from pluriform.graph.fingerprint import fingerprint
+from pluriform.method import Method, check_module
 from pluriform.report.page import write_report
 from pluriform.result import Result
 from pluriform.runs import Run

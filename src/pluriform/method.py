@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pluriform.data.data import Data
 from pluriform.encoding import record_to_json
 from pluriform.errors import ConfigError, ShapeError, explain
 from pluriform.forms import load_form
+from pluriform.graph.fingerprint import fingerprint
 from pluriform.prediction import Predictor
 from pluriform.runs import Run
 
@@ -142,15 +142,6 @@ def _device(name: str) -> torch.device:
             explain("a device that torch can use", f"{name!r} ({error})".split("\n")[0], "device", "use auto or cpu")
         ) from error
     return torch.device(name)
-
-
-def fingerprint(module: nn.Module | None) -> str:
-    """A hash of class, parameters and buffers, which tells two networks apart."""
-    digest = hashlib.sha256(str(module).encode())
-    for name, tensor in module.state_dict().items() if module is not None else ():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def check_module(module: nn.Module, data: Data) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pluriform.errors import ConfigError, ConvergenceError, SingularKernelError, explain
 from pluriform.gaussian_process.exact import Outputs
-from pluriform.gaussian_process.progress import progress
 from pluriform.gaussian_process.tiles import TileStore
+from pluriform.progress import progress
 
 __all__ = [
     "IterativeSolution",

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pluriform.errors import ShapeError, SingularKernelError, explain
 from pluriform.gaussian_process.exact import Cross, Outputs
-from pluriform.gaussian_process.progress import progress
 from pluriform.gaussian_process.tiles import TileStore
+from pluriform.progress import progress
 
 __all__ = ["TiledProcess", "condition_tiled", "tiled_cholesky", "tiled_solve"]
 

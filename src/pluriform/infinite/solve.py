@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pluriform.gaussian_process.exact import absolute_ridge, spectrum
 from pluriform.gaussian_process.nystrom import InducingProcess
-from pluriform.gaussian_process.progress import progress
 from pluriform.gaussian_process.tiled_cholesky import condition_tiled
 from pluriform.gaussian_process.tiles import PackedTiles
 from pluriform.infinite.calibration import FOLDS, RIDGES, HeldOut, choose_ridge, held_out_in_folds, held_out_scale
@@ -19,6 +18,7 @@ from pluriform.infinite.kernel_function import KernelFunction
 from pluriform.infinite.predict.gradient_flow import GradientFlow, gradient_flow
 from pluriform.infinite.predict.inducing_flow import InducingFlow, inducing_flow
 from pluriform.infinite.predict.tiled_flow import TiledFlow
+from pluriform.progress import progress
 
 if TYPE_CHECKING:
     from pluriform.infinite.fit import InfiniteWidth

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from pluriform.gaussian_process import progress as module
-from pluriform.gaussian_process.progress import progress
+from pluriform import progress as module
+from pluriform.progress import progress
 
 
 class Terminal(io.StringIO):
