@@ -40,6 +40,9 @@ def small_cases() -> dict[str, Method]:
         "SWAG": pf.SWAG(members=3, rank=3, training=pf.Training(epochs=20, optimizer="sgd", learning_rate=0.05)),
         "MCDropout": pf.MCDropout(members=3, rate=0.1, training=training),
         "APD": pf.APD(members=3, samples=15, thin=2, burn_in=4, iterations=15, training=pf.Training(epochs=8)),
+        "AdversarialTraining": pf.AdversarialTraining(
+            "fgsm-rs", pf.Threat("linf", 0.05), pf.Training(epochs=10, batch_size=32)
+        ),
         "DAT": pf.DAT(training=pf.Training(epochs=2, learning_rate=1e-3), pretraining=4, steps=3),
         "JEM": pf.JEM(training=pf.Training(epochs=3, learning_rate=3e-3), buffer_size=500),
         "MNF": pf.MNF(members=3, training=pf.Training(epochs=15, batch_size=32)),

@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from pluriform.prediction import Prediction, Predictor
     from pluriform.report.page import write_report
     from pluriform.result import Result
+    from pluriform.robust.adversarial_training import AdversarialTraining
 
 _PLACES = {
     "APD": "pluriform.ensemble.apd.fit",
+    "AdversarialTraining": "pluriform.robust.adversarial_training",
     "DAT": "pluriform.energy.dat",
     "Data": "pluriform.data.data",
     "DeepEnsemble": "pluriform.ensemble.deep_ensemble",
@@ -77,6 +79,7 @@ _ROOMS = ("infinite", "nets")
 
 __all__ = [
     "APD",
+    "AdversarialTraining",
     "DAT",
     "Data",
     "DeepEnsemble",

@@ -40,6 +40,7 @@ METHODS = {
     "apd": "pluriform.ensemble.apd.fit:APD",
     "jem": "pluriform.energy.jem:JEM",
     "dat": "pluriform.energy.dat:DAT",
+    "adversarial-training": "pluriform.robust.adversarial_training:AdversarialTraining",
 }
 DEFAULT_FORMS = ("training", "deep-ensemble", "hypergan", "infinite-width")
 
