@@ -16,7 +16,7 @@ from pluriform.axes import Inputs, Labels
 from pluriform.errors import ConfigError, LabelError, ShapeError, explain
 from pluriform.prediction import Predictor
 
-__all__ = ["ATTACKS", "attack", "perturb"]
+__all__ = ["ATTACKS", "attack", "check_labelled", "perturb"]
 
 BATCH = 256
 ATTACKS: Mapping[str, Callable[..., Inputs]] = {"fab": fab, "fab-t": fab_targeted, "fgsm": fgsm, "pgd": pgd}
@@ -54,19 +54,29 @@ def attack(
         >>> bool((attack(net, x, y, Threat("linf", 0.1, (0, 1))) - x).abs().max() <= 0.1 + 1e-6)
         True
     """
-    if len(x) != len(y) or len(x) == 0:
-        got = f"{len(x)} inputs, {len(y)} labels"
-        raise ShapeError(explain("a label for each input, at least one", got, "attack", "pass both of the same batch"))
-    if y.is_floating_point() or y.dim() != 1:
-        got = f"{y.dtype} of shape {tuple(y.shape)}"
-        raise ShapeError(explain("integer labels of shape (batch,)", got, "attack", "pass true classes"))
-    classes = form.signature.outputs if isinstance(form, Predictor) else None
-    if int(y.min()) < 0 or (classes is not None and int(y.max()) >= classes):
-        got = f"labels from {int(y.min())} to {int(y.max())}"
-        raise LabelError(explain(f"labels in 0..{(classes or 1) - 1}", got, "attack", "pass true classes"))
+    check_labelled(form, x, y, "attack")
     threat = resolve_threat(form, threat, x)
     check_scale(threat, x[0].numel())
     return perturb(form, x, y, threat, method, seed, **options)
+
+
+def check_labelled(form: nn.Module, x: Tensor, y: Tensor, where: str) -> None:
+    """Hold inputs and labels against one another, and labels against the classes of a form.
+
+    Raises:
+        ShapeError: They differ in number, or labels are no integers.
+        LabelError: Labels outside the classes.
+    """
+    if len(x) != len(y) or len(x) == 0:
+        got = f"{len(x)} inputs, {len(y)} labels"
+        raise ShapeError(explain("a label for each input, at least one", got, where, "pass both of the same batch"))
+    if y.is_floating_point() or y.dim() != 1:
+        got = f"{y.dtype} of shape {tuple(y.shape)}"
+        raise ShapeError(explain("integer labels of shape (batch,)", got, where, "pass true classes"))
+    classes = form.signature.outputs if isinstance(form, Predictor) else None
+    if int(y.min()) < 0 or (classes is not None and int(y.max()) >= classes):
+        got = f"labels from {int(y.min())} to {int(y.max())}"
+        raise LabelError(explain(f"labels in 0..{(classes or 1) - 1}", got, where, "pass true classes"))
 
 
 def perturb(
