@@ -7,12 +7,13 @@ random start in any batch, at any place in it, on any device.
 import math
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from pluriform.attacks.threat import Threat
 from pluriform.axes import Inputs
 
-__all__ = ["direction", "edge", "gaussian", "start", "uniform"]
+__all__ = ["bits", "direction", "edge", "gaussian", "start", "uniform"]
 
 GOLDEN = -7046029254386353131
 FIRST = -4658895280553007687
@@ -30,19 +31,26 @@ def _mix(state: Tensor) -> Tensor:
     return state ^ ((state >> 31) & ((1 << 33) - 1))
 
 
-def uniform(inputs: Inputs, seed: int, stream: int = 0) -> Inputs:
-    """Numbers in [0, 1) shaped like `inputs`.
+def bits(inputs: Inputs, count: int, seed: int, stream: int = 0) -> Int64[Tensor, "batch count"]:
+    """`count` random 64-bit integers for each sample.
 
     Args:
         inputs: The samples that the draw belongs to.
+        count: Integers a sample.
         seed: Source of the draw.
         stream: Tells several draws for the same sample and seed apart.
     """
     values = inputs.flatten(1).float().contiguous().view(torch.int32).long()
-    place = torch.arange(1, values.shape[1] + 1, device=inputs.device) * GOLDEN
-    sample = _mix(_mix(values + place).sum(1, keepdim=True) + (seed + 1) * 0x632BE59BD9B4E019 % 2**63)
-    bits = _mix(_mix(sample + stream * 0x2545F4914F6CDD1D % 2**63) + place)
-    return (((bits >> 40) & ((1 << 24) - 1)).double() / 2**24).to(inputs.dtype).view_as(inputs)
+    place = torch.arange(1, max(values.shape[1], count) + 1, device=inputs.device) * GOLDEN
+    state = _mix(values + place[: values.shape[1]]).sum(1, keepdim=True)
+    sample = _mix(state + (seed + 1) * 0x632BE59BD9B4E019 % 2**63)
+    return _mix(_mix(sample + stream * 0x2545F4914F6CDD1D % 2**63) + place[:count])
+
+
+def uniform(inputs: Inputs, seed: int, stream: int = 0) -> Inputs:
+    """Numbers in [0, 1) shaped like `inputs`; arguments as in `bits`."""
+    drawn = bits(inputs, math.prod(inputs.shape[1:]), seed, stream)
+    return (((drawn >> 40) & ((1 << 24) - 1)).double() / 2**24).to(inputs.dtype).view_as(inputs)
 
 
 def gaussian(inputs: Inputs, seed: int, stream: int = 0) -> Inputs:
