@@ -1,10 +1,11 @@
 """Gradients of a batch are those of its samples, and nothing but the inputs gets one."""
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from pluriform.attacks.gradient import ascend, attack_mode, judge
-from pluriform.attacks.objective import dlr
+from pluriform.attacks.objective import dlr, margin
 
 
 def test_gradients_are_those_of_each_sample_alone(net, samples):
@@ -45,3 +46,21 @@ def test_another_objective_is_climbed_and_judged_by_the_same_predictions(net, sa
     step = 1e-6 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
     rise = judge(net, x + step, wrong, dlr).loss - judge(net, x - step, wrong, dlr).loss
     torch.testing.assert_close((found.gradient * step).flatten(1).sum(1) * 2, rise, rtol=1e-4, atol=1e-9)
+
+
+def test_passes_are_averaged_and_a_tie_counts_as_broken():
+    """Logits 0 and 1, 2, 3, 4 times the input in turn: mean gradient and mean loss by hand."""
+
+    class Turning(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return torch.cat([torch.zeros_like(x), x * self.calls * (1 if self.calls > 2 else -1)], 1)
+
+    x, y = torch.tensor([[0.5]], dtype=torch.float64), torch.tensor([0])
+    found = ascend(Turning(), x, y, margin, eot=4)
+    assert found.gradient.item() == (-1 - 2 + 3 + 4) / 4
+    assert found.verdict.loss.item() == 0.5
+    assert found.verdict.broken.item()
+    assert not judge(Turning(), x, y, margin, eot=3).broken.item()

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from pluriform.attacks.attack import attack
 from pluriform.attacks.gradient import Verdict
+from pluriform.attacks.objective import dlr, margin
 from pluriform.attacks.pgd import _Worst
 from pluriform.attacks.threat import Threat
 from pluriform.errors import ConfigError
@@ -51,7 +52,36 @@ def test_l2_optimum_of_a_linear_network_is_along_w(linear, points, method):
     torch.testing.assert_close(moved, x - 0.1 * F.normalize(weight), atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
+@pytest.mark.parametrize("method", ["fgsm", "pgd"])
+def test_l1_optimum_of_a_linear_network_is_the_largest_weight(linear, points, method):
+    x, y = points
+    options = {"stop_when_broken": False} if method == "pgd" else {}
+    moved = attack(linear, x, y, Threat("l1", 0.3, (-10, 10)), method, **options)
+    _, weight = margins(linear, x, y)
+    largest = F.one_hot(weight.abs().argmax(1), 20)
+    torch.testing.assert_close(moved, x - 0.3 * largest * weight.sign(), atol=1e-5, rtol=0)
+
+
+def test_l1_attacks_go_on_to_the_next_values_where_the_box_ends(linear, points):
+    """The box leaves the largest weight less room than eps; the optimum fills several values, by sorting here."""
+    x, y = points
+    x = x.clamp(0.05, 0.95)
+    y = linear(x).argmax(-1)
+    threat = Threat("l1", 1.2, (0, 1))
+    margin, weight = margins(linear, x, y)
+    lowest = []
+    for row in range(60):
+        left, gap = 1.2, float(margin[row])
+        for place in weight[row].abs().argsort(descending=True).tolist():
+            room = float(x[row, place] if weight[row, place] > 0 else 1 - x[row, place])
+            gap, left = gap - min(left, room) * float(weight[row, place].abs()), left - min(left, room)
+        lowest.append(gap)
+    for method, options, slack in [("fgsm", {}, 1e-5), ("pgd", {"stop_when_broken": False, "steps": 100}, 0.02)]:
+        found, _ = margins(linear, attack(linear, x, y, threat, method, **options), y)
+        assert found.tolist() == pytest.approx(lowest, abs=slack)
+
+
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", float("inf"))])
 def test_exactly_the_samples_within_their_minimal_distance_flip(linear, points, norm, dual):
     x, y = points
     margin, weight = margins(linear, x, y)
@@ -113,9 +143,39 @@ def test_same_seed_same_points_other_seed_others(net, samples):
     assert not torch.equal(attack(net, x, y, threat, seed=1, steps=1), attack(net, x, y, threat, seed=2, steps=1))
 
 
-@pytest.mark.parametrize("options", [{"steps": -1}, {"restarts": 0}])
+def test_other_objectives_are_climbed(net, samples):
+    x, y = samples
+    threat = Threat("linf", 0.04, (0, 1))
+    for objective in (margin, dlr):
+        before = objective(net(x), y)
+        moved = attack(net, x, y, threat, objective=objective, stop_when_broken=False)
+        entropy = attack(net, x, y, threat, stop_when_broken=False)
+        assert (objective(net(moved), y) > before).all()
+        assert objective(net(moved), y).mean() > objective(net(entropy), y).mean()
+
+
+def test_averaging_over_passes_sees_through_a_network_that_answers_at_random(net, samples):
+    """The noise hides single gradients; the true network is known, so success can be judged without it."""
+
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.generator = net, torch.Generator().manual_seed(0)
+
+        def forward(self, x):
+            return self.net(x + 0.6 * torch.randn(x.shape, generator=self.generator))
+
+    x, y = samples
+    rises = []
+    for eot in (1, 20):
+        moved = attack(Noisy(), x, y, Threat("l2", 0.3, (0, 1)), stop_when_broken=False, steps=5, eot=eot)
+        rises.append((F.cross_entropy(net(moved), y) - F.cross_entropy(net(x), y)).item())
+    assert 0 < rises[0] < 0.9 * rises[1]
+
+
+@pytest.mark.parametrize("options", [{"steps": -1}, {"restarts": 0}, {"eot": 0}])
 def test_impossible_options(net, samples, options):
-    with pytest.raises(ConfigError, match="expected steps >= 0 and restarts >= 1; got steps"):
+    with pytest.raises(ConfigError, match="expected steps >= 0, restarts >= 1 and eot >= 1; got steps"):
         attack(net, *samples, Threat("linf", 0.1, (0, 1)), **options)
 
 

@@ -72,9 +72,9 @@ def sparse_sign(gradient: Inputs, counts: Int[Tensor, "batch"]) -> Inputs:
     return (chosen / chosen.abs().sum(1, keepdim=True).clamp_min(1)).view_as(gradient)
 
 
-def passable(gradient: Inputs, points: Inputs, low: float | int, high: float | int) -> Inputs:
-    """The gradient, and 0 where the box leaves no room in its direction."""
-    return gradient * torch.where(gradient > 0, points < high, points > low)
+def passable(gradient: Inputs, points: Inputs, low: float | int, high: float | int, least: float = 0.0) -> Inputs:
+    """The gradient, and 0 where the box leaves no more room than `least` in its direction."""
+    return gradient * (torch.where(gradient > 0, high - points, points - low) > least)
 
 
 def fill(gradient: Inputs, inputs: Inputs, eps: float | int, low: float | int, high: float | int) -> Inputs:

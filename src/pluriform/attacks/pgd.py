@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from pluriform.attacks import l1
 from pluriform.attacks.gradient import Verdict, ascend, judge
 from pluriform.attacks.noise import direction, start
+from pluriform.attacks.objective import Objective, cross_entropy
 from pluriform.attacks.threat import Threat
 from pluriform.axes import Inputs, Labels
 from pluriform.errors import ConfigError, explain
@@ -41,8 +43,13 @@ def pgd(
     restarts: int = 1,
     random_start: bool = True,
     stop_when_broken: bool = True,
+    objective: Objective = cross_entropy,
+    eot: int = 1,
 ) -> Inputs:
-    """`x <- P(x + a s(g))`, `s` the sign (Linf) or the normalised gradient (L2); returns the worst iterate.
+    """`x <- P(x + a s(g))`; returns the worst iterate.
+
+    `s` is the sign (Linf), the normalised gradient (L2), or the signs of its largest hundredth, where the box leaves
+    room, over their number (L1).
 
     Args:
         module: In evaluation mode.
@@ -56,41 +63,46 @@ def pgd(
         random_start: Start inside the ball instead of at the inputs.
         stop_when_broken: Leave a sample at its first misclassified point. Otherwise the highest loss is sought,
             as training wants it.
+        objective: The loss to climb; one that carries targets of samples only if `stop_when_broken` is off.
+        eot: Passes to average at each point, for networks that answer at random.
 
     Returns:
         Perturbed inputs. A sample that is misclassified unperturbed stays as it is when `stop_when_broken`.
 
     Raises:
-        ConfigError: Negative steps, or fewer than one restart.
+        ConfigError: Negative steps, or fewer than one restart or pass.
 
     References:
         Madry, Makelov, Schmidt, Tsipras, Vladu, 2018, Towards deep learning models resistant to adversarial attacks,
         arXiv 1706.06083.
+        Tramèr, Boneh, 2019, Adversarial training and robustness for multiple perturbations, arXiv 1904.13000 (L1).
     """
-    _check_options(steps, restarts)
+    _check_options(steps, restarts, eot)
     if steps == 0:
         return inputs.clone()
     size = 2.5 * threat.eps / steps if step_size is None else step_size
-    worst = _Worst(inputs, judge(module, inputs, labels))
+    worst = _Worst(inputs, judge(module, inputs, labels, objective, eot))
     for restart in range(restarts):
         rows = (~worst.broken).nonzero().squeeze(1) if stop_when_broken else torch.arange(len(inputs)).to(labels.device)
         points = start(inputs[rows], threat, seed, restart) if random_start else inputs[rows].clone()
         for step in range(steps):
             if len(rows) == 0:
                 break
-            found = ascend(module, points, labels[rows])
+            found = ascend(module, points, labels[rows], objective, eot)
             worst.learn(rows, points, found.verdict, stop_when_broken)
             alive = ~found.verdict.broken if stop_when_broken else torch.ones_like(found.verdict.broken)
             rows, points, gradient = rows[alive], points[alive], found.gradient[alive]
             clean = inputs[rows]
+            if threat.norm == "l1":
+                # A value that has nearly arrived must not use up the step.
+                gradient = l1.passable(gradient, points, *threat.box, size / threat.sparsity(inputs[0].numel()) / 2)
             points = threat.project(points + size * direction(gradient, clean, threat, seed, step), clean)
         if len(rows):
-            worst.learn(rows, points, judge(module, points, labels[rows]), stop_when_broken)
+            worst.learn(rows, points, judge(module, points, labels[rows], objective, eot), stop_when_broken)
     return worst.inputs
 
 
-def _check_options(steps: int, restarts: int) -> None:
-    if steps < 0 or restarts < 1:
-        raise ConfigError(
-            explain("steps >= 0 and restarts >= 1", f"steps {steps}, restarts {restarts}", "pgd", "raise them")
-        )
+def _check_options(steps: int, restarts: int, eot: int) -> None:
+    if steps < 0 or restarts < 1 or eot < 1:
+        got = f"steps {steps}, restarts {restarts}, eot {eot}"
+        raise ConfigError(explain("steps >= 0, restarts >= 1 and eot >= 1", got, "pgd", "raise them"))

@@ -90,11 +90,15 @@ class Threat:
         if self.norm == "linf":
             return gradient.sign()
         if self.norm == "l1":
-            count = math.ceil(SHARE * gradient[0].numel()) if len(gradient) else 1
+            count = self.sparsity(math.prod(gradient.shape[1:]))
             return l1.sparse_sign(gradient, torch.full((len(gradient),), count, device=gradient.device))
         largest = gradient.flatten(1).abs().amax(1).view(-1, *[1] * (gradient.ndim - 1))
         gradient = gradient / largest.clamp_min(TINY)
         return gradient / _length(gradient).clamp_min(0.5)
+
+    def sparsity(self, values: int) -> int:
+        """How many of `values` a step moves: all, except in L1."""
+        return math.ceil(SHARE * values) if self.norm == "l1" else values
 
     def check(self, moved: Inputs, inputs: Inputs) -> None:
         """Make sure that perturbed inputs keep to the threat.
