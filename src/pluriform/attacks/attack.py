@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pluriform.attacks.apgd import apgd_ce, apgd_dlr, apgd_t
 from pluriform.attacks.fab import fab, fab_targeted
 from pluriform.attacks.fgsm import fgsm
 from pluriform.attacks.gradient import attack_mode
 from pluriform.attacks.pgd import pgd
+from pluriform.attacks.square import square
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.axes import Inputs, Labels
 from pluriform.errors import ConfigError, LabelError, ShapeError, explain
@@ -19,7 +21,16 @@ from pluriform.prediction import Predictor
 __all__ = ["ATTACKS", "attack", "check_labelled", "perturb"]
 
 BATCH = 256
-ATTACKS: Mapping[str, Callable[..., Inputs]] = {"fab": fab, "fab-t": fab_targeted, "fgsm": fgsm, "pgd": pgd}
+ATTACKS: Mapping[str, Callable[..., Inputs]] = {
+    "apgd-ce": apgd_ce,
+    "apgd-dlr": apgd_dlr,
+    "apgd-t": apgd_t,
+    "fab": fab,
+    "fab-t": fab_targeted,
+    "fgsm": fgsm,
+    "pgd": pgd,
+    "square": square,
+}
 
 
 def attack(
