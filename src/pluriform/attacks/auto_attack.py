@@ -192,7 +192,7 @@ class _Cascade:
         rows = ((by == STANDS) & (tried < place)).nonzero().flatten()
         advance(len(self.x) - len(rows))
         member = self.suite.members[place]
-        for part in rows.split(self.batch_size):
+        for part in rows.split(self.batch_size) if len(rows) else ():
             start = time.perf_counter()
             moved = perturb(
                 self.form, self.x[part], self.y[part], self.threat, member.method, self.seed, **member.options
