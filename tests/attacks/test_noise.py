@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from pluriform.attacks.noise import direction, gaussian, start, uniform
+from pluriform.attacks.noise import direction, edge, gaussian, start, uniform
 from pluriform.attacks.threat import Threat
 
 
@@ -38,15 +38,29 @@ def test_a_sample_keeps_its_draw_in_any_batch(x):
     assert torch.equal(uniform(x[7:8], 3), uniform(x, 3)[7:8])
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+ORDER = {"linf": float("inf"), "l2": 2, "l1": 1}
+
+
+@pytest.mark.parametrize("norm", sorted(ORDER))
+@pytest.mark.parametrize("eps", [0.3, 2.0])
+def test_edges_are_at_the_radius(x, norm, eps):
+    threat = Threat(norm, eps, (-9, 9))
+    moved = edge(x, threat, 0)
+    threat.check(moved, x)
+    assert (moved - x).flatten(1).norm(ORDER[norm], dim=1).tolist() == pytest.approx([eps] * 200, rel=1e-4)
+    assert not torch.equal(moved, edge(x, threat, 0, 1))
+    assert torch.equal(edge(x[5:9], threat, 0), moved[5:9])
+    threat.check(edge(x, Threat(norm, eps, (0, 1)), 0), x)
+
+
+@pytest.mark.parametrize("norm", sorted(ORDER))
 def test_starts_are_legal_and_spread(x, norm):
     threat = Threat(norm, 0.3, (-2, 2))
     moved = start(x, threat, 0)
     threat.check(moved, x)
-    change = (moved - x).flatten(1)
-    radius = change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
+    radius = (moved - x).flatten(1).norm(ORDER[norm], dim=1)
     assert radius.max() > 0.28
-    if norm == "l2":
+    if norm != "linf":
         assert kstest((radius / 0.3).numpy(), "uniform").pvalue > 0.01
 
 

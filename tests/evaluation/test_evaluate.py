@@ -26,7 +26,7 @@ def test_every_protocol_left_its_figures(result):
         *("accuracy", "nll", "brier", "aurc", "ece", "calibration_gap", "auroc", "aupr", "fpr95"),
         *("member_accuracy", "member_nll", "disagreement"),
         *("ensemble_gain", "mutual_information", "effective_rank", "collapsed"),
-        *("robust_accuracy", "corrupted_accuracy", "parameters", "macs", "latency", "peak_memory"),
+        *("masked", "robust_accuracy", "corrupted_accuracy", "parameters", "macs", "latency", "peak_memory"),
     }
     assert {curve.name for curve in result.curves} == {"reliability", "risk_coverage", "score_histogram", "robustness"}
     assert set(result.protocol) == {

@@ -24,7 +24,8 @@ def ladder(findings, threat, attack):
     return [
         entry.value
         for entry in findings.measures
-        if entry.condition["threat"] == threat and entry.condition["attack"] == attack
+        if entry.name == "robust_accuracy"
+        and (entry.condition["threat"], entry.condition["attack"]) == (threat, attack)
     ]
 
 
@@ -37,6 +38,7 @@ def test_the_sanity_ladder(findings, form, data, threat):
     assert pgd[-1] <= 0.05
     assert all(strong <= weak + 0.005 for strong, weak in zip(pgd, fgsm, strict=True))
     assert findings.protocol["robustness"]["flags"] == []
+    assert [m.value for m in findings.measures if m.name == "masked"] == [0.0]
 
 
 def test_conditions_curves_and_protocol(findings):
@@ -102,7 +104,9 @@ class Saturated(nn.Module):
 
 def test_masked_gradients_are_flagged(form, data):
     found = measure_robustness(Subject(type(form)(Saturated(form.module), data.signature), data), [THREAT])
-    assert any("input gradients are exactly zero" in words for words in found.protocol["robustness"]["flags"])
+    words = found.protocol["robustness"]["flags"]
+    assert any(w.startswith("linf: ") and "gradients of the cross-entropy are exactly zero" in w for w in words)
+    assert [m.value for m in found.measures if m.name == "masked"] == [1.0]
 
 
 def test_probabilities_instead_of_logits_and_random_forms_are_flagged(form, data):

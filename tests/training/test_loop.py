@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -96,6 +97,25 @@ def test_further_figures_of_a_step_are_logged(digits, net, tmp_path):
     with Run(tmp_path / "run", {}) as run:
         make(net, digits, PLAIN, run, epochs=1, step=step).run()
         assert run.read_lines()[0]["norm"] == 2.5
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_the_best_weights_by_another_figure_are_kept_without_stopping_early(digits, net, ema):
+    figures, seen = [3.0, 1.0, 2.0, 1.0, 5.0], []
+
+    def validate():
+        seen.append({name: tensor.detach().clone() for name, tensor in weights_of(net).items()})
+        found = assess(net, digits.validation, LOSS, CPU)
+        return dataclasses.replace(found, criterion=torch.tensor([figures[len(seen) - 1]]))
+
+    recipe = dataclasses.replace(PLAIN, ema=ema)
+    loop = Loop(
+        net, lambda batch: LOSS(net(batch.inputs), batch.targets), Feed(digits, 32, 0, Augmentation(), CPU), recipe,
+        seed=0, epochs=5, validate=validate, keep_best=True,
+    )  # fmt: skip
+    assert loop.run().epochs == 5
+    assert equal(weights_of(net), seen[1])
+    assert not equal(seen[1], seen[3])
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, FULL, Recipe(batch_size=32, optimizer="sgd", learning_rate=0.05)])

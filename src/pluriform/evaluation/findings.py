@@ -34,6 +34,7 @@ BETTER: Mapping[str, Literal["higher", "lower"] | None] = {
     "collapsed": "lower",
     "chains_apart": "lower",
     "robust_accuracy": "higher",
+    "masked": "lower",
     "corrupted_accuracy": "higher",
     "parameters": "lower",
     "macs": "lower",

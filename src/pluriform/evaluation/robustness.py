@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pluriform.attacks.attack import perturb
-from pluriform.attacks.gradient import ascend, attack_mode
+from pluriform.attacks.masking import masking_flags
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.evaluation.findings import Findings, measure
 from pluriform.evaluation.subject import Subject, stratified_index
@@ -19,6 +19,7 @@ __all__ = ["FRACTIONS", "SAMPLES", "measure_robustness"]
 
 FRACTIONS = (0.0, 0.125, 0.25, 0.5, 1.0)
 SAMPLES = 1000
+FLAGGED = 100  # Of them are looked at for masked gradients.
 TOLERANCE = 0.005
 PGD_STEPS = 20
 ATTACKS: Mapping[str, Mapping[str, Any]] = {"fgsm": {}, "pgd": {"steps": PGD_STEPS}}
@@ -44,7 +45,8 @@ class _Rungs:
 def measure_robustness(
     subject: Subject, threats: Sequence[Threat], fractions: Sequence[float | int] = FRACTIONS, samples: int = SAMPLES
 ) -> Findings:
-    """`robust_accuracy` and the curve `robustness` for every threat under FGSM and PGD.
+    """`robust_accuracy` and the curve `robustness` for every threat under FGSM and PGD; `masked` is 1 where gradients
+    mislead these attacks (`masking_flags`), so that their figures are too high.
 
     Args:
         subject: The form and its data.
@@ -69,21 +71,26 @@ def measure_robustness(
         "fgsm": "one step of eps, no random start",
         "pgd": f"{PGD_STEPS} steps of 2.5 eps / {PGD_STEPS}, random start, 1 restart, worst iterate of each sample",
         "fractions": list(fractions),
+        "flags": [],
         "checked": "norm and bounds of every perturbed batch; figures from a new prediction of the returned inputs",
         "broken": "misclassified at the perturbed or at the clean input",
     }
     measures: list[Measure] = []
     curves: list[Curve] = []
+    masked = False
     try:
-        protocol["flags"] = _masking_flags(subject, inputs[:256], labels[:256])
         for threat in threats:
             threat = resolve_threat(subject.form, threat, inputs)
             check_scale(threat, inputs[0].numel())
+            found = masking_flags(subject.form, inputs[:FLAGGED], labels[:FLAGGED], threat, subject.seed)
+            masked |= any(flag.masked for flag in found)
+            protocol["flags"] += [f"{threat.norm}: {flag.words}" for flag in found]
             ladder = {name: _climb(subject, inputs, labels, threat, name, sorted(fractions)) for name in ATTACKS}
             protocol["flags"] += [f"{threat.norm}: {words}" for words in _violations(ladder, clean)]
             for name, rungs in ladder.items():
                 measures += _figures(subject, rungs, {"threat": threat.norm, "attack": name})
                 curves.append(_curve(measures[-len(rungs.eps) :], {"threat": threat.norm, "attack": name}))
+        measures.append(measure("masked", float(masked), count=min(FLAGGED, len(index))))
     except NotImplementedError as error:
         protocol["skipped"] = str(error) or f"{type(subject.form).__name__} has no differentiable forward"
     return Findings(tuple(measures), tuple(curves), {"robustness": protocol})
@@ -124,29 +131,6 @@ def _curve(measures: Sequence[Measure], condition: Mapping[str, Any]) -> Curve:
         "high": [float(found.high or 0.0) for found in measures],
     }
     return Curve("robustness", columns, condition)
-
-
-def _masking_flags(subject: Subject, inputs: Tensor, labels: Tensor) -> list[str]:
-    """Signs of an unreliable gradient, after AutoAttack.
-
-    References:
-        Croce, Hein, 2020, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-        attacks, arXiv 2003.01690.
-    """
-    form, place = subject.form, subject.form.device
-    inputs, labels = inputs.to(place), labels.to(place)
-    with attack_mode(form):
-        dead = int(ascend(form, inputs, labels).gradient.flatten(1).eq(0).all(1).sum())
-        with torch.no_grad():
-            first, second = form(inputs), form(inputs)
-    flags = []
-    if dead:
-        flags.append(f"{dead} of {len(inputs)} input gradients are exactly zero: gradients may be masked")
-    if not torch.allclose(first, second, atol=1e-4 * float(first.abs().max().clamp_min(1e-12)), rtol=0):
-        flags.append("two runs on the same inputs differ: the form is randomised, attacks see only one draw")
-    if bool((first >= 0).all() and (first.sum(-1) - 1).abs().max() <= 1e-5):
-        flags.append("outputs are a distribution, not logits: cross-entropy gradients are flattened")
-    return flags
 
 
 def _violations(ladder: Mapping[str, _Rungs], clean: float) -> list[str]:

@@ -20,6 +20,7 @@ _PRAISE = {
 }
 _FAULTS = {
     "collapsed": ("has collapsed", "its members are one network for all purposes"),
+    "masked": ("misleads the attacks", "its gradients are masked, and its robust accuracy is too high"),
     "chains_apart": ("draws no samples of the data", "most of them score below 99\u202f% of the test set"),
 }
 _NAMES = {"rmse": "RMSE", "nll": "NLL", "ece": "ECE", "auroc": "AUROC"}
