@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["DamageError", "Placeholder", "Storage", "StoredTensor", "Window", "is_count", "printable", "read_pickle"]
+__all__ = ["DamageError", "Placeholder", "Storage", "StoredTensor", "is_count", "printable", "read_pickle"]
 
 MAX_OPERATIONS = 2_000_000
 TOO_LONG = f"a pickle of more than {MAX_OPERATIONS} operations, far beyond a checkpoint's"
@@ -99,26 +99,6 @@ class StoredTensor:
         return self.storage.numel * self.storage.dtype.itemsize // self.dtype.itemsize
 
 
-class Window:
-    """A stream that never reads beyond its end, however many bytes are asked for."""
-
-    def __init__(self, stream: Any, end: int) -> None:
-        self._stream = stream
-        self._end = end
-
-    def read(self, count: int) -> bytes:
-        """At most `count` bytes, fewer at the end."""
-        return self._stream.read(max(0, min(count, self._end - self._stream.tell())))
-
-    def readline(self) -> bytes:
-        """One line with its end, as far as the window goes."""
-        return self._stream.readline(max(0, self._end - self._stream.tell()))
-
-    def tell(self) -> int:
-        """Place in the stream."""
-        return self._stream.tell()
-
-
 def read_pickle(
     stream: Any, persistent: Callable[[Any], Any] | None = None, names: set[str] | None = None, end: int | None = None
 ) -> Any:
@@ -141,20 +121,21 @@ def read_pickle(
         Placeholder(name='posix.system')
     """
     if isinstance(stream, bytes):
-        stream, end = io.BytesIO(stream), len(stream)
+        stream = io.BytesIO(stream)
     start = stream.tell()
-    stop = start + MAX_BYTES if end is None else min(end, start + MAX_BYTES)
+    # A copy of bounded size: lengths that the pickle states cannot ask for more memory than there are bytes.
+    window = io.BytesIO(stream.read(MAX_BYTES if end is None else max(0, min(end - start, MAX_BYTES))))
     machine = _Machine(persistent, set() if names is None else names)
     try:
-        for operation, argument, _ in pickletools.genops(Window(stream, stop)):  # type: ignore[arg-type]
-            machine.run(operation.name, argument)
+        value = machine.run(window)
     except DamageError:
         raise
     except (IndexError, KeyError) as error:
         raise DamageError(f"a pickle that takes what it never put down ({type(error).__name__})") from None
     except (ValueError, OverflowError, TypeError) as error:
         raise DamageError(f"no whole pickle ({printable(str(error))})") from None
-    return machine.result
+    stream.seek(start + window.tell())
+    return value
 
 
 def printable(text: str) -> str:
@@ -300,14 +281,14 @@ LITERALS = frozenset(
         "BYTEARRAY8",
     ]
 )
-SILENT = frozenset({"PROTO", "FRAME", "READONLY_BUFFER"})
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+SILENT = frozenset({"PROTO", "FRAME", "READONLY_BUFFER", "STOP"})
 
 
 class _Machine:
     """Stack, marks and memo of one pickle."""
 
     def __init__(self, persistent: Callable[[Any], Any] | None, names: set[str]) -> None:
-        self.result: Any = None
         self._persistent = persistent
         self._names = names
         self._stack: list[Any] = []
@@ -315,20 +296,25 @@ class _Machine:
         self._memo: dict[int, Any] = {}
         self._work = 0
 
-    def run(self, operation: str, argument: Any) -> None:
-        """One opcode."""
-        self._work += 1
-        if self._work > MAX_OPERATIONS:
-            raise DamageError(TOO_LONG)
-        if operation in LITERALS:
-            self._stack.append(bytes(argument) if isinstance(argument, bytearray) else argument)
-        elif operation in CONSTANTS:
-            self._stack.append(CONSTANTS[operation]())
-        elif operation not in SILENT:
-            step = getattr(self, f"_{operation.lower()}", None)
-            if step is None:
-                raise DamageError(f"the opcode {operation}, which no checkpoint has")
-            step(argument)
+    def run(self, stream: io.BytesIO) -> Any:
+        """The value that the opcodes leave."""
+        for operation, argument, _ in pickletools.genops(stream):
+            name = operation.name
+            self._work += 1
+            if self._work > MAX_OPERATIONS:
+                raise DamageError(TOO_LONG)
+            if name in LITERALS:
+                self._stack.append(bytes(argument) if isinstance(argument, bytearray) else argument)
+            elif name in CONSTANTS:
+                self._stack.append(CONSTANTS[name]())
+            elif name in TUPLES:
+                self._stack[-TUPLES[name] :] = [tuple(self._stack[-n] for n in range(TUPLES[name], 0, -1))]
+            elif name not in SILENT:
+                step = getattr(self, f"_{name.lower()}", None)
+                if step is None:
+                    raise DamageError(f"the opcode {name}, which no checkpoint has")
+                step(argument)
+        return self._stack.pop()
 
     def _charge(self, work: int) -> None:
         """Count operations, and what a call copies: a short pickle may have one long list copied without end."""
@@ -343,9 +329,6 @@ class _Machine:
     def _mark(self, _: Any) -> None:
         self._marked.append(self._stack)
         self._stack = []
-
-    def _stop(self, _: Any) -> None:
-        self.result = self._stack.pop()
 
     def _pop(self, _: Any) -> None:
         if self._stack:
@@ -372,20 +355,6 @@ class _Machine:
     def _tuple(self, _: Any) -> None:
         items = self._pop_mark()
         self._stack.append(tuple(items))
-
-    def _last(self, count: int) -> None:
-        if len(self._stack) < count:
-            raise IndexError
-        self._stack[-count:] = [tuple(self._stack[-count:])]
-
-    def _tuple1(self, _: Any) -> None:
-        self._last(1)
-
-    def _tuple2(self, _: Any) -> None:
-        self._last(2)
-
-    def _tuple3(self, _: Any) -> None:
-        self._last(3)
 
     def _list(self, _: Any) -> None:
         items = self._pop_mark()
