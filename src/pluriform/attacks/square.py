@@ -75,6 +75,8 @@ def square(
         leads = margin(module(inputs), labels)
         for restart in range(restarts):
             rows = (leads <= 0).nonzero().squeeze(1)
+            if len(rows) == 0:
+                break
             search = _Search(module, inputs[rows], labels[rows], threat, shapes, seed, restart)
             search.run()
             better = search.leads > leads[rows]
@@ -134,8 +136,6 @@ class _Search:
     def run(self) -> None:
         """All queries; `points` and `leads` hold the best of each sample afterwards."""
         places = torch.arange(len(self.points), device=self.points.device)
-        if len(places) == 0:
-            return
         leads = self._ask(self.tried.points, self.labels)
         for block in blocks(len(self.shapes)):
             standing = leads <= 0
