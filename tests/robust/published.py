@@ -1,5 +1,6 @@
 """A small ResNet in torchvision's names, files in the layouts of publishers, and a watch over what a reader does."""
 
+import encodings.cp437  # noqa: F401 (zipfile looks names up in it, late)
 import io
 import pickle
 import struct
@@ -113,12 +114,11 @@ def renamed(state, prefix):
 def robustness_state(state, inner="model."):
     """Names as the robustness package writes them: the network, its attacker's copy, two normalisers."""
     mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-    return OrderedDict(
-        [("module.normalizer.new_mean", mean), ("module.normalizer.new_std", std)]
-        + list(renamed(state, f"module.{inner}").items())
-        + [("module.attacker.normalize.new_mean", mean.clone()), ("module.attacker.normalize.new_std", std.clone())]
-        + list(renamed(state, f"module.attacker.{inner}").items())
-    )
+    named = OrderedDict({"module.normalizer.new_mean": mean, "module.normalizer.new_std": std})
+    named.update(renamed(state, f"module.{inner}"))
+    named.update({"module.attacker.normalize.new_mean": mean.clone(), "module.attacker.normalize.new_std": std.clone()})
+    named.update(renamed(state, f"module.attacker.{inner}"))
+    return named
 
 
 def as_bytes(content, container="zip", module=pickle):

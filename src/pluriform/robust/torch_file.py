@@ -4,9 +4,12 @@
     stream   (torch 0.1.10-1.5)  five pickles, then the storages one after the other
     tar      (before 0.1.10)     `storages`, `tensors` and `pickle`
 
+and safetensors, in which timm publishes.
+
 Tensors stay in the file until they are asked for, so that the optimiser's state and second copies cost nothing.
 """
 
+import math
 import struct
 import tarfile
 import zipfile
@@ -18,10 +21,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pluriform.errors import CorruptFileError, DataNotFoundError, explain
 from pluriform.robust.pickle_machine import (
+    MAX_BYTES,
     DamageError,
     Placeholder,
     Storage,
@@ -36,6 +41,18 @@ __all__ = ["TorchFile", "open_torch_file"]
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 MAX_RECORDS = 200_000
+SAFETENSORS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 DAMAGE = (
     ValueError,
     LookupError,
@@ -45,6 +62,7 @@ DAMAGE = (
     MemoryError,
     RuntimeError,
     OSError,
+    SafetensorError,
     struct.error,
     zlib.error,
     zipfile.BadZipFile,
@@ -143,6 +161,8 @@ def _refuse_other_kinds(head: bytes, size: int) -> None:
 def _opener(head: bytes) -> Callable[[BinaryIO, int], Any]:
     if head.startswith(b"PK"):
         return _open_zip
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < MAX_BYTES:
+        return _open_safetensors
     return _open_tar if head[257:262] == b"ustar" else _open_stream
 
 
@@ -308,6 +328,32 @@ def _bytes(stream: BinaryIO, begin: int, count: int) -> bytes:
     if len(raw) != count:
         raise DamageError(f"a file that ends {count - len(raw)} bytes early")
     return raw
+
+
+# Safetensors, which hold nothing but tensors.
+
+
+@contextmanager
+def _open_safetensors(stream: BinaryIO, _: int) -> Iterator[TorchFile]:
+    with sound():
+        archive = safe_open(stream.name, "pt")
+    with archive:
+        with sound():
+            content = {name: _described(name, archive.get_slice(name)) for name in archive.keys()}  # noqa: SIM118
+
+        def read(stored: StoredTensor) -> Tensor:
+            with sound():
+                return archive.get_tensor(str(stored.storage.key))
+
+        yield TorchFile("safetensors", content, (), read)
+
+
+def _described(name: str, entry: Any) -> StoredTensor | Placeholder:
+    shape, dtype = tuple(entry.get_shape()), SAFETENSORS.get(entry.get_dtype())
+    if dtype is None:
+        return Placeholder(f"numbers of type {entry.get_dtype()}")
+    stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return StoredTensor(Storage(name, dtype, math.prod(shape)), 0, shape, stride, dtype)
 
 
 # The tar format.
