@@ -75,7 +75,7 @@ def _changed(points: Tensor, inputs: Tensor) -> Tensor:
 
 
 def _counts(changed: Tensor) -> Tensor:
-    return (changed / SHRINK).ceil().long().clamp_min(1)
+    return (changed / SHRINK).long().clamp_min(1)
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:
