@@ -46,6 +46,7 @@ def small_cases() -> dict[str, Method]:
         "DAT": pf.DAT(training=pf.Training(epochs=2, learning_rate=1e-3), pretraining=4, steps=3),
         "JEM": pf.JEM(training=pf.Training(epochs=3, learning_rate=3e-3), buffer_size=500),
         "MNF": pf.MNF(members=3, training=pf.Training(epochs=15, batch_size=32)),
+        "Transfer": pf.Transfer("last-n", training=pf.Training(epochs=4, batch_size=32, learning_rate=1e-3)),
     }
 
 
@@ -243,6 +244,10 @@ def test_bad_data_raise_the_promised_error(method, net, data, fault):
 
 def test_a_network_of_another_output_width_is_refused(method, data):
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+    if isinstance(method, pf.Transfer):  # The one that replaces the last layer.
+        method = dataclasses.replace(method, mode="fixed-feature")
+        assert method.fit(net, data)(data.test.inputs[:2]).shape == (2, 10)
+        return
     with pytest.raises(ShapeError, match=r"\(batch, 10\).*got \(2, 7\).*give its last layer 10 outputs"):
         method.fit(net, data)
 

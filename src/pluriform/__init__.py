@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pluriform.report.page import write_report
     from pluriform.result import Result
     from pluriform.robust.adversarial_training import AdversarialTraining
+    from pluriform.robust.transfer import Transfer
 
 _PLACES = {
     "APD": "pluriform.ensemble.apd.fit",
@@ -65,6 +66,7 @@ _PLACES = {
     "Split": "pluriform.data.data",
     "Threat": "pluriform.attacks.threat",
     "Training": "pluriform.ordinary",
+    "Transfer": "pluriform.robust.transfer",
     "attack": "pluriform.attacks.attack",
     "channel_groups": "pluriform.graph.channels",
     "compare": "pluriform.comparison",
@@ -99,6 +101,7 @@ __all__ = [
     "Split",
     "Threat",
     "Training",
+    "Transfer",
     "__version__",
     "attack",
     "channel_groups",

@@ -76,7 +76,7 @@ class Method(ABC):
         check_kinds(module, data, self.needs_module)
         check_fit_data(data)
         where = _device(device)
-        copied = copy.deepcopy(module)
+        copied = self._copied(module, data, seed)
         if copied is not None:
             check_module(copied, data)
         if run is None:
@@ -94,6 +94,11 @@ class Method(ABC):
             form.save(opened.path / "form")
             opened.mark_done()
             return form
+
+    def _copied(self, module: nn.Module | None, data: Data, seed: int) -> nn.Module | None:
+        """The copy that `_fit` may change; a method that gives a network other outputs does it here."""
+        del data, seed
+        return copy.deepcopy(module)
 
     def _fitted(self, module: nn.Module | None, data: Data, context: FitContext) -> Predictor:
         network = "" if module is None else type(module).__name__
@@ -146,32 +151,40 @@ def _device(name: str) -> torch.device:
 
 def check_module(module: nn.Module, data: Data) -> None:
     """Run the network once on two training samples, modes restored, and compare its output width with the data."""
-    sample, _ = data.train.batch(torch.arange(min(2, len(data.train))))
-    modes = {part: part.training for part in module.modules()}
-    where = f"{type(module).__name__} on {data.name}"
-    tensor = next(module.parameters(), sample)
-    try:
-        with torch.no_grad():
-            outputs = module.eval()(sample.to(tensor.device))
-    except Exception as error:
-        raise ShapeError(
-            explain(
-                f"a network that takes inputs of shape (batch, {', '.join(map(str, data.input_shape))})",
-                f"{type(error).__name__}: {error}",
-                where,
-                "change the first layers of the network, or the data",
-            )
-        ) from error
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    outputs = run_once(module, data)
     if not isinstance(outputs, torch.Tensor) or tuple(outputs.shape[1:]) != (data.outputs,):
         got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise ShapeError(
             explain(
                 f"network outputs of shape (batch, {data.outputs}), one for each class or target",
                 f"{got}",
-                where,
+                f"{type(module).__name__} on {data.name}",
                 f"give its last layer {data.outputs} outputs",
             )
         )
+
+
+def run_once(module: nn.Module, data: Data) -> Any:
+    """Outputs for two training samples in evaluation mode, modes restored.
+
+    Raises:
+        ShapeError: The network does not take these inputs.
+    """
+    sample, _ = data.train.batch(torch.arange(min(2, len(data.train))))
+    modes = {part: part.training for part in module.modules()}
+    tensor = next(module.parameters(), sample)
+    try:
+        with torch.no_grad():
+            return module.eval()(sample.to(tensor.device))
+    except Exception as error:
+        raise ShapeError(
+            explain(
+                f"a network that takes inputs of shape (batch, {', '.join(map(str, data.input_shape))})",
+                f"{type(error).__name__}: {error}",
+                f"{type(module).__name__} on {data.name}",
+                "change the first layers of the network, or the data",
+            )
+        ) from error
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

@@ -41,6 +41,7 @@ METHODS = {
     "jem": "pluriform.energy.jem:JEM",
     "dat": "pluriform.energy.dat:DAT",
     "adversarial-training": "pluriform.robust.adversarial_training:AdversarialTraining",
+    "transfer": "pluriform.robust.transfer:Transfer",
 }
 DEFAULT_FORMS = ("training", "deep-ensemble", "hypergan", "infinite-width")
 

@@ -69,6 +69,7 @@ class Loop:
         extra: Further tensors that steps change in place; checkpoints keep them.
         guard: Is asked before every update; what it refuses is rolled back.
         keep_best: End with the weights of the best validation, also where nothing stops early.
+        factors: Of the learning rate, by dotted path of a submodule.
         label: Names checkpoint, log lines and bar.
     """
 
@@ -87,13 +88,14 @@ class Loop:
         extra: Mapping[str, Tensor] | None = None,
         guard: Guard | None = None,
         keep_best: bool = False,
+        factors: Mapping[str, float] | None = None,
         label: str = "training",
     ) -> None:
         self.network, self.closure, self.feed, self.recipe = network, step, feed, recipe
         self.seed, self.epochs, self.run_folder, self.validate = seed, epochs, run, validate
         self.members, self.label, self.device = members, label, feed.device
         self.extra, self.guard = dict(extra or {}), guard
-        self.optimizer = make_optimizer(network, recipe)
+        self.optimizer = make_optimizer(network, recipe, factors)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.average = MovingAverage(network, float(recipe.ema)) if recipe.ema is not None else None
         patience = recipe.patience or (epochs + 1 if keep_best else None)  # So many epochs never come.
@@ -209,7 +211,7 @@ class Loop:
         factor = learning_rate_factor(self.recipe.schedule, self._done, self.steps, float(self.recipe.warmup))
         factor *= self.guard.rate if self.guard else 1.0
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * factor
+            group["lr"] = self.recipe.learning_rate * factor * group["factor"]
 
     def _add(self, values: Mapping[str, Tensor]) -> float:
         """Add the figures of a step to the sums of the epoch."""

@@ -1,6 +1,6 @@
 """The optimiser of a recipe, gradient clipping and the arithmetic of the forward pass."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -15,18 +15,28 @@ __all__ = ["autocast_of", "clip_gradients", "make_optimizer"]
 MOMENTUM = 0.9
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
+def make_optimizer(network: nn.Module, recipe: Recipe, factors: Mapping[str, float] | None = None) -> Optimizer:
     """The optimiser over the trainable parameters, as one fused kernel where torch has one.
+
+    Args:
+        network: What is trained.
+        recipe: Names optimiser, rate and decay.
+        factors: Of the learning rate, by dotted path of a submodule; groups of parameters then have a `factor`.
 
     Raises:
         ConfigError: The network has no trainable parameters.
     """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if not parameters:
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            found = [factor for path, factor in (factors or {}).items() if f"{name}.".startswith(f"{path}.")]
+            groups.setdefault(float((found or [1.0])[0]), []).append(parameter)
+    if not groups:
         raise ConfigError(
             explain("a network with trainable parameters", "none", type(network).__name__, "set requires_grad")
         )
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    parameters = [{"params": own, "factor": factor} for factor, own in groups.items()]
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for own in groups.values() for p in own)
     rate, decay = float(recipe.learning_rate), float(recipe.weight_decay)
     if recipe.optimizer == "sgd":
         return SGD(parameters, lr=rate, momentum=MOMENTUM, weight_decay=decay, fused=fused)
