@@ -90,8 +90,7 @@ def stopping_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(Adversary, "__call__", call)
 
 
-@pytest.mark.parametrize("step", [0, 17, 33])
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize(("kind", "step"), [*((kind, 17) for kind in KINDS), ("free", 0), ("fgsm-rs", 33)])
 def test_a_killed_and_resumed_training_equals_an_uninterrupted_one(kind, net, few, tmp_path, monkeypatch, step):
     monkeypatch.setattr("pluriform.robust.adversarial_training.LEAST_EVERY", 10)
     method = pf.AdversarialTraining(kind, THREAT, dataclasses.replace(SHORT, ema=0.9), steps=2, replays=2)
@@ -133,7 +132,7 @@ def test_the_radius_grows_over_the_first_part(net, few):
 def test_cost_counts_the_passes_of_attacks_and_probes(kind, forwards, net, few):
     method = pf.AdversarialTraining(kind, THREAT, pf.Training(epochs=1, batch_size=32), replays=2, ramp=0)
     steps = 20 if kind == "free" else 10
-    probed = 128 * (2 * probe_file.STEPS + 3)
+    probed = 128 * (2 * probe_file.STEPS + 3 + 3)
     assert method.fit(net, few).cost["sample_passes"] == (steps * 32 * forwards + probed) // 3
 
 
@@ -148,6 +147,15 @@ def test_a_loss_that_is_no_number_is_rolled_back(net, few, monkeypatch):
     fitted = pf.AdversarialTraining("pgd", THREAT, SHORT, steps=2).fit(net, few)
     assert fitted.events[0]["reason"] == "loss is nan"
     assert "attacks of 4 steps of half the length" in fitted.events[0]["change"]
+
+
+@pytest.mark.parametrize("kind", ["pgd", "free", "trades", "grad-align"])
+def test_half_precision_and_batch_statistics(kind, few):
+    net = pf.nets.build("mlp-bn", few)
+    training = pf.Training(epochs=4, batch_size=32, precision="bf16")
+    fitted = pf.AdversarialTraining(kind, THREAT, training, steps=2, replays=2).fit(net, few)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in fitted.state_dict().values())
+    assert accuracy(fitted, few, dataclasses.replace(THREAT, eps=0.0)) > 0.5
 
 
 def test_the_saved_form_is_the_form(net, few, tmp_path):

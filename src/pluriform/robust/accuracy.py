@@ -1,8 +1,11 @@
 """Robust accuracy of a network in the midst of its training."""
 
-import torch
-from torch import nn
+from collections.abc import Callable
 
+import torch
+from torch import Tensor, nn
+
+from pluriform.attacks.fgsm import fgsm
 from pluriform.attacks.gradient import attack_mode, judge
 from pluriform.attacks.pgd import pgd
 from pluriform.attacks.threat import Threat
@@ -12,7 +15,7 @@ from pluriform.training.loss import Loss
 from pluriform.training.seeds import derive_seed
 from pluriform.training.validation import Assessment, assess
 
-__all__ = ["RobustValidation", "drawn", "robust_accuracy"]
+__all__ = ["RobustValidation", "drawn", "fgsm_accuracy", "robust_accuracy"]
 
 BATCH = 250
 CHECKED = 1000
@@ -38,11 +41,19 @@ def robust_accuracy(network: nn.Module, samples: Split, threat: Threat, steps: i
         steps: Of PGD, each of 2.5 eps / steps.
         seed: Of the random starts.
     """
+    return _left(network, samples, lambda inputs, labels: pgd(network, inputs, labels, threat, seed=seed, steps=steps))
+
+
+def fgsm_accuracy(network: nn.Module, samples: Split, threat: Threat) -> float:
+    """Share of samples that FGSM leaves correctly classified; as `robust_accuracy`."""
+    return _left(network, samples, lambda inputs, labels: fgsm(network, inputs, labels, threat))
+
+
+def _left(network: nn.Module, samples: Split, attack: Callable[[Tensor, Tensor], Tensor]) -> float:
     robust = 0
     with attack_mode(network):
         for inputs, labels in zip(samples.inputs.split(BATCH), samples.targets.split(BATCH), strict=True):
-            moved = pgd(network, inputs, labels, threat, seed=seed, steps=steps)
-            robust += int((~judge(network, moved, labels).broken).sum())
+            robust += int((~judge(network, attack(inputs, labels), labels).broken).sum())
     return robust / len(samples)
 
 

@@ -26,7 +26,8 @@ class Setting:
         threat: With bounds; its radius is that of this step of the training.
         steps: Of the ascent.
         step_size: Length of each, in input units.
-        weight: Of the second term of the loss: beta of TRADES and MART, lambda of GradAlign; width of the noise of N-FGSM.
+        weight: Of the second term of the loss, beta of TRADES and MART, lambda of GradAlign; of N-FGSM the width of the
+            noise, k.
         seed: Of the random starts.
     """
 

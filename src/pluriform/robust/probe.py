@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from pluriform.attacks.threat import Threat
 from pluriform.data.data import Split
-from pluriform.robust.accuracy import robust_accuracy
+from pluriform.robust.accuracy import fgsm_accuracy, robust_accuracy
 
-__all__ = ["Probe", "fallen"]
+__all__ = ["Probe", "fallen", "masked"]
 
 DROP = 0.2
+GAP, SHARE = 0.4, 0.25
 STEPS = 5
 
 
@@ -20,11 +21,20 @@ def fallen(before: float, now: float) -> bool:
     return before - now > DROP
 
 
+def masked(crude: float, now: float) -> bool:
+    """Whether one step of FGSM leaves over 0.4 more than PGD does, and PGD less than a quarter of that.
+
+    Plain networks are below this: at radii where PGD leaves little, FGSM leaves less than a half.
+    """
+    return crude - now > GAP and now < SHARE * crude
+
+
 class Probe:
     """Accuracy of some training samples under PGD of five steps, every `every` updates.
 
-    While the radius of the training grows, the accuracy at a new radius is held against what the earlier weights had
-    there, so that only the weights can make it fall.
+    It must not fall, and not be far below that under FGSM: where a network never was robust, nothing falls. While the
+    radius of the training grows, the accuracy at a new radius is held against what the earlier weights had there, so
+    that only the weights can make it fall.
 
     Args:
         network: What is trained.
@@ -33,8 +43,8 @@ class Probe:
 
     Attributes:
         accuracy: At the last look, NaN before the first; changed in place.
-        before: What that look found at the radius of the next one; changed in place.
-        since: Updates since the last look, or -1 before the first and after a roll-back; changed in place.
+        before: What that look found at the radius of the next one, NaN after a roll-back; changed in place.
+        since: Updates since the last look or roll-back; changed in place.
 
     References:
         Wong, Rice, Kolter 2020, Fast is better than free, arXiv:2001.03994, section 5.4.
@@ -44,7 +54,7 @@ class Probe:
         self.network, self.samples, self.every = network, samples, every
         self.accuracy = torch.full((), math.nan, dtype=torch.float64)
         self.before = torch.full((), math.nan, dtype=torch.float64)
-        self.since = torch.full((), -1, dtype=torch.int64)
+        self.since = torch.full((), every, dtype=torch.int64)  # The first call looks.
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -54,11 +64,11 @@ class Probe:
     @property
     def due(self) -> bool:
         """Whether the next call looks."""
-        return int(self.since) in (-1, self.every - 1)
+        return int(self.since) >= self.every
 
-    def forwards(self, looks: int = 1) -> int:
-        """Forward passes of so many looks, at most."""
-        return looks * len(self.samples) * (2 * STEPS + 3)
+    def forwards(self, radii: int = 1) -> int:
+        """Forward passes of a look at one or two radii, at most."""
+        return len(self.samples) * (radii * (2 * STEPS + 3) + 3)
 
     def look(self, now: Threat, following: Threat) -> str | None:
         """Called before every update; what is wrong, in words, where it is time to look.
@@ -70,16 +80,19 @@ class Probe:
         if not self.due:
             self.since += 1
             return None
-        self.since.zero_()
-        found = robust_accuracy(self.network, self.samples, now, STEPS)
-        known = float(self.before)
+        self.since.fill_(1)
+        known, found = float(self.before), robust_accuracy(self.network, self.samples, now, STEPS)
+        crude = fgsm_accuracy(self.network, self.samples, now)
+        ahead = found if now == following else robust_accuracy(self.network, self.samples, following, STEPS)
         self.accuracy.fill_(found)
-        self.before.fill_(found if now == following else robust_accuracy(self.network, self.samples, following, STEPS))
-        if not fallen(known, found):
-            return None
-        return f"catastrophic overfitting: accuracy under PGD-{STEPS} fell from {known:.2f} to {found:.2f}"
+        self.before.fill_(ahead)
+        if fallen(known, found):
+            return f"catastrophic overfitting: accuracy under PGD-{STEPS} fell from {known:.2f} to {found:.2f}"
+        if masked(crude, found):
+            return f"catastrophic overfitting: PGD-{STEPS} leaves {found:.2f}, FGSM {crude:.2f}"
+        return None
 
     def forget(self) -> None:
-        """Look again at once and compare with nothing, as after a roll-back."""
+        """Give the gentler setting after a roll-back as many updates before the next look; compare with nothing."""
         self.before.fill_(math.nan)
-        self.since.fill_(-1)
+        self.since.zero_()
