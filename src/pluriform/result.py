@@ -59,10 +59,12 @@ class Pictures:
     """Small pictures in the order in which they were made, with figures of each.
 
     Attributes:
-        name: `samples`, inputs that the form draws, or `chain`, states of chains over their steps.
+        name: `samples`, inputs that the form draws; `chain`, states of chains over their steps; or of test samples
+            under attack `clean`, `attacked`, `perturbation` and `input_gradient`, in the same order.
         png: Each picture as an 8-bit PNG in base64; few and small, since they live in the JSON.
         columns: Name to numbers, one a picture: `log_density`; `predicted` and `label`, places among the classes;
-            `chain` and `step`.
+            `chain` and `step`; `sample`, the place in the test split, `confidence`; `factor`, by which a perturbation
+            is magnified; `at_white`, the value that white stands for.
         condition: As in `Measure`.
     """
 

@@ -31,7 +31,9 @@ def test_every_protocol_left_its_figures(result):
     assert {curve.name for curve in result.curves} == {"reliability", "risk_coverage", "score_histogram", "robustness"}
     assert set(result.protocol) == {
         *("seed", "accuracy", "calibration", "outliers", "robustness", "corruptions", "cost", "diversity", "detection"),
+        "adversarial",
     }
+    assert [found.name for found in result.pictures] == ["clean", "attacked", "perturbation", "input_gradient"]
     assert (result.form, result.network, result.seed, result.status) == ("Pair", "stripe net", 3, "ok")
     assert result.data["test"] == 240
 
@@ -57,6 +59,7 @@ def test_a_second_evaluation_gives_the_same_figures_costs_apart(result, pair, da
     first, second = ([m for m in found.measures if m.name not in COSTS] for found in (result, again))
     assert first == second
     assert again.curves == result.curves
+    assert again.pictures == result.pictures
 
 
 def test_the_form_stays_as_it_was(form, data):

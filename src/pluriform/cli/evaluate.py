@@ -37,6 +37,8 @@ class Evaluate:
     """data sets to be told apart from it"""
     threats: tuple[str, ...] = ()
     """NORM:EPS such as linf:0.1"""
+    auto_attack: bool = False
+    """also run AutoAttack at the full eps of each threat, which is slow"""
     net: str | None = None
     """package.module:build, where the form holds a class of your own"""
     target: str | None = None
@@ -56,6 +58,7 @@ def run(words: Sequence[str]) -> None:
         data,
         outliers=[load_data(name) for name in chosen.outliers],
         threats=[parse_threat(text) for text in chosen.threats],
+        auto_attack=chosen.auto_attack,
         seed=chosen.seed,
     )
     console.print(comparison_table([result]))

@@ -9,7 +9,9 @@ from torch import nn
 from pluriform.attacks.threat import Threat
 from pluriform.data.data import Data
 from pluriform.data.signature import Signature
+from pluriform.errors import ConfigError, explain
 from pluriform.evaluation.accuracy import measure_accuracy
+from pluriform.evaluation.adversarial import measure_adversarial
 from pluriform.evaluation.calibration import measure_calibration
 from pluriform.evaluation.check import check_match
 from pluriform.evaluation.corruption import measure_corruption
@@ -24,6 +26,7 @@ from pluriform.evaluation.regression import measure_regression
 from pluriform.evaluation.robustness import measure_robustness
 from pluriform.evaluation.samples import measure_samples
 from pluriform.evaluation.subject import Subject
+from pluriform.evaluation.worst_case import measure_worst_case
 from pluriform.prediction import Predictor
 from pluriform.result import Result
 from pluriform.runs import Run, replace_file
@@ -43,6 +46,7 @@ def evaluate(
     method: Mapping[str, Any] | None = None,
     corruptions: Sequence[str] | None = None,
     samples: int = 1000,
+    auto_attack: bool = False,
     run: Run | str | Path | None = None,
 ) -> Result:
     """Judge a form by every protocol that applies to it, on the test split.
@@ -59,6 +63,7 @@ def evaluate(
         method: JSON of the method that made it, which the form knows itself.
         corruptions: Names for the corrupted test; a few by default, `()` for none.
         samples: At most so many test samples are attacked and corrupted, stratified by class.
+        auto_attack: Also run AutoAttack at the full eps of each threat: slow, and the figure to be quoted.
         run: A run, or a folder, where `result.json` is written.
 
     Returns:
@@ -67,15 +72,19 @@ def evaluate(
     Raises:
         ShapeError: The form was fitted on data of another shape, number of outputs or task.
         EmptySplitError: No test samples.
-        ConfigError: An unknown corruption, a radius in the wrong scale, or a task without figures.
+        ConfigError: An unknown corruption, a radius in the wrong scale, AutoAttack without a threat, or a task without
+            figures.
         DivergenceError: The form predicts NaN or infinity.
         LabelError: A label outside the form's classes.
         NonFiniteError: NaN or infinity in the data.
     """
+    if auto_attack and not threats:
+        remedy = "name the threats, or leave auto_attack out"
+        raise ConfigError(explain("a threat for AutoAttack", "none", "evaluate", remedy))
     predictor = form if isinstance(form, Predictor) else _Plain(form, data.signature)
     check_match(predictor, data)
     subject = Subject(predictor, data, seed)
-    parts = _findings(subject, outliers, threats, corruptions, samples)
+    parts = _findings(subject, outliers, threats, corruptions, samples, auto_attack)
     whole = merged(parts, {name: value for part in parts for name, value in part.protocol.items()})
     result = Result(
         form=label or predictor.origin.get("label") or type(form).__name__,
@@ -100,6 +109,7 @@ def _findings(
     threats: Sequence[Threat],
     corruptions: Sequence[str] | None,
     samples: int,
+    auto_attack: bool,
 ) -> list[Findings]:
     if subject.data.task == "classification":
         return [
@@ -108,12 +118,14 @@ def _findings(
             measure_diversity(subject),
             measure_outliers(subject, outliers),
             measure_robustness(subject, threats, samples=samples) if threats else Findings(),
+            measure_worst_case(subject, threats, samples) if auto_attack else Findings(),
+            measure_adversarial(subject, threats),
             measure_detection(subject, threats, samples=min(samples, DETECTED)) if threats else Findings(),
             Findings() if corruptions == () else measure_corruption(subject, corruptions, samples=samples),
             measure_samples(subject),
             measure_cost(subject),
         ]
-    given = {"outliers": outliers, "robustness": threats, "corruptions": corruptions}
+    given = {"outliers": outliers, "robustness": threats, "corruptions": corruptions, "auto_attack": auto_attack}
     skipped = {name: {"skipped": "defined for classification"} for name, value in given.items() if value}
     return [
         measure_regression(subject),
