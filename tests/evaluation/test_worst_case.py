@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from pluriform.attacks import auto_attack as module
 from pluriform.attacks.auto_attack import auto_attack

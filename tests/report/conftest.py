@@ -306,6 +306,22 @@ def drawer(conditional=False, **protocol):
     )
 
 
+def attacked():
+    """A form with five attacked samples, two of them turned to another class."""
+    base = classifier("Training(epochs=60)", FORMS["Training(epochs=60)"], 0)
+    condition = {"threat": "linf", "attack": "pgd", "eps": 0.1}
+    facts = {"label": [0.0, 1.0, 2.0, 3.0, 4.0], "sample": [10.0, 11.0, 12.0, 13.0, 14.0]}
+    columns = {
+        "clean": {"predicted": facts["label"], "confidence": [0.9, 0.998, 1.0, 0.5, 0.6]},
+        "attacked": {"predicted": [0.0, 7.0, 2.0, 7.0, 4.0], "confidence": [0.7, 0.8, 0.9, 0.9949, 0.3]},
+        "perturbation": {"factor": [5.0] * 5},
+        "input_gradient": {"at_white": [0.001, 0.002, 0.0, 4.0, 50.0]},
+    }
+    pictures = tuple(Pictures(name, [PIXEL] * 5, {**facts, **own}, condition) for name, own in columns.items())
+    told = {"selection": "the first ones", "seed": 3, "pgd": "20 steps"}
+    return replace(base, pictures=pictures, protocol={**base.protocol, "adversarial": told})
+
+
 def classification():
     return [classifier(form, figures, seed) for seed, (form, figures) in enumerate(FORMS.items())] + [failed()]
 
@@ -330,4 +346,4 @@ def regression_results():
 
 @pytest.fixture(scope="session")
 def synthetic():
-    return SimpleNamespace(classification=classification, regression=regression, drawer=drawer)
+    return SimpleNamespace(classification=classification, regression=regression, drawer=drawer, attacked=attacked)

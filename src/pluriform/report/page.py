@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pluriform.report.digits import plain
+from pluriform.report.figures.adversarial import adversarial
 from pluriform.report.figures.bands import bands
 from pluriform.report.figures.corruption import corruption
 from pluriform.report.figures.detection import detection
@@ -33,7 +34,19 @@ from pluriform.result import Result
 __all__ = ["Chapter", "render", "write_report"]
 
 _COLUMNS = 10
-_FIGURES = (bands, reliability, diversity, samples, outliers, detection, robustness, corruption, pareto, risk_coverage)
+_FIGURES = (
+    bands,
+    reliability,
+    diversity,
+    samples,
+    outliers,
+    detection,
+    robustness,
+    adversarial,
+    corruption,
+    pareto,
+    risk_coverage,
+)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,35 @@ from pluriform.report.digits import Format, column_format
 from pluriform.report.row import Row, number
 from pluriform.result import Measure
 
-__all__ = ["Column", "Mark", "columns_of", "direction", "leading", "marks_of", "robust_eps", "score_name"]
+__all__ = [
+    "ATTACKS",
+    "Column",
+    "Mark",
+    "attack_name",
+    "columns_of",
+    "direction",
+    "leading",
+    "marks_of",
+    "robust_eps",
+    "score_name",
+]
 
 Mark = Literal["best", "level", ""]
 
 _LOWER = frozenset(["nll", "brier", "aurc", "ece", "calibration_gap", "fpr95", "rmse"])
 _COSTS = frozenset(["parameters", "macs", "latency", "peak_memory", "training_seconds"])
 _HIGHER = frozenset(["accuracy", "auroc", "aupr", "robust_accuracy", "corrupted_accuracy"])
-_ATTACKS = ("autoattack", "apgd-ce", "pgd", "fgsm")
+ATTACKS = {  # The strongest first.
+    "autoattack": "AutoAttack",
+    "apgd-t": "APGD-T",
+    "apgd-dlr": "APGD-DLR",
+    "apgd-ce": "APGD-CE",
+    "fab-t": "FAB-T",
+    "fab": "FAB",
+    "pgd": "PGD",
+    "square": "Square",
+    "fgsm": "FGSM",
+}
 _SCORES = (
     "max_probability",
     "max-probability",
@@ -124,16 +145,25 @@ def marks_of(cells: Sequence[Measure | None], better: Literal["higher", "lower"]
 
 
 def robust_eps(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """The threat, attack and eps of the column of robust accuracy: strongest attack, middle rung of the ladder."""
+    """The threat, attack and eps of the column of robust accuracy.
+
+    The strongest attack of those that most rows were measured under, at the middle rung of its ladder.
+    """
     found = [m for row in rows if row.ok for m in row.measures("robust_accuracy", "threat", "attack", "eps")]
     found = [m for m in found if (number(m.condition["eps"]) or 0) > 0]
     if not found:
         return None
-    attack = min((str(m.condition["attack"]) for m in found), key=_position(_ATTACKS))
+    rows_of = Counter(attack for row in rows if row.ok for attack in _attacks(row))
+    attack = min(rows_of, key=lambda attack: (-rows_of[attack], _position(tuple(ATTACKS))(attack)))
     found = [m for m in found if str(m.condition["attack"]) == attack]
     threat = found[0].condition["threat"]
     ladder = sorted({m.condition["eps"] for m in found if m.condition["threat"] == threat})
     return {"threat": threat, "attack": attack, "eps": ladder[(len(ladder) - 1) // 2]}
+
+
+def _attacks(row: Row) -> set[str]:
+    found = row.measures("robust_accuracy", "threat", "attack", "eps")
+    return {str(m.condition["attack"]) for m in found if (number(m.condition["eps"]) or 0) > 0}
 
 
 def score_name(score: str, rows: Sequence[Row] = ()) -> str:
@@ -142,6 +172,11 @@ def score_name(score: str, rows: Sequence[Row] = ()) -> str:
         return score.replace("_", " ")
     names = {_own_score(row) for row in rows}
     return names.pop() if len(names) == 1 else "own score"
+
+
+def attack_name(attack: Any) -> str:
+    """How an attack is called on the page."""
+    return ATTACKS.get(str(attack), str(attack))
 
 
 def _own_score(row: Row) -> str:
@@ -211,7 +246,7 @@ def _robust(rows: Sequence[Row]) -> Column:
     condition = robust_eps(rows)
     cells = [row.measure("robust_accuracy", **condition) if condition and row.ok else None for row in rows]
     note = (
-        "" if condition is None else f"{str(condition['attack']).upper()}, {condition['threat']} {condition['eps']:g}"
+        "" if condition is None else f"{attack_name(condition['attack'])}, {condition['threat']} {condition['eps']:g}"
     )
     return _column("robust_accuracy", "Robust", cells, 5, note)
 

@@ -1,10 +1,11 @@
-"""Robust accuracy against eps: PGD solid, FGSM dashed, one colour and marker a form."""
+"""Robust accuracy against eps: the strongest attack solid, further ones dashed, one colour and marker a form."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pluriform.report.digits import share
 from pluriform.report.figures.section import (
+    Album,
     Choice,
     Plot,
     Section,
@@ -15,13 +16,21 @@ from pluriform.report.figures.section import (
     label_room,
     layout,
     line,
+    text,
 )
+from pluriform.report.headline import joined
+from pluriform.report.ranking import ATTACKS, attack_name
 from pluriform.report.row import Row, number
 
 __all__ = ["robustness"]
 
-_DASHES = {"autoattack": "solid", "pgd": "solid", "fgsm": "dash"}
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "sparse")
+_PLOTLY = {"sparse": "2px,8px"}
+_POINT = "point"
 _HEIGHT = 420
+
+_Points = dict[float, tuple[float, Any, Any]]
+_Ladders = dict[tuple[int, str, str], _Points]
 
 
 def robustness(rows: Sequence[Row]) -> Section | None:
@@ -33,26 +42,79 @@ def robustness(rows: Sequence[Row]) -> Section | None:
         return None
     shown = [row for row in rows if any(index == row.index for index, _, _ in ladders)]
     threats = tuple(dict.fromkeys(threat for _, threat, _ in ladders))
-    found = dict.fromkeys(attack for _, _, attack in ladders)
-    attacks = tuple(sorted(found, key=lambda attack: [*_DASHES, attack].index(attack)))
+    strokes = _strokes(ladders)
     return Section(
         "robustness",
         "Robustness",
         "How does it fare under attack?",
-        "Accuracy when an adversary may change every input by at most eps. A line that stays up longer is a more "
-        "robust form; the strongest attack counts. Bars are 95 % intervals.",
-        tuple(View((_plot(shown, ladders, threat),), (threat,) if len(threats) > 1 else ()) for threat in threats),
+        _caption(shown, strokes),
+        tuple(
+            View((_plot(shown, ladders, strokes, threat),), (threat,) if len(threats) > 1 else ()) for threat in threats
+        ),
         _table(shown, ladders),
         (Choice("Threat", threats),) if len(threats) > 1 else (),
         legend=tuple(shown),
-        strokes=tuple((attack.upper(), _DASHES.get(attack, "dot")) for attack in attacks),
+        strokes=tuple((attack_name(attack), stroke) for attack, stroke in strokes.items()),
         direct=True,
+        albums=tuple(album for row in shown if (album := _doubts(row)) is not None),
     )
 
 
-def _ladders(row: Row) -> dict[tuple[str, str], dict[float, tuple[float, Any, Any]]]:
+def _strokes(ladders: _Ladders) -> dict[str, str]:
+    """How each attack is drawn, the strongest first: a line of its own kind, or a point where it has a single eps."""
+    known = [*ATTACKS]
+    found = {attack for _, _, attack in ladders}
+    ordered = sorted(found, key=lambda attack: (known.index(attack) if attack in known else len(known), attack))
+    single = {a for a in ordered if all(len(points) == 1 for key, points in ladders.items() if key[2] == a)}
+    lines = [attack for attack in ordered if attack not in single]
+    kinds = {attack: _DASHES[place % len(_DASHES)] for place, attack in enumerate(lines)}
+    return {attack: kinds.get(attack, _POINT) for attack in ordered}
+
+
+def _caption(rows: Sequence[Row], strokes: Mapping[str, str]) -> str:
+    said = (
+        "Accuracy when an adversary may change every input by at most eps. A line that stays up longer is a more "
+        "robust form; the strongest attack counts, for every attack only shows what it found. Bars are 95 % intervals."
+    )
+    if "autoattack" in strokes:
+        said += " AutoAttack is the worst case of four attacks; quote this figure."
+    checked = {row.label: found for row in rows if (found := row.measure("masked")) is not None}
+    masked = [label for label, found in checked.items() if found.value > 0]
+    honest = [label for label in checked if label not in masked]
+    if masked:
+        said += f" The gradients of {joined(masked)} are masked: attacks are misled, and its figures are too high."
+        said = said.replace("its figures", "their figures") if len(masked) > 1 else said
+    if honest:
+        who = joined(honest) if len(honest) <= 4 else f"{'the other ' if masked else ''}{len(honest)} forms"
+        said += f" No sign of masked gradients was found in {who}."
+    return said
+
+
+def _doubts(row: Row) -> Album | None:
+    """What speaks against the figures of a form."""
+    told = row.result.protocol
+    flags = [
+        str(words)
+        for key in ("robustness", "auto_attack")
+        if isinstance(told.get(key), Mapping)
+        for words in told[key].get("flags", ())
+    ]
+    found = row.measure("masked")
+    if not flags and (found is None or found.value <= 0):
+        return None
+    facts = [f"{flag[:1].upper()}{flag[1:]}." for flag in flags]
+    if found is not None and found.value > 0:
+        seeds = found.count if found.interval else None
+        when = f" for {round(found.value * seeds)} of {seeds} seeds" if seeds and found.value < 1 else ""
+        facts = [f"Masked gradients{when}: its accuracy under attack is too high. What was seen:", *facts]
+    else:
+        facts = ["A reason to look closer, not a verdict:", *facts]
+    return Album(row, tuple(facts), ())
+
+
+def _ladders(row: Row) -> dict[tuple[str, str], _Points]:
     """For each threat and attack: eps to accuracy with its interval, from the curves and, where given, the measures."""
-    ladders: dict[tuple[str, str], dict[float, tuple[float, Any, Any]]] = {}
+    ladders: dict[tuple[str, str], _Points] = {}
     for curve in row.curves("robustness"):
         points = ladders.setdefault(
             (str(curve.condition.get("threat", "")), str(curve.condition.get("attack", ""))), {}
@@ -67,14 +129,13 @@ def _ladders(row: Row) -> dict[tuple[str, str], dict[float, tuple[float, Any, An
     return {key: dict(sorted(points.items())) for key, points in ladders.items() if points}
 
 
-def _plot(rows: Sequence[Row], ladders: dict[Any, dict[float, tuple[float, Any, Any]]], threat: str) -> Plot:
+def _plot(rows: Sequence[Row], ladders: _Ladders, strokes: Mapping[str, str], threat: str) -> Plot:
     traces, ends = [], []
     for row in rows:
-        mine = {attack: points for (index, t, attack), points in ladders.items() if (index, t) == (row.index, threat)}
-        for attack, points in mine.items():
-            traces.append(_line(row, attack, points))
+        mine = {attack: ladders[key] for attack in strokes if (key := (row.index, threat, attack)) in ladders}
+        traces += [_line(row, attack, points, strokes[attack]) for attack, points in mine.items()]
         if mine:
-            strongest = next((mine[a] for a in _DASHES if a in mine), next(iter(mine.values())))
+            strongest = next(iter(mine.values()))
             ends.append((row, 100 * list(strongest.values())[-1][0]))
     most = max((eps for key, points in ladders.items() if key[1] == threat for eps in points), default=1.0)
     x = axis(f"eps ({text_of(threat)}, input units)", range=[-0.02 * most, 1.03 * most])
@@ -93,11 +154,14 @@ def text_of(threat: str) -> str:
     return {"linf": "l∞", "l2": "l₂", "l1": "l₁"}.get(threat, threat[:20])
 
 
-def _line(row: Row, attack: str, points: dict[float, tuple[float, Any, Any]]) -> dict[str, Any]:
+def _line(row: Row, attack: str, points: _Points, stroke: str) -> dict[str, Any]:
     values = [100 * accuracy for accuracy, _, _ in points.values()]
-    dash = _DASHES.get(attack, "dot")
-    name = attack.upper() if attack.isalnum() else ""
-    trace = line(row, list(points), values, dash=dash, hover=f"{name} eps %{{x:g}}: %{{y:.1f}} %")
+    dash = "solid" if stroke == _POINT else _PLOTLY.get(stroke, stroke)
+    hover = f"{text(attack_name(attack), 20)}, eps %{{x:g}}: %{{y:.1f}} %"
+    trace = line(row, list(points), values, dash=dash, hover=hover)
+    if stroke == _POINT:
+        trace["mode"] = "markers"
+        trace["marker"] = {**trace["marker"], "size": 13, "line": {"width": 2, "color": "@ink"}}
     ends = [(number(low), number(high)) for _, low, high in points.values()]
     if dash == "solid" and all(low is not None and high is not None for low, high in ends):
         bars = [(100 * (low or 0), 100 * (high or 0)) for low, high in ends]
@@ -113,11 +177,11 @@ def _line(row: Row, attack: str, points: dict[float, tuple[float, Any, Any]]) ->
     return trace
 
 
-def _table(rows: Sequence[Row], ladders: dict[Any, dict[float, tuple[float, Any, Any]]]) -> Table:
+def _table(rows: Sequence[Row], ladders: _Ladders) -> Table:
     rungs = sorted({eps for points in ladders.values() for eps in points})
     labels = {row.index: row.label for row in rows}
     lines = [
-        (labels[index], f"{attack.upper()}, {threat}", *(_cell(points.get(eps)) for eps in rungs))
+        (labels[index], f"{attack_name(attack)}, {threat}", *(_cell(points.get(eps)) for eps in rungs))
         for (index, threat, attack), points in ladders.items()
         if index in labels
     ]

@@ -198,6 +198,11 @@ class Section:
     small: bool = False
     albums: tuple[Album, ...] = ()
 
+    @property
+    def plotted(self) -> bool:
+        """Whether there is a plot in any view."""
+        return any(view.plots for view in self.views)
+
 
 def colour(row: Row, alpha: float = 1.0) -> str:
     """The name of the row's colour."""
