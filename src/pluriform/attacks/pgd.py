@@ -81,18 +81,20 @@ def pgd(
     if steps == 0:
         return inputs.clone()
     size = 2.5 * threat.eps / steps if step_size is None else step_size
-    worst = _Worst(inputs, judge(module, inputs, labels, objective, eot))
+    worst = _Worst(inputs, judge(module, inputs, labels, objective, eot) if random_start else _unseen(inputs))
     for restart in range(restarts):
         rows = (~worst.broken).nonzero().squeeze(1) if stop_when_broken else torch.arange(len(inputs)).to(labels.device)
-        points = start(inputs[rows], threat, seed, restart) if random_start else inputs[rows].clone()
+        clean = inputs[rows]
+        points = start(clean, threat, seed, restart) if random_start else clean.clone()
         for step in range(steps):
             if len(rows) == 0:
                 break
             found = ascend(module, points, labels[rows], objective, eot)
             worst.learn(rows, points, found.verdict, stop_when_broken)
-            alive = ~found.verdict.broken if stop_when_broken else torch.ones_like(found.verdict.broken)
-            rows, points, gradient = rows[alive], points[alive], found.gradient[alive]
-            clean = inputs[rows]
+            gradient = found.gradient
+            if stop_when_broken and found.verdict.broken.any():
+                alive = ~found.verdict.broken
+                rows, points, gradient, clean = rows[alive], points[alive], gradient[alive], clean[alive]
             if threat.norm == "l1":
                 # A value that has nearly arrived must not use up the step.
                 gradient = l1.passable(gradient, points, *threat.box, size / threat.sparsity(inputs[0].numel()) / 2)
@@ -100,6 +102,11 @@ def pgd(
         if len(rows):
             worst.learn(rows, points, judge(module, points, labels[rows], objective, eot), stop_when_broken)
     return worst.inputs
+
+
+def _unseen(inputs: Tensor) -> Verdict:
+    """What is known of samples whose first step will look at them unperturbed."""
+    return Verdict(inputs.new_full((len(inputs),), -torch.inf), inputs.new_zeros(len(inputs), dtype=torch.bool))
 
 
 def _check_options(steps: int, restarts: int, eot: int) -> None:
