@@ -116,9 +116,10 @@ def test_boundaries_outside_the_box_are_not_reached(points):
 
 def test_distances_of_a_curved_boundary_agree_with_a_fine_grid():
     torch.manual_seed(3)
-    net = nn.Sequential(nn.Linear(2, 30), nn.Tanh(), nn.Linear(30, 3)).double()
+    first = nn.Linear(2, 30).double()
+    net = nn.Sequential(first, nn.Tanh(), nn.Linear(30, 3).double())
     with torch.no_grad():
-        net[0].weight *= 3
+        first.weight *= 3
         side = torch.linspace(0, 1, 301, dtype=torch.float64)
         grid = torch.cartesian_prod(side, side)
         x = torch.rand(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -199,8 +200,8 @@ def test_a_flat_network_gives_back_the_inputs(samples, method, norm):
 @BOTH
 def test_bad_calls_say_what_to_do(samples, method):
     class Detached(nn.Linear):
-        def forward(self, x):
-            return super().forward(x.flatten(1).detach())
+        def forward(self, input):
+            return super().forward(input.flatten(1).detach())
 
     x, y = samples
     threat, net = Threat("linf", 0.1, (0, 1)), nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
@@ -214,7 +215,8 @@ def test_bad_calls_say_what_to_do(samples, method):
 
 
 def test_impossible_walks_and_targets(net, samples):
+    x, y = samples
     with pytest.raises(ConfigError, match="expected targets >= 1; got 0"):
-        attack(net, *samples, Threat("linf", 0.1, (0, 1)), "fab-t", targets=0)
+        attack(net, x, y, Threat("linf", 0.1, (0, 1)), "fab-t", targets=0)
     with pytest.raises(ConfigError, match=r"overshoot >= 1 .* got bias 0.1, overshoot 0.5"):
         Walk(overshoot=0.5)

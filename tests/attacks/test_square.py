@@ -172,11 +172,12 @@ def test_same_seed_same_points_other_seed_others(images, threat):
 @every_threat
 def test_nothing_flips_below_the_distance_of_a_linear_network_and_most_well_above(shape, threat):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(20, 2)).double()
+    line = nn.Linear(20, 2).double()
+    net = nn.Sequential(nn.Flatten(), line)
     x = torch.rand(40, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
         y, lead = net(x).argmax(1), (net(x)[:, 0] - net(x)[:, 1]).abs()
-        exact = lead / (net[1].weight[0] - net[1].weight[1]).norm(1 if threat.norm == "linf" else 2)
+        exact = lead / (line.weight[0] - line.weight[1]).norm(1 if threat.norm == "linf" else 2)
     eps = float(exact.median())
     moved = attack(net, x, y, Threat(threat.norm, eps, (-40, 40)), "square", queries=200)
     flipped = net(moved).argmax(1) != y

@@ -130,13 +130,13 @@ def draw(prints: Inputs, grid: Grid, shapes: list[tuple[int, int]], seed: int, s
     room = torch.tensor([(grid.height - rows + 1, grid.width - columns + 1) for rows, columns in shapes])
     down, right = room.to(prints.device)[:, :, None].unbind(1)
     mask = (1 << 31) - 1
-    places = [
+    first, second = (
         (((word >> 31 & mask) * down) >> 31) * grid.width + (((word & mask) * right) >> 31)
         for word in drawn[:, :, :2].unbind(2)
-    ]
+    )
     channel = torch.arange(grid.channels, device=prints.device)
     signs = (drawn[:, :, 2 + channel // SIGNS] >> channel % SIGNS) & 1
-    return Draws(*places, signs, (drawn[:, :, 2] >> SIGNS) & 1)
+    return Draws(first, second, signs, (drawn[:, :, 2] >> SIGNS) & 1)
 
 
 def _halves(rows: int, columns: int) -> Tensor:
