@@ -46,8 +46,8 @@ def attack(
         x: Inputs inside the bounds, shape `(batch, *input_shape)`.
         y: True classes, shape `(batch,)`.
         threat: Norm and radius, and the bounds where the form carries none.
-        method: `"pgd"` or `"fgsm"`.
-        seed: Source of random starts.
+        method: A name in `ATTACKS`, for instance `"pgd"`, `"apgd-t"`, `"fab-t"`, `"square"`.
+        seed: Source of all random numbers.
         options: Passed to the attack, for instance `steps=50, restarts=3`.
 
     Returns:
