@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from pluriform.robust import pickle_machine
-from pluriform.robust.pickle_machine import DamageError, Placeholder, Storage, StoredTensor, read_pickle
+from pluriform.robust.pickle_machine import read_pickle
+from pluriform.robust.stored_values import DamageError, Placeholder, Storage, StoredTensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from published import watched

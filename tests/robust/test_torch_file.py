@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from pluriform.errors import CorruptFileError, DataNotFoundError
-from pluriform.robust import torch_file
-from pluriform.robust.pickle_machine import StoredTensor
+from pluriform.robust import torch_stream
+from pluriform.robust.stored_values import StoredTensor
 from pluriform.robust.torch_file import open_torch_file
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -92,7 +92,7 @@ def test_the_oldest_format_comes_back(tmp_path):
 def test_views_of_one_storage_in_a_stream_begin_where_they_should(tmp_path):
     """Written by hand: torch wrote the third element of the persistent id until 0.4."""
     raw = io.BytesIO()
-    for value in (torch_file.MAGIC, torch_file.PROTOCOL, {"little_endian": True}):
+    for value in (torch_stream.MAGIC, torch_stream.PROTOCOL, {"little_endian": True}):
         pickle.dump(value, raw, 2)
     numbers = b"".join(pickle.dumps(part, 2)[2:-1] for part in ("root", "cpu", 12, ("view", 4, 6)))
     identifier = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + numbers + b"tQ"
@@ -138,7 +138,7 @@ def test_a_planted_command_beside_the_weights_is_not_run(container, tmp_path, mo
 def test_a_command_in_any_pickle_of_a_stream_is_not_run(part, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     raw = io.BytesIO()
-    for number, value in enumerate((torch_file.MAGIC, torch_file.PROTOCOL, {}, {}, [])):
+    for number, value in enumerate((torch_stream.MAGIC, torch_stream.PROTOCOL, {}, {}, [])):
         pickle.dump(Command() if number == part else value, raw, 2)
     path = write(tmp_path / "a.pt", raw.getvalue())
     with watched():

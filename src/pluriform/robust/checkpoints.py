@@ -1,7 +1,6 @@
 """`load_robust_imagenet`: published robust models, read without running anything that their files contain."""
 
 import hashlib
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,69 +10,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pluriform.attacks.threat import Threat
 from pluriform.errors import ConfigError, CorruptFileError, explain
+from pluriform.robust.checkpoint_report import CheckpointReport, facts_of, layout_of, threat_of
 from pluriform.robust.normalise import Normalise
-from pluriform.robust.pickle_machine import Placeholder, StoredTensor, printable
+from pluriform.robust.stored_values import Placeholder, StoredTensor, printable
 from pluriform.robust.stored_weights import COUNTERS, Fit, WeightSet, best_fit, check_fit, find_sets
-from pluriform.robust.torch_file import TorchFile, open_torch_file, sound
+from pluriform.robust.torch_file import open_torch_file
+from pluriform.robust.torch_parts import TorchFile
 from pluriform.robust.torchvision_resnet import resnet_of
 
-__all__ = ["CheckpointReport", "LoadedCheckpoint", "load_robust_imagenet"]
+__all__ = ["LoadedCheckpoint", "load_robust_imagenet"]
 
 MAX_CHANNELS = 4096
-MAX_FACTS = 100
-PUBLISHED_NAME = re.compile(r"(?P<arch>[\w.-]+?)_(?P<norm>l2|linf)_eps(?P<eps>\d+(\.\d+)?)", re.IGNORECASE)
-SETTINGS = ("args", "config", "hparams", "hyper_parameters")
-
-
-@dataclass(frozen=True, eq=False)
-class CheckpointReport:
-    """What a file held and what was taken from it.
-
-    Attributes:
-        path: The file.
-        sha256: Its checksum.
-        container: `"zip"`, `"stream"`, `"tar"` or `"safetensors"`.
-        layout: Who writes such files: `"robustness"`, `"RobustBench"`, `"timm"`, `"Lightning"` or `"state dict"`.
-        entry: Keys that lead to the weights, joined by dots; empty where the file is the weights.
-        prefix: What was stripped from every name.
-        loaded: How many weights were loaded.
-        dropped: Names left out on purpose: the attacker's copy, other copies, counters of batches.
-        filled: Counters of batches that the file lacks.
-        other_entries: Further sets of weights in the file that fit as well.
-        normaliser: Where the statistics of the first layer come from: names in the file, `"given"` or `"none"`.
-        threat: Radius and norm of the training, as the name of a published file says; none where it does not.
-        facts: Plain values beside the weights: epoch, accuracies, architecture, settings.
-        inert: Classes and functions that the file names and that were not touched.
-    """
-
-    path: str
-    sha256: str
-    container: str
-    layout: str
-    entry: str
-    prefix: str
-    loaded: int
-    dropped: tuple[str, ...]
-    filled: tuple[str, ...]
-    other_entries: tuple[str, ...]
-    normaliser: str
-    threat: Threat | None
-    facts: dict[str, str | int | float | bool]
-    inert: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """A few lines to read."""
-        lines = [
-            f"{self.path} ({self.container}, {self.layout}, sha256 {self.sha256[:16]})",
-            f"{self.loaded} weights of {self.entry or 'the top'!r} under {self.prefix!r}, {len(self.dropped)} dropped",
-            f"normaliser: {self.normaliser}",
-            f"threat: {f'{self.threat.norm} {self.threat.eps:g}' if self.threat else 'unknown'}",
-        ]
-        lines += [f"also in the file: {', '.join(self.other_entries)}"] if self.other_entries else []
-        lines += [f"named by the file and left alone: {', '.join(self.inert[:8])}"] if self.inert else []
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,14 +88,14 @@ def load_robust_imagenet(
         layer, source = _first_layer(normalise, fit, opened, path)
         # All is read before anything is written: a file damaged at its end leaves the network as it was.
         values = {name: _finite(opened.read(stored), name, path) for name, stored in fit.taken.items()}
-        facts = _facts(opened, path)
+        facts = facts_of(opened, path)
     _fill(network, own, values)
     module = nn.Sequential(OrderedDict(normalise=layer, network=network)) if layer is not None else network
     report = CheckpointReport(
         path=str(path),
         sha256=checksum,
         container=opened.container,
-        layout=_layout(fit, opened.content),
+        layout=layout_of(fit, opened.content),
         entry=fit.found.entry,
         prefix=fit.prefix,
         loaded=len(values),
@@ -155,7 +103,7 @@ def load_robust_imagenet(
         filled=fit.filled,
         other_entries=tuple(other.entry for other in sets if other is not fit.found and _complete(other, own)),
         normaliser=source,
-        threat=_threat(path),
+        threat=threat_of(path),
         facts=facts,
         inert=opened.inert,
     )
@@ -227,8 +175,11 @@ def _described(sets: list[WeightSet], path: Path) -> nn.Module:
                 if name.startswith(prefix)
             }
             network = resnet_of(shapes)
-            own = {} if network is None else network.state_dict()
-            if network is not None and all(shapes.get(name) == tuple(own[name].shape) for name in _weights(own)):
+            if network is None:
+                continue
+            own = network.state_dict()
+            fits = all(shapes.get(name) == tuple(own[name].shape) for name in _weights(own))
+            if fits and _stored_once([found.tensors[prefix + name] for name in _weights(own)]):
                 return network
     raise ConfigError(
         explain(
@@ -238,6 +189,12 @@ def _described(sets: list[WeightSet], path: Path) -> nn.Module:
             "pass the network they belong to: load_robust_imagenet(path, network)",
         )
     )
+
+
+def _stored_once(tensors: list[StoredTensor]) -> bool:
+    """Whether the file holds about as many numbers as these tensors have: a few may claim the memory of a thousand."""
+    stored = {tensor.storage: tensor.storage.numel for tensor in tensors}
+    return sum(tensor.numel for tensor in tensors) <= 2 * sum(stored.values())
 
 
 def _weights(names: Iterable[str]) -> list[str]:
@@ -302,45 +259,3 @@ def _fill(network: nn.Module, own: dict[str, Tensor], values: dict[str, Tensor])
         for name, like in own.items()
     }
     network.load_state_dict(laid_out, assign=True)
-
-
-def _layout(fit: Fit, content: Any) -> str:
-    """Who writes files like this."""
-    top = content if isinstance(content, dict) else {}
-    names = [name for pair in fit.statistics for name in pair]
-    if any("attacker" in name.split(".") for name in fit.dropped) or any(n.endswith("new_mean") for n in names):
-        return "robustness"
-    if "pytorch-lightning_version" in top:
-        return "Lightning"
-    if "state_dict_ema" in top or ("arch" in top and "version" in top):
-        return "timm"
-    return "RobustBench" if names else "state dict"
-
-
-def _threat(path: Path) -> Threat | None:
-    """Norm and radius in the name of a published file, where the radius of L-inf is in 255ths."""
-    named = PUBLISHED_NAME.match(path.name)
-    if named is None:
-        return None
-    norm, eps = named["norm"].lower(), float(named["eps"].rstrip("."))
-    return Threat(norm, eps / 255 if norm == "linf" else eps, bounds=(0.0, 1.0))
-
-
-def _facts(opened: TorchFile, path: Path) -> dict[str, str | int | float | bool]:
-    """Plain values at the top of the file and among its settings."""
-    named = PUBLISHED_NAME.match(path.name)
-    facts: dict[str, str | int | float | bool] = {"arch": named["arch"]} if named else {}
-    content = opened.content if isinstance(opened.content, dict) else {}
-    places = [("", content)] + [(f"{name}.", content[name]) for name in SETTINGS if isinstance(content.get(name), dict)]
-    for place, values in places:
-        for name, value in values.items():
-            if len(facts) >= MAX_FACTS or not isinstance(name, str):
-                continue
-            if isinstance(value, StoredTensor) and not value.shape:
-                with sound():
-                    value = opened.read(value).item()
-            if isinstance(value, str):
-                facts[place + printable(name)] = printable(value)
-            elif isinstance(value, (bool, int, float)) and abs(value) < 2**63:
-                facts[place + printable(name)] = value
-    return facts

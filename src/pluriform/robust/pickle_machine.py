@@ -16,87 +16,23 @@ from typing import Any
 
 import torch
 
-__all__ = ["DamageError", "Placeholder", "Storage", "StoredTensor", "is_count", "printable", "read_pickle"]
+from pluriform.robust.stored_values import (
+    MAX_COUNT,
+    DamageError,
+    Placeholder,
+    Storage,
+    StoredTensor,
+    is_count,
+    printable,
+)
+
+__all__ = ["read_pickle"]
 
 MAX_OPERATIONS = 2_000_000
 TOO_LONG = f"a pickle of more than {MAX_OPERATIONS} operations, far beyond a checkpoint's"
 MAX_BYTES = 64 * 2**20
-MAX_KEY = 2**61 - 1
 MAX_DIMENSIONS = 16
-MAX_NAME = 120
 MAX_NAMES = 1000
-
-
-class DamageError(ValueError):
-    """What is wrong inside a file; the door of the reader turns it into a `CorruptFileError` that names the file."""
-
-
-@dataclass(frozen=True)
-class Placeholder:
-    """Stands where the file names a class or function that is no tensor and no container; it does nothing.
-
-    Attributes:
-        name: `module.name`, as the file spells it.
-    """
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Storage:
-    """A run of numbers in the file.
-
-    Attributes:
-        key: Name of the record that holds them.
-        dtype: Their type.
-        numel: How many.
-        start: First of them within the record, for views of a part.
-    """
-
-    key: str | int
-    dtype: torch.dtype
-    numel: int
-    start: int = 0
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies in the file; nothing of it is read yet.
-
-    Attributes:
-        storage: The numbers.
-        offset: Its first number.
-        shape: Its shape.
-        stride: Steps between neighbours, in numbers.
-        dtype: Type of its numbers.
-
-    Raises:
-        DamageError: It reaches beyond its storage.
-    """
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-
-    def __post_init__(self) -> None:
-        last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
-        if self.numel and last >= self.room:
-            raise DamageError(f"a tensor of shape {self.shape} that reaches beyond its storage of {self.room} numbers")
-
-    @property
-    def numel(self) -> int:
-        """How many numbers its shape has."""
-        count = 1
-        for n in self.shape:
-            count *= n
-        return count
-
-    @property
-    def room(self) -> int:
-        """How many numbers of its type the storage holds."""
-        return self.storage.numel * self.storage.dtype.itemsize // self.dtype.itemsize
 
 
 def read_pickle(
@@ -138,17 +74,6 @@ def read_pickle(
     return value
 
 
-def printable(text: str) -> str:
-    """`text` short and without control characters: it comes from the file and goes to a terminal."""
-    shown = "".join(c if c.isprintable() else "?" for c in text[: MAX_NAME + 1])
-    return shown if len(shown) <= MAX_NAME else f"{shown[:MAX_NAME]}..."
-
-
-def is_count(value: Any) -> bool:
-    """Whether it is a whole number that can count things in a file."""
-    return type(value) is int and 0 <= value < MAX_KEY
-
-
 class _Namespace(dict):
     """The attributes of an `argparse.Namespace`, which hold what a training was called with."""
 
@@ -170,7 +95,7 @@ def _dictionary(*args: Any) -> dict[Any, Any]:
 
 def _put(target: dict[Any, Any], key: Any, value: Any) -> None:
     """Set the entry, if its key is plain."""
-    if key is None or isinstance(key, (str, bytes, float)) or (isinstance(key, int) and abs(key) < MAX_KEY):
+    if key is None or isinstance(key, (str, bytes, float)) or (isinstance(key, int) and abs(key) < MAX_COUNT):
         target[key] = value
 
 

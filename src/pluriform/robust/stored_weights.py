@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from pluriform.errors import ShapeError, explain
-from pluriform.robust.pickle_machine import StoredTensor, printable
+from pluriform.robust.stored_values import StoredTensor, printable
 
 __all__ = ["COUNTERS", "Fit", "WeightSet", "best_fit", "check_fit", "find_sets"]
 
@@ -206,8 +206,8 @@ def check_fit(fit: Fit, own: Mapping[str, Tensor], network: str, where: str) -> 
         _listed(f"{len(fit.missing)} missing", fit.missing),
         _listed(f"{len(fit.unexpected)} unexpected", fit.unexpected),
         _listed(
-            f"{len(reshaped)} of another shape",
-            [f"{name} {fit.taken[name].shape} instead of {tuple(own[name].shape)}" for name in reshaped],
+            f"{len(reshaped)} of another shape or type",
+            [f"{name} {_kind(fit.taken[name])} instead of {_kind(own[name])}" for name in reshaped],
         ),
     ]
     alike = len(fit.taken) - len(reshaped)
@@ -223,6 +223,10 @@ def check_fit(fit: Fit, own: Mapping[str, Tensor], network: str, where: str) -> 
     )
 
 
+def _kind(tensor: StoredTensor | Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
 def _alike(stored: StoredTensor, own: Tensor) -> bool:
     return (
         stored.shape == tuple(own.shape)
@@ -232,10 +236,12 @@ def _alike(stored: StoredTensor, own: Tensor) -> bool:
 
 
 def _only_head(reshaped: list[str], fit: Fit, own: Mapping[str, Tensor]) -> bool:
-    """Whether one layer alone differs, and only in how many outputs it has."""
-    same_layer = len({name.rpartition(".")[0] for name in reshaped}) == 1
-    return same_layer and all(
-        fit.taken[name].shape[1:] == tuple(own[name].shape[1:]) and own[name].dim() and fit.taken[name].shape
+    """Whether the last layer alone differs, and only in how many outputs it has."""
+    last = list(own)[-1].rpartition(".")[0]
+    return all(
+        name.rpartition(".")[0] == last
+        and fit.taken[name].shape[1:] == tuple(own[name].shape[1:])
+        and fit.taken[name].shape[:1] != tuple(own[name].shape[:1])
         for name in reshaped
     )
 
