@@ -123,6 +123,29 @@ def test_pictures_are_loaded_from_the_page_itself(browser, tmp_path, synthetic, 
         assert opened.asked == [page.as_uri()]
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_attacked_samples_stand_in_rows_of_four(browser, tmp_path, synthetic, width):
+    results = [replace(synthetic.attacked(), seed=i, form=f"Training(seed={i})") for i in range(3)]
+    page = write_report(results, tmp_path / "attacked.html")
+    with Opened(browser, page, width, "dark") as opened:
+        section = opened.page.locator("#c0-adversarial")
+        assert section.locator(".plots").count() == 0
+        assert [section.locator("figure img").nth(place).is_visible() for place in (0, 20, 40)] == [True, True, False]
+        boxes = opened.page.evaluate(
+            """[...document.querySelectorAll('#c0-adversarial .tile')].slice(0, 20).map((t) => {
+                const box = t.getBoundingClientRect();
+                return [Math.round(box.top), box.width, box.right];
+            })"""
+        )
+        rows = [[box[0] for box in boxes[start : start + 4]] for start in range(0, 20, 4)]
+        assert all(len(set(row)) == 1 for row in rows)
+        assert (rows[0] == rows[3]) is (width == 1440)  # The second half stands beside the first, or below it.
+        assert min(box[1] for box in boxes) > 70
+        assert max(box[2] for box in boxes) <= width
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert opened.said == []
+
+
 def test_the_theme_button_changes_page_and_plots(browser, path):
     with Opened(browser, path, 1440, "light") as opened:
         light, ink = opened.background(), opened.inks()

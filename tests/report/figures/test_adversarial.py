@@ -34,7 +34,7 @@ def test_a_sample_is_a_row_of_four(synthetic):
     assert (clean.title, clean.note) == ("1", "> 99\u202f%")
     assert (attacked.title, attacked.note) == ("→ 7", "80\u202f%")
     assert (change.title, change.note) == ("", "")
-    assert gradient.note == "± 0.00200"
+    assert (gradient.title, gradient.note) == ("", "")
     assert clean.description == "test sample 11, 1, as it is: seen as 1, > 99\u202f%"
     assert attacked.description == "test sample 11, 1, attacked: seen as 7, 80\u202f%"
     assert change.description == "What the attack changed in test sample 11, 1, times 5"
@@ -45,7 +45,7 @@ def test_a_sample_that_stands_has_no_arrow(synthetic):
     attacked = [tile.title for gallery in album.galleries for tile in gallery.tiles[1::4]]
     assert attacked == ["0", "→ 7", "2", "→ 7", "4"]
     assert album.facts == (
-        "PGD with l∞ eps 0.1, 20 steps, turns 2 of 5 to another class; these are the first ones (seed 3).",
+        "PGD within l∞ eps 0.1 (20 steps) turns 2 of 5 to another class; these are the first ones (seed 3).",
     )
 
 

@@ -87,7 +87,7 @@ def test_masked_gradients_are_said_in_the_caption_and_shown_with_what_was_seen(r
     assert album.row.label == "Training"
     assert album.facts == (
         "Masked gradients: its accuracy under attack is too high. What was seen:",
-        "Linf: 9 of 100 input gradients are exactly zero.",
+        "Against l∞: 9 of 100 input gradients are exactly zero.",
     )
 
 
@@ -103,7 +103,7 @@ def test_a_reason_to_look_is_no_verdict(results):
     section = robustness(rows_of([attacked(results[0], "pgd", protocol=told, masked=False)]))
     assert section.albums[0].facts == (
         "A reason to look closer, not a verdict:",
-        "Linf: Square breaks 3 samples.",
+        "Against l∞: Square breaks 3 samples.",
     )
     assert "masked: " not in section.caption
 

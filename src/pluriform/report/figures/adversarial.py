@@ -23,12 +23,12 @@ def adversarial(rows: Sequence[Row]) -> Section | None:
         return None
     albums = tuple(_album(row, place < _SHOWN) for place, row in enumerate(shown))
     caption = (
-        "Each row is a test sample that the form gets right: as it is, under attack, what the attack changed, and the "
-        "gradient of the loss at the unchanged sample, which says where a small change hurts most. Below the first two "
-        "pictures stand the class that the form sees and its probability. In the last two grey is no change, white "
-        "brighter, black darker, magnified as the headings say; ± is the gradient at white and black, in nats per unit "
-        "of input. What to look for: whether the attacked sample is still what it was to you, and whether changes and "
-        "gradients look like noise, as they do for ordinary networks, or follow the shape, as they do for robust ones."
+        "Each row is a test sample that the form gets right: as it is and under attack, with the class that the form "
+        "sees and its probability; then what the attack changed, and the gradient of the loss at the sample as it is, "
+        "which says where a small change hurts most. In these two grey is zero, white is brighter, black is darker; "
+        "changes are magnified as the heading says, each gradient fills its own range. What to look for: whether the "
+        "attacked sample is still what it was to you, and whether changes and gradients look like noise, as those of "
+        "ordinary networks do, or follow the shape, as those of robust ones do."
     )
     return Section(
         "adversarial",
@@ -71,8 +71,6 @@ def _tiles(row: Row, found: Mapping[str, Pictures], place: int) -> list[Tile]:
     label = _class(row, _at(clean, "label", place))
     before, after = (_class(row, _at(pictures, "predicted", place)) for pictures in (clean, attacked))
     sure = [_percent(_at(pictures, "confidence", place)) for pictures in (clean, attacked)]
-    white = _at(gradient, "at_white", place)
-    scale = "" if white is None else f"± {significant(white)}"
     which = f"test sample {_at(clean, 'sample', place) or 0:.0f}, {label}"
     return [
         Tile(clean.png[place], before, sure[0], f"{which}, as it is: seen as {before}, {sure[0]}"),
@@ -83,7 +81,7 @@ def _tiles(row: Row, found: Mapping[str, Pictures], place: int) -> list[Tile]:
             f"{which}, attacked: seen as {after}, {sure[1]}",
         ),
         Tile(change.png[place], "", "", f"What the attack changed in {which}, times {_factor(found)}"),
-        Tile(gradient.png[place], "", scale, f"Gradient of the loss at {which}, {scale} nats per unit at white"),
+        Tile(gradient.png[place], "", "", f"Gradient of the loss at {which}, as it is"),
     ]
 
 
@@ -96,12 +94,12 @@ def _how(row: Row, found: Mapping[str, Pictures]) -> str:
         for place in range(len(found["clean"].png))
     )
     eps = number(condition.get("eps"))
-    radius = "" if eps is None else f" with {text_of(str(condition.get('threat', '')))} eps {eps:.4g}"
-    steps = f", {told['pgd']}" if isinstance(told.get("pgd"), str) else ""
+    radius = "" if eps is None else f" within {text_of(str(condition.get('threat', '')))} eps {eps:.4g}"
+    steps = f" ({told['pgd']})" if isinstance(told.get("pgd"), str) else ""
     seed = f" (seed {told['seed']})" if "seed" in told else ""
     chosen = f"; these are {told['selection']}{seed}" if "selection" in told else ""
     attack = attack_name(condition.get("attack", ""))
-    return f"{attack}{radius}{steps}, turns {fooled} of {len(found['clean'].png)} to another class{chosen}."
+    return f"{attack}{radius}{steps} turns {fooled} of {len(found['clean'].png)} to another class{chosen}."
 
 
 def _factor(found: Mapping[str, Pictures]) -> str:
@@ -153,4 +151,4 @@ def _table(rows: Sequence[Row]) -> Table:
                 )
             )
     header = ("Form", "Test sample", "Class", "Seen as", "Probability", "Attacked, seen as", "Probability")
-    return Table((*header, "Gradient at white"), tuple(lines))
+    return Table((*header, "Gradient at white, nats per unit"), tuple(lines))

@@ -77,7 +77,7 @@ def _caption(rows: Sequence[Row], strokes: Mapping[str, str]) -> str:
         "robust form; the strongest attack counts, for every attack only shows what it found. Bars are 95 % intervals."
     )
     if "autoattack" in strokes:
-        said += " AutoAttack is the worst case of four attacks; quote this figure."
+        said += " AutoAttack is the worst case of several attacks: quote this figure."
     checked = {row.label: found for row in rows if (found := row.measure("masked")) is not None}
     masked = [label for label, found in checked.items() if found.value > 0]
     honest = [label for label in checked if label not in masked]
@@ -102,7 +102,7 @@ def _doubts(row: Row) -> Album | None:
     found = row.measure("masked")
     if not flags and (found is None or found.value <= 0):
         return None
-    facts = [f"{flag[:1].upper()}{flag[1:]}." for flag in flags]
+    facts = [_spelt(flag) for flag in flags]
     if found is not None and found.value > 0:
         seeds = found.count if found.interval else None
         when = f" for {round(found.value * seeds)} of {seeds} seeds" if seeds and found.value < 1 else ""
@@ -110,6 +110,13 @@ def _doubts(row: Row) -> Album | None:
     else:
         facts = ["A reason to look closer, not a verdict:", *facts]
     return Album(row, tuple(facts), ())
+
+
+def _spelt(flag: str) -> str:
+    """`linf: what was seen` as a sentence."""
+    norm, found, words = flag.partition(": ")
+    said = f"against {text_of(norm)}: {words}" if found and norm in ("linf", "l2", "l1") else flag
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 def _ladders(row: Row) -> dict[tuple[str, str], _Points]:
