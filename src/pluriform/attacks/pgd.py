@@ -1,5 +1,8 @@
 """Projected gradient descent (on the negative loss): the standard first-order attack."""
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -82,26 +85,52 @@ def pgd(
         return inputs.clone()
     size = 2.5 * threat.eps / steps if step_size is None else step_size
     worst = _Worst(inputs, judge(module, inputs, labels, objective, eot) if random_start else _unseen(inputs))
+    walk = _Walk(module, labels, threat, objective, eot, steps, float(size), seed, stop_when_broken)
     for restart in range(restarts):
         rows = (~worst.broken).nonzero().squeeze(1) if stop_when_broken else torch.arange(len(inputs)).to(labels.device)
         clean = inputs[rows]
         points = start(clean, threat, seed, restart) if random_start else clean.clone()
-        for step in range(steps):
+        walk.go(worst, rows, points, clean)
+    return worst.inputs
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """The steps of one restart."""
+
+    module: nn.Module
+    labels: Labels
+    threat: Threat
+    objective: Objective
+    eot: int
+    steps: int
+    size: float
+    seed: int
+    final: bool
+
+    def go(self, worst: _Worst, rows: Tensor, points: Inputs, clean: Inputs) -> None:
+        """Climb from `points`, which belong to `rows` of the batch; `final` leaves samples where they break."""
+        for step in range(self.steps):
             if len(rows) == 0:
-                break
-            found = ascend(module, points, labels[rows], objective, eot)
-            worst.learn(rows, points, found.verdict, stop_when_broken)
+                return
+            found = ascend(self.module, points, self.labels[rows], self.objective, self.eot)
+            worst.learn(rows, points, found.verdict, self.final)
             gradient = found.gradient
-            if stop_when_broken and found.verdict.broken.any():
+            if self.final and found.verdict.broken.any():
                 alive = ~found.verdict.broken
                 rows, points, gradient, clean = rows[alive], points[alive], gradient[alive], clean[alive]
-            if threat.norm == "l1":
-                # A value that has nearly arrived must not use up the step.
-                gradient = l1.passable(gradient, points, *threat.box, size / threat.sparsity(inputs[0].numel()) / 2)
-            points = threat.project(points + size * direction(gradient, clean, threat, seed, step), clean)
+            points = self.next(points, gradient, clean, step)
         if len(rows):
-            worst.learn(rows, points, judge(module, points, labels[rows], objective, eot), stop_when_broken)
-    return worst.inputs
+            found = judge(self.module, points, self.labels[rows], self.objective, self.eot)
+            worst.learn(rows, points, found, self.final)
+
+    def next(self, points: Inputs, gradient: Inputs, clean: Inputs, step: int) -> Inputs:
+        threat = self.threat
+        if threat.norm == "l1":
+            # A value that has nearly arrived must not use up the step.
+            least = self.size / threat.sparsity(math.prod(points.shape[1:])) / 2
+            gradient = l1.passable(gradient, points, *threat.box, least)
+        return threat.project(points + self.size * direction(gradient, clean, threat, self.seed, step), clean)
 
 
 def _unseen(inputs: Tensor) -> Verdict:
