@@ -125,6 +125,7 @@ def test_a_form_knows_its_shape_and_survives_saving(tmp_path):
     form = Transferred(pf.nets.build("resnet8", FACTS), FACTS, "classifier", []).eval()
     pyramid = Pyramid(form)
     assert pyramid.strides == (1, 2, 4)
+    assert list(form.features((2, 4))(X)) == [2, 4]
     pf.forms.save_form(pyramid, tmp_path / "pyramid")
     again = pf.load_form(tmp_path / "pyramid")
     assert all(torch.equal(one, other) for one, other in zip(pyramid(X).values(), again(X).values(), strict=True))

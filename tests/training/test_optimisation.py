@@ -40,6 +40,16 @@ def test_frozen_parameters_are_left_out():
         make_optimizer(net.requires_grad_(False), Recipe())
 
 
+def test_rates_of_submodules_are_groups_of_their_own():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)), nn.Linear(2, 2))
+    groups = make_optimizer(net, Recipe(), {"1": 10.0, "2.bias": 0.5}).param_groups
+    found = {group["factor"]: group["params"] for group in groups}
+    assert found.keys() == {1.0, 10.0, 0.5}
+    assert found[10.0] == list(net[1].parameters())
+    assert found[0.5] == [net[2].bias]
+    assert len(found[1.0]) == 3
+
+
 def test_bfloat16_comes_from_fabric():
     x = torch.randn(4, 4)
     with autocast_of(Recipe(precision="bf16"), torch.device("cpu"))():

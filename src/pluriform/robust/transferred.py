@@ -1,10 +1,13 @@
 """`Transferred`: a network that was brought to another data set."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from pluriform.axes import Inputs, Logits
 from pluriform.data.signature import Signature
 from pluriform.prediction import Predictor
+from pluriform.robust.pyramid import Pyramid
 
 __all__ = ["Transferred"]
 
@@ -37,3 +40,7 @@ class Transferred(Predictor):
     def forward(self, inputs: Inputs) -> Logits:
         """Logits of the network."""
         return self.module(inputs)
+
+    def features(self, strides: Sequence[int] | None = None) -> Pyramid:
+        """A module that gives the last feature map at each resolution, by stride; it shares the weights."""
+        return Pyramid(self, strides)
