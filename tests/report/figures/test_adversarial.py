@@ -27,7 +27,7 @@ def test_a_sample_is_a_row_of_four(synthetic):
     (album,) = section_of(synthetic.attacked()).albums
     first, second = album.galleries
     assert (first.title, second.title) == ("Samples 1 to 3", "Samples 4 to 5")
-    assert first.header == second.header == ("as it is", "attacked", "change × 5", "gradient")
+    assert first.header == second.header == ("as it is", "attacked", "change\u00a0×\u00a05", "gradient")
     assert [len(gallery.tiles) for gallery in album.galleries] == [12, 8]
     assert {gallery.columns for gallery in album.galleries} == {4}
     clean, attacked, change, gradient = first.tiles[4:8]
@@ -47,6 +47,19 @@ def test_a_sample_that_stands_has_no_arrow(synthetic):
     assert album.facts == (
         "PGD within l∞ eps 0.1 (20 steps) turns 2 of 5 to another class; these are the first ones (seed 3).",
     )
+
+
+@pytest.mark.parametrize(("factor", "said"), [(3.3333, "3.3"), (2.5, "2.5"), (15.94, "16"), (127.5, "128"), (1.0, "1")])
+def test_the_factor_is_short(synthetic, factor, said):
+    found = synthetic.attacked()
+    change = replace(found.pictures[2], columns={**found.pictures[2].columns, "factor": [factor] * 5})
+    (album,) = section_of(replace(found, pictures=(*found.pictures[:2], change, found.pictures[3]))).albums
+    assert album.galleries[0].header[2] == f"change\u00a0×\u00a0{said}"
+
+
+def test_no_probability_is_called_certain(synthetic):
+    section = section_of(synthetic.attacked())
+    assert section.table.rows[2][4] == "> 99\u202f%"
 
 
 def test_the_numbers_are_those_of_the_pictures(synthetic):
@@ -77,7 +90,7 @@ def test_pictures_without_figures_are_shown(synthetic):
     bare = tuple(replace(p, columns={}, condition={}) for p in found.pictures)
     (album,) = section_of(replace(found, pictures=bare, protocol={})).albums
     assert album.galleries[0].tiles[0].title == "–"
-    assert album.galleries[0].header[2] == "change × ?"
+    assert album.galleries[0].header[2] == "change\u00a0×\u00a0?"
 
 
 def test_the_page_shows_the_pictures_and_no_empty_plot(synthetic):

@@ -76,6 +76,17 @@ def test_autoattack_is_a_point_and_carries_the_name(results):
     assert "quote this figure" in section.caption
 
 
+def test_several_attacks_at_a_single_eps_are_told_apart(results):
+    section = robustness(rows_of([attacked(results[0], "pgd", single=["square", "autoattack", "fab-t"])]))
+    kinds = {"AutoAttack": "point", "FAB-T": "ring", "PGD": "solid", "Square": "spot"}
+    assert dict(section.strokes) == kinds
+    (plot,) = plots(section)
+    looks = {(t["marker"]["symbol"], t["marker"]["size"]) for t in plot.data if t["mode"] == "markers"}
+    assert looks == {("circle", 13), ("circle-open", 13), ("circle", 7)}
+    page = render([attacked(results[0], "pgd", single=["square", "autoattack", "fab-t"])])
+    assert all(f'class="stroke {kind}"' in page for kind in kinds.values())
+
+
 def test_masked_gradients_are_said_in_the_caption_and_shown_with_what_was_seen(results):
     flags = {"robustness": {"flags": ["linf: 9 of 100 input gradients are exactly zero"]}}
     evil = attacked(results[0], "pgd", protocol=flags, masked=True)

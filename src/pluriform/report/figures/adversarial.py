@@ -51,7 +51,7 @@ def _found(row: Row) -> dict[str, Pictures]:
 
 def _album(row: Row, is_open: bool) -> Album:
     found = _found(row)
-    header = ("as it is", "attacked", f"change × {_factor(found)}", "gradient")
+    header = ("as it is", "attacked", f"change\u00a0×\u00a0{_factor(found)}", "gradient")
     count = len(found["clean"].png)
     half = (count + 1) // 2
     parts = [range(half), range(half, count)]
@@ -104,7 +104,7 @@ def _how(row: Row, found: Mapping[str, Pictures]) -> str:
 
 def _factor(found: Mapping[str, Pictures]) -> str:
     value = _at(found["perturbation"], "factor", 0)
-    return "?" if value is None else f"{value:.3g}"
+    return "?" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _at(pictures: Pictures, column: str, place: int) -> float | None:
@@ -120,10 +120,10 @@ def _class(row: Row, place: float | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    """Without decimals, and never 100 unless it is."""
+    """Without decimals, and never 100."""
     if value is None:
         return "–"
-    return "> 99\u202f%" if 0.995 <= value < 1 else f"{100 * value:.0f}\u202f%"
+    return "> 99\u202f%" if value >= 0.995 else f"{100 * value:.0f}\u202f%"
 
 
 def _table(rows: Sequence[Row]) -> Table:

@@ -26,7 +26,7 @@ __all__ = ["robustness"]
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "sparse")
 _PLOTLY = {"sparse": "2px,8px"}
-_POINT = "point"
+_POINTS = ("point", "ring", "spot")  # Of attacks at a single eps.
 _HEIGHT = 420
 
 _Points = dict[float, tuple[float, Any, Any]]
@@ -61,14 +61,15 @@ def robustness(rows: Sequence[Row]) -> Section | None:
 
 
 def _strokes(ladders: _Ladders) -> dict[str, str]:
-    """How each attack is drawn, the strongest first: a line of its own kind, or a point where it has a single eps."""
+    """How each attack is drawn, the strongest first: by its own kind of line, or of point where it has a single eps."""
     known = [*ATTACKS]
     found = {attack for _, _, attack in ladders}
     ordered = sorted(found, key=lambda attack: (known.index(attack) if attack in known else len(known), attack))
-    single = {a for a in ordered if all(len(points) == 1 for key, points in ladders.items() if key[2] == a)}
+    single = [a for a in ordered if all(len(points) == 1 for key, points in ladders.items() if key[2] == a)]
     lines = [attack for attack in ordered if attack not in single]
     kinds = {attack: _DASHES[place % len(_DASHES)] for place, attack in enumerate(lines)}
-    return {attack: kinds.get(attack, _POINT) for attack in ordered}
+    kinds |= {attack: _POINTS[place % len(_POINTS)] for place, attack in enumerate(single)}
+    return {attack: kinds[attack] for attack in ordered}
 
 
 def _caption(rows: Sequence[Row], strokes: Mapping[str, str]) -> str:
@@ -163,12 +164,14 @@ def text_of(threat: str) -> str:
 
 def _line(row: Row, attack: str, points: _Points, stroke: str) -> dict[str, Any]:
     values = [100 * accuracy for accuracy, _, _ in points.values()]
-    dash = "solid" if stroke == _POINT else _PLOTLY.get(stroke, stroke)
+    dash = "solid" if stroke in _POINTS else _PLOTLY.get(stroke, stroke)
     hover = f"{text(attack_name(attack), 20)}, eps %{{x:g}}: %{{y:.1f}} %"
     trace = line(row, list(points), values, dash=dash, hover=hover)
-    if stroke == _POINT:
-        trace["mode"] = "markers"
-        trace["marker"] = {**trace["marker"], "size": 13, "line": {"width": 2, "color": "@ink"}}
+    if stroke in _POINTS:
+        mark = trace["marker"]
+        size, symbol = 7 if stroke == "spot" else 13, mark["symbol"] + ("-open" if stroke == "ring" else "")
+        outline = {"width": 2, "color": mark["color"] if stroke == "ring" else "@ink"}
+        trace |= {"mode": "markers", "marker": {**mark, "size": size, "symbol": symbol, "line": outline}}
     ends = [(number(low), number(high)) for _, low, high in points.values()]
     if dash == "solid" and all(low is not None and high is not None for low, high in ends):
         bars = [(100 * (low or 0), 100 * (high or 0)) for low, high in ends]
