@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import signal
 
@@ -116,6 +117,15 @@ def test_the_epoch_of_most_robust_samples_is_the_result(net, few):
     moved = pf.attack(fitted, checked.inputs, checked.targets, THREAT, steps=10)
     found = float((fitted.predict(moved).mean.argmax(-1) == checked.targets).double().mean())
     assert abs(found - max(robust)) < 0.03  # Other random starts.
+
+
+def test_patience_begins_after_the_ramp(net, few):
+    """With one class for everything no sample is robust: nothing gets better, from the first validation on."""
+    dull = copy.deepcopy(net)
+    list(dull.parameters())[-1].data[0] = 1e4
+    training = pf.Training(epochs=12, batch_size=32, learning_rate=1e-6, patience=2)
+    history = pf.AdversarialTraining("fgsm-rs", THREAT, training, ramp=0.5).fit(dull, few).history
+    assert history["epoch"] == [float(epoch) for epoch in range(1, 10)]  # The first is the best, then 6 and 2.
 
 
 def test_the_radius_grows_over_the_first_part(net, few):

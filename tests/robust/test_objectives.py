@@ -190,6 +190,11 @@ class TestGradAlign:
         moved = fgsm(smooth, batch.inputs, batch.targets, threat)
         assert torch.allclose(found, LOSS(smooth(moved), batch.targets), atol=1e-6)
 
+    def test_more_steps_are_projected_ascent_from_the_inputs(self, smooth, batch):
+        found = objective("grad-align", smooth)(batch, Setting(LINF, 3, 0.06))
+        moved = climb(smooth, cross_entropy_of(batch.targets), batch.inputs, batch.inputs, Setting(LINF, 3, 0.06))
+        assert torch.allclose(found, LOSS(smooth(moved), batch.targets), atol=1e-6)
+
     def test_penalty_and_its_slope_by_finite_differences(self, smooth, batch):
         smooth = smooth.double()
         batch = Batch(batch.inputs.double(), batch.targets)
@@ -257,7 +262,7 @@ class TestFree:
         ("fgsm-rs", "attacks of 2 steps of half the length"),
         ("n-fgsm", "noise of 3 eps"),
         ("free", "steps of half the length"),
-        ("grad-align", "lambda 0.4"),
+        ("grad-align", "lambda 0.4, attacks of 2 steps of half the length"),
     ],
 )
 def test_what_is_gentler_after_a_roll_back(kind, words, smooth):

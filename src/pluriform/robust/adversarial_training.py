@@ -62,7 +62,8 @@ class AdversarialTraining(Method):
             (attack and update share a pass), `trades` (clean loss and a term of stability), `mart` (weight on what is
             misclassified), `grad-align` (FGSM with aligned input gradients).
         threat: Norm, `linf` or `l2`, and radius in input units; bounds are those of the data unless given.
-        training: Of the network; a `Training` serves. `free` divides its epochs by `replays`.
+        training: Of the network; a `Training` serves. `free` divides its epochs by `replays`. Its patience, in robust
+            accuracy, begins after the ramp.
         steps: Of the attack; `None` for 10, or 1 of the kinds after FGSM.
         step_size: Of each, in input units at the full radius; `None` for 2.5 eps / steps, 1.25 eps of `fgsm-rs` and
             `grad-align`, eps of `n-fgsm` and `free`.
@@ -195,12 +196,14 @@ class AdversarialTraining(Method):
         guard: Guard,
     ) -> Loop:
         checked, plain, threat = resident(data.validation, context.device), Loss(data.task), adversary.setting.threat
-        objective = adversary.objective
+        objective, recipe = adversary.objective, self.training
+        if recipe.patience:  # While the radius grows, no sample may be robust yet.
+            recipe = replace(recipe, patience=recipe.patience + math.ceil(self.ramp * epochs))
         return Loop(
             network,
             adversary,
             feed,
-            self.training,
+            recipe,
             seed=context.seed,
             epochs=epochs,
             run=context.run,
