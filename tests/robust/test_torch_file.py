@@ -241,6 +241,43 @@ def test_each_kind_of_hostile_file_has_its_sentence(sentence, tmp_path):
     assert str(path) in str(raised.value)
 
 
+DEEP = b"N" + b"\x85" * 100_000  # Hashing it would overflow the stack.
+
+
+def test_deep_names_of_storages_are_refused(tmp_path):
+    head = b"".join(pickle.dumps(value, 2) for value in (torch_stream.MAGIC, torch_stream.PROTOCOL, {}))
+    identifier = b"(S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI1\ntQ."
+    streams = {
+        "neither text nor a number": head + identifier + b"]" + DEEP + b"a.",
+        "a storage without a name": head + b"(S'storage'\nctorch\nFloatStorage\n" + DEEP + b"S'cpu'\nI1\ntQ.",
+    }
+    for sentence, raw in streams.items():
+        with pytest.raises(CorruptFileError, match=sentence):
+            read_all(write(tmp_path / "a.pt", raw))
+    zero, none = pickle.dumps(0, 2), pickle.dumps([], 2)
+    one = pickle.dumps(1, 2)
+    view = b"](I1\n" + DEEP + b"I0\nI0\nta."
+    tensor = b"(I1\n" + DEEP + b"Nt." + struct.pack("<iiq", 0, 0, 0)
+    for storages, tensors, content in (
+        (zero + view, zero, b"N."),
+        (zero + none, one + tensor, b"N."),
+        (zero + none, zero, DEEP + b"Q."),
+    ):
+        raw = tar_of({"storages": storages, "tensors": tensors, "pickle": content})
+        with pytest.raises(CorruptFileError, match="no count"):
+            read_all(write(tmp_path / "a.pt", raw))
+
+
+def tar_of(members):
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:") as archive:
+        for name, raw in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(raw)
+            archive.addfile(member, io.BytesIO(raw))
+    return whole.getvalue()
+
+
 def test_two_records_of_one_name_are_refused(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate"):
         raw = zipped([*records_of(), records_of()[0]])

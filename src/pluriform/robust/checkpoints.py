@@ -22,6 +22,7 @@ from pluriform.robust.torchvision_resnet import resnet_of
 __all__ = ["LoadedCheckpoint", "load_robust_imagenet"]
 
 MAX_CHANNELS = 4096
+MAX_STEMS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +169,7 @@ def _network(given: nn.Module | Callable[[], nn.Module] | None, sets: list[Weigh
 def _described(sets: list[WeightSet], path: Path) -> nn.Module:
     for found in sets:
         stems = (name for name in found.tensors if name.endswith("conv1.weight") and "layer" not in name)
-        for prefix in dict.fromkeys(name.removesuffix("conv1.weight") for name in stems):
+        for prefix in list(dict.fromkeys(name.removesuffix("conv1.weight") for name in stems))[:MAX_STEMS]:
             shapes = {
                 name.removeprefix(prefix): tensor.shape
                 for name, tensor in found.tensors.items()

@@ -65,8 +65,7 @@ class StoredTensor:
     dtype: torch.dtype
 
     def __post_init__(self) -> None:
-        last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
-        if self.numel and last >= self.room:
+        if self.numel and self.last >= self.room:
             raise DamageError(f"a tensor of shape {self.shape} that reaches beyond its storage of {self.room} numbers")
 
     @property
@@ -76,6 +75,11 @@ class StoredTensor:
         for n in self.shape:
             count *= n
         return count
+
+    @property
+    def last(self) -> int:
+        """Place of its last number in the storage, for a tensor that has any."""
+        return self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
 
     @property
     def room(self) -> int:

@@ -5,6 +5,7 @@ the attacker, averaged weights beside the last ones, statistics of the normalise
 what is meant: the set and the prefix are taken under which most of its names are found.
 """
 
+import itertools
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
@@ -20,8 +21,10 @@ __all__ = ["COUNTERS", "Fit", "WeightSet", "best_fit", "check_fit", "find_sets"]
 
 DEPTH = 4
 LONGEST = 512
+DEEPEST = 12
+MAX_SETS = 256
 SHOWN = 4
-OTHER_STATE = re.compile(r"optim|opt$|sched|scaler|^amp|criterion|loss|rng", re.IGNORECASE)
+OTHER_STATE = re.compile(r"optimi[sz]er|^optim$|(^|_)opt$|sched|scaler|^amp$|criterion|rng", re.IGNORECASE)
 AVERAGED = re.compile(r"(^|[._])(ema|averaged|avg|swa|shadow)", re.IGNORECASE)
 COUNTERS = ("num_batches_tracked", "n_averaged")
 STATISTICS = (("new_mean", "new_std"), ("mean", "std"), ("mu", "sigma"), ("image_mean", "image_std"))
@@ -69,7 +72,7 @@ def find_sets(content: Any) -> list[WeightSet]:
     """All dictionaries with named tensors, without those of optimisers, in the order of the file."""
     found, seen = [], set()
     waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
-    while waiting:
+    while waiting and len(found) < MAX_SETS:
         path, value = waiting.popleft()
         if not isinstance(value, dict) or id(value) in seen:
             continue
@@ -115,7 +118,8 @@ def _fit(found: WeightSet, own: Mapping[str, Tensor]) -> Fit:
     left = [name for name in stored if not (name.startswith(prefix) and name.removeprefix(prefix) in taken)]
     statistics = _statistics(left)
     explained = {name for pair in statistics for name in pair}
-    copies = _copies(stored, own, [p for p in counts if p != prefix and counts[p] >= len(taken)])
+    whole = all(name.endswith(COUNTERS) for name in absent)
+    copies = _copies(stored, own, [p for p in counts if whole and p != prefix and counts[p] >= len(taken)])
     dropped = {
         name
         for name in left
@@ -138,8 +142,9 @@ def _of_attacker(name: str) -> bool:
 
 
 def prefixes_of(name: str) -> list[str]:
-    """Everything before a dot of the name, dot included, and the empty prefix."""
-    return [""] + [name[: match.end()] for match in re.finditer(r"\.", name[:LONGEST])]
+    """The empty prefix, and what stands before each of the first dots of the name, dot included."""
+    dots = itertools.islice(re.finditer(r"\.", name[:LONGEST]), DEEPEST)
+    return ["", *(name[: dot.end()] for dot in dots)]
 
 
 def _prefixes(names: Iterable[str], own: Mapping[str, Tensor]) -> Counter[str]:

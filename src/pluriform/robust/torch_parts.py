@@ -62,12 +62,18 @@ def sound() -> Iterator[None]:
         raise DamageError(f"{type(error).__name__}: {printable(str(error))}") from None
 
 
-def as_tensor(raw: bytes, stored: StoredTensor, start: int) -> Tensor:
-    """The tensor in the bytes of its whole storage, or of its part from number `start` on."""
+def as_tensor(stored: StoredTensor, read: Callable[[int, int], bytes]) -> Tensor:
+    """The tensor in a record, of which only the part that it spans is read.
+
+    Args:
+        stored: Where it lies.
+        read: So many bytes from a place of the record.
+    """
     if not stored.numel:
         return torch.empty(stored.shape, dtype=stored.dtype)
-    flat = torch.frombuffer(bytearray(raw), dtype=stored.dtype)
-    return flat.as_strided(stored.shape, stored.stride, stored.offset + start).clone()
+    size = stored.dtype.itemsize
+    raw = read((stored.storage.start + stored.offset) * size, (stored.last - stored.offset + 1) * size)
+    return torch.frombuffer(bytearray(raw), dtype=stored.dtype).as_strided(stored.shape, stored.stride).clone()
 
 
 def storage_of(identifier: Any) -> Storage | Placeholder:

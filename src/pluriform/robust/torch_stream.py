@@ -57,27 +57,27 @@ def open_stream(stream: BinaryIO, size: int) -> Iterator[TorchFile]:
 
     def read(stored: StoredTensor) -> Tensor:
         with sound():
-            begin, numel = places[stored.storage.key]
-            return as_tensor(
-                bytes_at(stream, begin, numel * stored.storage.dtype.itemsize), stored, stored.storage.start
-            )
+            begin = places[stored.storage.key]
+            return as_tensor(stored, lambda place, count: bytes_at(stream, begin + place, count))
 
     yield TorchFile("stream", content, tuple(sorted(names)), read)
 
 
 def _places(
     stream: BinaryIO, keys: Any, lengths: dict[str | int, tuple[torch.dtype, int]], size: int
-) -> dict[str | int, tuple[int, int]]:
-    """Where each storage begins, and its length."""
+) -> dict[str | int, int]:
+    """Where each storage begins."""
     if not isinstance(keys, list) or len(keys) != len(lengths):
         raise DamageError("a list of storages that does not fit the tensors")
     places = {}
     for key in keys:
+        if not isinstance(key, (str, int)):  # Hashing anything deeper may overflow the stack.
+            raise DamageError("a storage whose name is neither text nor a number")
         dtype, numel = lengths[key]
         (stated,) = struct.unpack("<q", bytes_at(stream, stream.tell(), 8))
         begin = stream.tell()
         if stated != numel or begin + numel * dtype.itemsize > size:
             raise DamageError(f"a storage of {numel} numbers of which {size - begin} bytes are left, {stated} stated")
-        places[key] = (begin, numel)
+        places[key] = begin
         stream.seek(begin + numel * dtype.itemsize)
     return places

@@ -42,7 +42,7 @@ def open_tar(stream: BinaryIO, size: int) -> Iterator[TorchFile]:
         def persistent(identifier: Any) -> Any:
             if isinstance(identifier, tuple) and identifier and isinstance(identifier[0], Placeholder):
                 return identifier[0]
-            key = int(identifier) if isinstance(identifier, str) else identifier
+            key = _count(int(identifier) if isinstance(identifier, str) else identifier)
             return tensors[key] if key in tensors else storages[key]
 
         begin, end = begins["pickle"]
@@ -51,9 +51,8 @@ def open_tar(stream: BinaryIO, size: int) -> Iterator[TorchFile]:
 
     def read(stored: StoredTensor) -> Tensor:
         with sound():
-            storage = stored.storage
-            raw = bytes_at(stream, places[storage.key], (storage.start + storage.numel) * storage.dtype.itemsize)
-            return as_tensor(raw, stored, storage.start)
+            begin = places[stored.storage.key]
+            return as_tensor(stored, lambda place, count: bytes_at(stream, begin + place, count))
 
     yield TorchFile("tar", content, tuple(sorted(names)), read)
 
@@ -80,7 +79,7 @@ def _tar_storages(stream: BinaryIO, begin: int, end: int) -> tuple[dict[Any, Sto
             raise DamageError(f"a storage of {numel} numbers, more than the file has")
         stream.seek(numel * dtype.itemsize, 1)
     for view, root, offset, numel in read_pickle(stream, end=end):
-        whole = storages[root]
+        whole = storages[_count(root)]
         if not is_count(view) or _count(offset) + _count(numel) > whole.numel:
             raise DamageError("a view that reaches beyond its storage")
         storages[view] = Storage(whole.key, whole.dtype, numel, whole.start + offset)
@@ -96,10 +95,11 @@ def _tar_tensors(stream: BinaryIO, begin: int, end: int, storages: dict[Any, Sto
         if not 0 <= axes <= 16 or not is_count(key):
             raise DamageError(f"a tensor of {axes} axes")
         numbers = struct.unpack(f"<{2 * axes + 1}q", bytes_at(stream, stream.tell(), 8 * (2 * axes + 1)))
+        whole = storages[_count(storage)]
         shape, stride, offset = numbers[:axes], numbers[axes:-1], numbers[-1]
         if not all(map(is_count, numbers)):
             raise DamageError("a tensor with an impossible shape or stride")
-        tensors[key] = StoredTensor(storages[storage], offset, shape, stride, storages[storage].dtype)
+        tensors[key] = StoredTensor(whole, offset, shape, stride, whole.dtype)
     return tensors
 
 
