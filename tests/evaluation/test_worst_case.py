@@ -83,11 +83,9 @@ def test_what_cannot_be_attacked_is_skipped_with_the_reason(form, data):
     assert missing.measures == boundless.measures == ()
 
 
-def test_evaluate_runs_it_only_when_asked(form, data, curve_form, curve_data):
+def test_evaluate_runs_it_when_asked(form, data, curve_form, curve_data):
+    """That it is off otherwise shows in the protocols of `test_evaluate`."""
     threats = [Threat("linf", 0.1)]
-    plain = evaluate(form, data, threats=threats, corruptions=(), samples=40)
-    assert "auto_attack" not in plain.protocol
-    assert plain.get("robust_accuracy", threat="linf", attack="autoattack", eps=0.1) is None
     asked = evaluate(form, data, threats=threats, corruptions=(), samples=40, auto_attack=True)
     assert asked.get("robust_accuracy", threat="linf", attack="autoattack", eps=0.1).count == 40
     with pytest.raises(ConfigError, match="expected a threat for AutoAttack; got none"):
