@@ -140,8 +140,8 @@ def draw_ablation(record: dict, path: Path) -> None:
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
                 handles.setdefault(words, line)
             axes.set(xlabel="epoch", ylabel=label)
-            axes.set_yscale("log") if column != "disagreement" else axes.set_ylim(bottom=0)
-            round_ticks(axes, column)
+            axes.set_yscale("log")
+            round_ticks(axes)
         count = len(next(iter(variants.values()))["seeds"])
         seeds = f", mean and range of {count} seeds" if count > 1 else ""
         row[0].set_title(f"{NAMES[name]}{seeds}", loc="left")
@@ -149,15 +149,14 @@ def draw_ablation(record: dict, path: Path) -> None:
     save(figure, path, plt)
 
 
-def round_ticks(axes: Any, column: str) -> None:
+def round_ticks(axes: Any) -> None:
     """Whole epochs, and ticks written as numbers on a logarithmic axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if column == "disagreement":
-        return
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 8 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)))
+    decade = (1,) if high > 300 * low else (1, 2, 5)
+    axes.yaxis.set_major_locator(LogLocator(subs=decade if high > 8 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
 
