@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pluriform import infinite, nets
     from pluriform.attacks.attack import attack
+    from pluriform.attacks.auto_attack import auto_attack
     from pluriform.attacks.threat import Threat
     from pluriform.comparison import compare
     from pluriform.data.data import Data, Split
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pluriform.report.page import write_report
     from pluriform.result import Result
     from pluriform.robust.adversarial_training import AdversarialTraining
+    from pluriform.robust.checkpoints import load_robust_imagenet
     from pluriform.robust.transfer import Transfer
 
 _PLACES = {
@@ -68,12 +70,14 @@ _PLACES = {
     "Training": "pluriform.ordinary",
     "Transfer": "pluriform.robust.transfer",
     "attack": "pluriform.attacks.attack",
+    "auto_attack": "pluriform.attacks.auto_attack",
     "channel_groups": "pluriform.graph.channels",
     "compare": "pluriform.comparison",
     "evaluate": "pluriform.evaluation.evaluate",
     "gather": "pluriform.graph.gather",
     "load": "pluriform.data.load",
     "load_form": "pluriform.forms",
+    "load_robust_imagenet": "pluriform.robust.checkpoints",
     "trace": "pluriform.graph.trace",
     "write_report": "pluriform.report.page",
 }
@@ -104,6 +108,7 @@ __all__ = [
     "Transfer",
     "__version__",
     "attack",
+    "auto_attack",
     "channel_groups",
     "compare",
     "evaluate",
@@ -111,6 +116,7 @@ __all__ = [
     "infinite",
     "load",
     "load_form",
+    "load_robust_imagenet",
     "nets",
     "trace",
     "write_report",

@@ -5,6 +5,7 @@ from torch import nn
 import pluriform as pf
 from pluriform.data.signature import Signature
 from pluriform.errors import ConfigError, GraphError, ShapeError
+from pluriform.robust.model import RobustModel
 from pluriform.robust.pyramid import Pyramid
 from pluriform.robust.transferred import Transferred
 
@@ -126,6 +127,8 @@ def test_a_form_knows_its_shape_and_survives_saving(tmp_path):
     pyramid = Pyramid(form)
     assert pyramid.strides == (1, 2, 4)
     assert list(form.features((2, 4))(X)) == [2, 4]
+    robust = RobustModel(form.module, FACTS, pf.Threat("linf", 0.1)).eval()
+    assert torch.equal(robust.features((2,))(X)[2], pyramid(X)[2])
     pf.forms.save_form(pyramid, tmp_path / "pyramid")
     again = pf.load_form(tmp_path / "pyramid")
     assert all(torch.equal(one, other) for one, other in zip(pyramid(X).values(), again(X).values(), strict=True))

@@ -115,7 +115,7 @@ def auto_attack(
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> x = torch.rand(8, 1, 2, 2)
-        >>> worst = auto_attack(net, x, net(x).argmax(1), Threat("l2", 3.0, (0, 1)))
+        >>> worst = auto_attack(net, x, net(x).argmax(1), Threat("l2", 0.5, (0, 1)))
         >>> worst.clean_accuracy, worst.suite.note
         (1.0, '2 classes: without apgd-t; fab for fab-t')
     """

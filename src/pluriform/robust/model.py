@@ -1,5 +1,6 @@
 """`RobustModel`: a classifier trained against an adversary."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -8,6 +9,7 @@ from pluriform.attacks.threat import Threat
 from pluriform.axes import Inputs, Logits
 from pluriform.data.signature import Signature
 from pluriform.prediction import Predictor
+from pluriform.robust.pyramid import Pyramid
 
 __all__ = ["RobustModel"]
 
@@ -40,3 +42,7 @@ class RobustModel(Predictor):
     def forward(self, inputs: Inputs) -> Logits:
         """Logits of the network."""
         return self.module(inputs)
+
+    def features(self, strides: Sequence[int] | None = None) -> Pyramid:
+        """A module that gives the last feature map at each resolution, by stride; it shares the weights."""
+        return Pyramid(self, strides)
