@@ -1,0 +1,188 @@
+"""Attacks beside torchattacks and foolbox: the same network, radius, steps and images; what stands, and how long.
+
+    pip install --no-deps --target .peers-attacks -r benchmarks/peers/attacks.txt
+    PLURIFORM_DATA=... OMP_NUM_THREADS=1 python benchmarks/attacks.py [--networks mnist mnist-robust cifar10]
+        [--images 200] [--norms linf l2] [--out runs/attacks] [--peers .peers-attacks]
+
+`mnist` is a small convolutional network trained plainly, `mnist-robust` the same one trained against PGD, `cifar10` a
+ResNet-8. The images are correctly classified test images, by class share. Robust accuracy is asked of the network anew
+for what an attack returned, within the radius to 1e-6; time is process time of one thread.
+
+`pgd` and `pgd-all` make 50 steps of 2.5 eps / 50 from one random start: the former leaves samples that have fallen, as
+an evaluation may, the latter moves all of them in every step, as peers do. The others have the budgets of AutoAttack
+(100 steps, 9 targets, 5,000 queries, no rescaled schedule). Writes attacks.json beside this file.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import pluriform as pf
+from pluriform.attacks.attack import perturb
+from pluriform.evaluation.subject import stratified_index
+
+STEPS, QUERIES = 50, 5000
+RADII = {
+    "mnist": {"linf": 0.1, "l2": 1.0},
+    "mnist-robust": {"linf": 0.3, "l2": 2.0},
+    "cifar10": {"linf": 2 / 255, "l2": 0.25},
+}
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "pgd": ("pgd", {"steps": STEPS}),
+    "pgd-all": ("pgd", {"steps": STEPS, "stop_when_broken": False}),
+    "apgd-ce": ("apgd-ce", {"steps": 100}),
+    "apgd-dlr": ("apgd-dlr", {"steps": 100}),
+    "apgd-t": ("apgd-t", {"steps": 100}),
+    "fab-t": ("fab-t", {"steps": 100}),
+    "square": ("square", {"queries": QUERIES}),
+}
+PEERS = {
+    "pgd": ("torchattacks", "foolbox"),
+    "pgd-all": ("torchattacks", "foolbox"),
+    **dict.fromkeys(("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"), ("torchattacks",)),
+}
+
+
+def small(seed: int) -> nn.Module:
+    """Two strided convolutions and two linear layers, 0.6 million multiplications a digit."""
+    torch.manual_seed(seed)
+    first = (nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten())
+    return nn.Sequential(*first, nn.Linear(32 * 49, 100), nn.ReLU(), nn.Linear(100, 10))
+
+
+def fitted(name: str, out: Path, tiny: bool) -> tuple[nn.Module, pf.Data]:
+    """A trained network and its data; a second call resumes or reads it."""
+    data = pf.load("cifar10" if name == "cifar10" else "mnist", validation=1000, seed=0)
+    epochs = 1 if tiny else {"mnist": 2, "mnist-robust": 6, "cifar10": 6}[name]
+    recipe = pf.Training(epochs=epochs, learning_rate=3e-3, batch_size=128)
+    net = pf.nets.build("resnet8", data, seed=0) if name == "cifar10" else small(0)
+    method: pf.Method = recipe
+    if name == "mnist-robust":
+        method = pf.AdversarialTraining("pgd", pf.Threat("linf", 0.3), training=recipe, steps=7)
+    form: Any = method.fit(net, data, seed=0, run=out / f"{name}-{epochs}")
+    return form.module.eval(), data
+
+
+def standing(network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Which images the network gets right."""
+    with torch.no_grad():
+        return network(inputs).argmax(1) == labels
+
+
+def theirs(peer: str, attack: str, network: nn.Module, threat: pf.Threat) -> Callable[[Tensor, Tensor], Tensor]:
+    """A peer's attack of the same budget."""
+    import foolbox
+    import torchattacks
+
+    size = 2.5 * threat.eps / STEPS
+    if peer == "foolbox":
+        kind = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[threat.norm]
+        own = kind(abs_stepsize=size, steps=STEPS, random_start=True)
+        model = foolbox.PyTorchModel(network, bounds=threat.box, device="cpu")
+        return lambda x, y: own(model, x, y, epsilons=threat.eps)[1]
+    norm, eps = {"linf": "Linf", "l2": "L2"}[threat.norm], threat.eps
+    if attack.startswith("pgd"):
+        if threat.norm == "l2":
+            return torchattacks.PGDL2(network, eps=eps, alpha=size, steps=STEPS, random_start=True)
+        return torchattacks.PGD(network, eps=eps, alpha=size, steps=STEPS, random_start=True)
+    if attack == "apgd-t":
+        return torchattacks.APGDT(network, norm=norm, eps=eps, steps=100, n_restarts=1)
+    if attack == "fab-t":
+        return torchattacks.FAB(network, norm=norm, eps=eps, steps=100, n_restarts=1, multi_targeted=True)
+    if attack == "square":
+        return torchattacks.Square(network, norm=norm, eps=eps, n_queries=QUERIES, n_restarts=1, resc_schedule=False)
+    return torchattacks.APGD(network, norm=norm, eps=eps, steps=100, n_restarts=1, loss=attack.removeprefix("apgd-"))
+
+
+def timed(
+    call: Callable[[Tensor, Tensor], Tensor], network: nn.Module, x: Tensor, y: Tensor, threat: pf.Threat
+) -> dict[str, Any]:
+    """Share that stands after an attack, and its process time."""
+    start = time.process_time()
+    moved = call(x.clone(), y).detach()
+    seconds = time.process_time() - start
+    threat.check(moved, x)
+    left = standing(network, moved, y)
+    return {"robust_accuracy": 100 * float(left.double().mean()), "seconds": seconds, "standing": left}
+
+
+def study(network: nn.Module, x: Tensor, y: Tensor, threat: pf.Threat, attacks: list[str]) -> dict[str, Any]:
+    """Every attack, ours and theirs, and the worst case of each side."""
+    found: dict[str, Any] = {}
+    worst = {side: torch.ones_like(y, dtype=torch.bool) for side in ("pluriform", "torchattacks")}
+    for name in attacks:
+        method, options = OURS[name]
+        calls: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+            "pluriform": lambda a, b, m=method, o=options: perturb(network, a, b, threat, m, **o)
+        }
+        calls |= {peer: theirs(peer, name, network, threat) for peer in PEERS[name]}
+        row = {side: timed(call, network, x, y, threat) for side, call in calls.items()}
+        for side, figures in row.items():
+            left = figures.pop("standing")
+            if side in worst:
+                worst[side] &= left
+        for side in PEERS[name]:
+            row[side]["times_ours"] = row[side]["seconds"] / row["pluriform"]["seconds"]
+        found[name] = row
+        print(
+            threat.norm, name, {s: (f["robust_accuracy"], round(f["seconds"], 2)) for s, f in row.items()}, flush=True
+        )
+    union = {side: 100 * float(left.double().mean()) for side, left in worst.items()}
+    return {"eps": threat.eps, "attacks": found, "worst_case": union}
+
+
+def main() -> None:
+    """Attack, compare, write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--networks", nargs="+", default=list(RADII), choices=list(RADII))
+    parser.add_argument("--norms", nargs="+", default=["linf", "l2"], choices=["linf", "l2"])
+    parser.add_argument("--attacks", nargs="+", default=list(OURS), choices=list(OURS))
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--tiny", action="store_true", help="one epoch of training, to try the script out")
+    parser.add_argument("--out", type=Path, default=Path("runs/attacks"))
+    parser.add_argument("--peers", type=Path, default=Path(".peers-attacks"))
+    parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    sys.path.append(str(chosen.peers))
+    import foolbox
+    import torchattacks
+
+    found: dict[str, Any] = {}
+    for name in chosen.networks:
+        network, data = fitted(name, chosen.out, chosen.tiny)
+        right = standing(network, data.test.inputs, data.test.targets).nonzero().squeeze(1)
+        index = right[stratified_index(data.test.targets[right], chosen.images, 0)]
+        x, y = data.test.batch(index)
+        found[name] = {
+            "accuracy": 100 * len(right) / len(data.test),
+            "images": len(index),
+            **{
+                norm: study(network, x, y, pf.Threat(norm, RADII[name][norm], (0.0, 1.0)), chosen.attacks)
+                for norm in chosen.norms
+            },
+        }
+    record = {
+        "what": __doc__.splitlines()[0],
+        "unit": "percent of images that were right before; seconds of process time, one thread",
+        "versions": {
+            "torch": torch.__version__,
+            "torchattacks": torchattacks.__version__,
+            "foolbox": foolbox.__version__,
+        },
+        "machine": platform.processor() or platform.machine(),
+        "networks": found,
+    }
+    chosen.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
