@@ -160,7 +160,7 @@ def study(name: str, seed: int, chosen: argparse.Namespace) -> tuple[dict[str, A
 
 
 def draw_figure(forms: dict[str, EnergyModel], path: Path) -> None:
-    """True and learned log-density of the first seed side by side, data and new chains upon them."""
+    """True and learned log-density of the first seed, normalised on the square; data and new chains beside them."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -174,7 +174,7 @@ def draw_figure(forms: dict[str, EnergyModel], path: Path) -> None:
         true, learned = density.log_density(where), form.predict(where).score
         learned = learned + (true.exp().sum().log() - learned.logsumexp(0))  # Normalised on the grid.
         low, high = float(true.max()) - 9, float(true.max())
-        titles = ("true log p(x)", "learned log p(x), normalised on this square")
+        titles = ("true log p(x)", "learned log p(x)")
         for panel, values, title in zip(row[:2], (true, learned), titles, strict=True):
             shown = values.view(SIDE, SIDE).T
             image = panel.imshow(
@@ -187,7 +187,8 @@ def draw_figure(forms: dict[str, EnergyModel], path: Path) -> None:
         row[2].scatter(*points.T, s=4, color="#999999", label="data")
         row[2].scatter(*chains.T, s=4, color="#D55E00", label="new chains")
         row[2].set(xlim=(-half, half), ylim=(-half, half), aspect="equal", title=f"{name}: data and samples")
-        row[2].legend(loc="upper right", framealpha=0.9, edgecolor="none", markerscale=2)
+    handles, labels = axes[0][2].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower right", ncols=2, frameon=False, markerscale=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
@@ -206,7 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--sets", nargs="+", default=list(DENSITIES), choices=list(DENSITIES))
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
