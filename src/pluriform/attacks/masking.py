@@ -41,7 +41,9 @@ class Flag:
     masked: bool = True
 
 
-def masking_flags(form: nn.Module, inputs: Inputs, labels: Labels, threat: Threat, seed: int = 0) -> tuple[Flag, ...]:
+def masking_flags(
+    form: nn.Module, inputs: Inputs, labels: Labels, threat: Threat, seed: int = 0, *, searched: bool = True
+) -> tuple[Flag, ...]:
     """What speaks against the gradients of a form; empty for an honest one.
 
     Looked for are outputs that differ from run to run (`random`), are probabilities (`distribution`), do not depend
@@ -57,6 +59,7 @@ def masking_flags(form: nn.Module, inputs: Inputs, labels: Labels, threat: Threa
         labels: True classes.
         threat: With bounds.
         seed: Of all random numbers.
+        searched: Whether to look for `unreachable` and `blind`, which takes some 500 passes over the inputs.
 
     References:
         Athalye, Carlini, Wagner, 2018, Obfuscated gradients give a false sense of security, arXiv 1802.00420.
@@ -81,7 +84,7 @@ def masking_flags(form: nn.Module, inputs: Inputs, labels: Labels, threat: Threa
             words = "outputs do not depend differentiably on the inputs: gradient attacks see nothing"
             return tuple(flag for flag in [*flags, Flag("no gradient", words)] if flag is not None)
     right = outputs[0].argmax(-1) == labels
-    if bool(right.any()):
+    if searched and bool(right.any()):
         flags += [_unreachable(form, inputs[right], labels[right], threat, seed)]
         flags += [_blind(form, inputs[right], labels[right], threat, seed)]
     return tuple(flag for flag in flags if flag is not None)

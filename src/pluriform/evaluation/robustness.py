@@ -11,6 +11,7 @@ from torch import Tensor
 from pluriform.attacks.attack import perturb
 from pluriform.attacks.masking import masking_flags
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
+from pluriform.evaluation.cost import count_macs
 from pluriform.evaluation.findings import Findings, measure
 from pluriform.evaluation.subject import Subject, stratified_index
 from pluriform.result import Curve, Measure
@@ -20,6 +21,7 @@ __all__ = ["FRACTIONS", "SAMPLES", "measure_robustness"]
 FRACTIONS = (0.0, 0.125, 0.25, 0.5, 1.0)
 SAMPLES = 1000
 FLAGGED = 100  # Of them are looked at for masked gradients.
+SEARCH_PASSES, MOST_MACS = 500, 200_000_000_000
 TOLERANCE = 0.005
 PGD_STEPS = 20
 ATTACKS: Mapping[str, Mapping[str, Any]] = {"fgsm": {}, "pgd": {"steps": PGD_STEPS}}
@@ -77,12 +79,15 @@ def measure_robustness(
     }
     measures: list[Measure] = []
     curves: list[Curve] = []
-    masked = False
+    masked, macs = False, count_macs(subject.form, inputs[:1])
+    searched = macs is not None and macs * FLAGGED * SEARCH_PASSES <= MOST_MACS
+    protocol["masking"] = "all signs" if searched else "without searches, which would cost too much"
     try:
         for threat in threats:
             threat = resolve_threat(subject.form, threat, inputs)
             check_scale(threat, inputs[0].numel())
-            found = masking_flags(subject.form, inputs[:FLAGGED], labels[:FLAGGED], threat, subject.seed)
+            few = inputs[:FLAGGED], labels[:FLAGGED]
+            found = masking_flags(subject.form, *few, threat, subject.seed, searched=searched)
             masked |= any(flag.masked for flag in found)
             protocol["flags"] += [f"{threat.norm}: {flag.words}" for flag in found]
             ladder = {name: _climb(subject, inputs, labels, threat, name, sorted(fractions)) for name in ATTACKS}
