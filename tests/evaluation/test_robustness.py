@@ -109,6 +109,15 @@ def test_masked_gradients_are_flagged(form, data):
     assert [m.value for m in found.measures if m.name == "masked"] == [1.0]
 
 
+def test_searches_for_masked_gradients_are_left_out_where_they_cost_too_much(form, data, monkeypatch):
+    whole = measure_robustness(Subject(form, data), [THREAT], fractions=(0,), samples=30)
+    monkeypatch.setattr(robustness, "MOST_MACS", 1)
+    monkeypatch.setattr("pluriform.attacks.masking._blind", lambda *_: pytest.fail("a search was made"))
+    short = measure_robustness(Subject(form, data), [THREAT], fractions=(0,), samples=30)
+    told = [found.protocol["robustness"]["masking"] for found in (whole, short)]
+    assert told == ["all signs", "without searches, which would cost too much"]
+
+
 def test_probabilities_instead_of_logits_and_random_forms_are_flagged(form, data):
     soft = type(form)(nn.Sequential(form.module, nn.Softmax(-1)), data.signature)
     flags = measure_robustness(Subject(soft, data), [THREAT], fractions=(0,)).protocol["robustness"]["flags"]

@@ -47,8 +47,11 @@ class _Rungs:
 def measure_robustness(
     subject: Subject, threats: Sequence[Threat], fractions: Sequence[float | int] = FRACTIONS, samples: int = SAMPLES
 ) -> Findings:
-    """`robust_accuracy` and the curve `robustness` for every threat under FGSM and PGD; `masked` is 1 where gradients
-    mislead these attacks (`masking_flags`), so that their figures are too high.
+    """`robust_accuracy` and the curve `robustness` for every threat under FGSM and PGD, and `masked`.
+
+    `masked` is 1 where gradients mislead these attacks (`masking_flags`), so that their figures are too high.
+    The signs of masked gradients that take a search are left out where it would cost more than 200 GMAC, or an unknown
+    number; the protocol says so.
 
     Args:
         subject: The form and its data.
