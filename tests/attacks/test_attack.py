@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from pluriform.attacks.attack import ATTACKS, attack
+from pluriform.attacks.attack import ATTACKS, attack, passes
 from pluriform.attacks.threat import Threat
 from pluriform.errors import BoundsError, ConfigError, ShapeError, UnsupportedOpError
+from pluriform.fused import network as network_file
+from pluriform.fused.network import FusedNetwork
 
 THREATS = [Threat("linf", 0.1, (0, 1)), Threat("l2", 0.5, (0, 1)), Threat("l1", 1.5, (0, 1))]
 ORDER = {"linf": float("inf"), "l2": 2, "l1": 1}
@@ -99,3 +101,26 @@ def test_a_forward_without_gradient_is_named(samples):
 
     with pytest.raises(UnsupportedOpError, match="expected outputs differentiable in the inputs; got .* of Detached"):
         attack(Detached(16, 5), *samples, THREATS[0])
+
+
+@every_case
+def test_fused_kernels_break_the_same_samples(samples, method, threat, monkeypatch):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5)), samples[0]
+    y = net(x).argmax(-1)
+    plain = attack(net, x, y, threat, method, **few(method))
+    computed, forward = [], FusedNetwork.forward
+    monkeypatch.setattr(network_file, "LEAST_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(FusedNetwork, "forward", lambda self, at: computed.append(len(at)) or forward(self, at))
+    fused = attack(net, x, y, threat, method, **few(method))
+    assert computed
+    broken = [net(moved).argmax(-1) != y for moved in (plain, fused)]
+    assert broken[0].any()
+    assert int((broken[0] != broken[1]).sum()) <= 1  # A sample at the boundary may round to either side.
+
+
+def test_passes_count_what_an_attack_may_spend():
+    assert passes("fgsm") == 2
+    assert passes("pgd", steps=7, restarts=3) == 42
+    assert passes("apgd-t", steps=100) == 1800
+    assert passes("square", queries=300) == 300

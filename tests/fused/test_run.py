@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from pluriform.errors import GraphError, ShapeError
 from pluriform.fused import run as run_file
+from pluriform.fused.call import blocks_of
 from pluriform.fused.chain import NotFused
 from pluriform.fused.program import compile_program
-from pluriform.fused.run import blocks_of, fused_chains, fused_gradients, fused_outputs
+from pluriform.fused.run import fused_chains, fused_gradients, fused_outputs
 from pluriform.graph.parameters import stack
 from pluriform.nets.lenet import LeNet
 

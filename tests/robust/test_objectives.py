@@ -54,8 +54,8 @@ def objective(kind: str, net: nn.Module):
         "fgsm-rs": lambda: Attacked(net, plain),
         "n-fgsm": lambda: NoisyFGSM(net, plain),
         "free": lambda: Free(net, LOSS, torch.zeros(12, 1, 4, 4)),
-        "trades": lambda: TRADES(net, LOSS),
-        "mart": lambda: MART(net, LOSS),
+        "trades": lambda: TRADES(net, net, LOSS),
+        "mart": lambda: MART(net, net, LOSS),
         "grad-align": lambda: GradAlign(net, plain),
     }[kind]()
 
@@ -126,14 +126,14 @@ def test_fgsm_of_wider_noise_leaves_the_threat_and_keeps_the_bounds(smooth, batc
 class TestTRADES:
     def test_without_the_second_term_it_is_clean_cross_entropy(self, net, batch):
         torch.manual_seed(4)
-        found = TRADES(net, LOSS)(batch, Setting(LINF, 10, 0.02))
+        found = TRADES(net, net, LOSS)(batch, Setting(LINF, 10, 0.02))
         torch.manual_seed(4)
         assert torch.equal(found, LOSS(net(batch.inputs), batch.targets))
 
     @pytest.mark.parametrize("threat", [LINF, L2], ids=["linf", "l2"])
     def test_loss_and_ascent_by_hand(self, threat, smooth, batch):
         x, y = batch.inputs, batch.targets
-        found = TRADES(smooth, LOSS)(batch, Setting(threat, 2, 0.05, weight=6.0, seed=7))
+        found = TRADES(smooth, smooth, LOSS)(batch, Setting(threat, 2, 0.05, weight=6.0, seed=7))
         p = smooth(x).softmax(-1).detach()
         moved = threat.project(x + 0.001 * gaussian(x, 7), x)
         for _ in range(2):
@@ -150,7 +150,7 @@ class TestTRADES:
     def test_the_clean_distribution_is_computed_once(self, smooth, batch):
         sizes = []
         smooth.register_forward_hook(lambda *_: sizes.append(1))
-        TRADES(smooth, LOSS)(batch, Setting(LINF, 10, 0.025, weight=6.0))
+        TRADES(smooth, smooth, LOSS)(batch, Setting(LINF, 10, 0.025, weight=6.0))
         assert len(sizes) == 1 + 10 + 2
 
     def test_divergence_of_known_distributions(self):
@@ -163,7 +163,7 @@ class TestMART:
     def test_three_classes_by_hand(self, smooth):
         clean = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]])
         moved = torch.tensor([[0.5, 0.4, 0.1], [0.2, 0.1, 0.7]])
-        found = MART(smooth, LOSS).of(clean.log() + 3, moved.log() - 2, torch.tensor([0, 1]), 5.0)
+        found = MART(smooth, smooth, LOSS).of(clean.log() + 3, moved.log() - 2, torch.tensor([0, 1]), 5.0)
         first = -math.log(0.5) - math.log(1 - 0.4 + 1e-4)
         first += 5 * (1 - 0.7) * sum(p * math.log(p / q) for p, q in ((0.7, 0.5), (0.2, 0.4), (0.1, 0.1)))
         second = -math.log(0.1) - math.log(1 - 0.7 + 1e-4)
@@ -176,10 +176,10 @@ class TestMART:
 
     def test_the_attack_climbs_the_cross_entropy(self, smooth, batch):
         x, y = batch.inputs, batch.targets
-        found = MART(smooth, LOSS)(batch, Setting(LINF, 2, 0.05, weight=5.0, seed=7))
+        found = MART(smooth, smooth, LOSS)(batch, Setting(LINF, 2, 0.05, weight=5.0, seed=7))
         begin = LINF.project(x + 0.001 * gaussian(x, 7), x)
         moved = climb(smooth, cross_entropy_of(y), begin, x, Setting(LINF, 2, 0.05))
-        expected = MART(smooth, LOSS).of(smooth(x), smooth(moved), y, 5.0)
+        expected = MART(smooth, smooth, LOSS).of(smooth(x), smooth(moved), y, 5.0)
         assert torch.allclose(found, expected, atol=1e-6)
 
 

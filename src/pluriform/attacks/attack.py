@@ -1,6 +1,7 @@
 """`attack`: perturbed inputs by any attack, checked against the threat."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,9 +17,10 @@ from pluriform.attacks.square import square
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.axes import Inputs, Labels
 from pluriform.errors import ConfigError, LabelError, ShapeError, explain
+from pluriform.fused.network import fused_network
 from pluriform.prediction import Predictor
 
-__all__ = ["ATTACKS", "attack", "check_labelled", "perturb"]
+__all__ = ["ATTACKS", "attack", "check_labelled", "passes", "perturb"]
 
 BATCH = 256
 ATTACKS: Mapping[str, Callable[..., Inputs]] = {
@@ -90,10 +92,28 @@ def check_labelled(form: nn.Module, x: Tensor, y: Tensor, where: str) -> None:
         raise LabelError(explain(f"labels in 0..{(classes or 1) - 1}", got, where, "pass true classes"))
 
 
+def passes(method: str, **options: Any) -> int:
+    """Forwards and backwards that an attack spends on a sample which stands to the end; options as in `attack`."""
+    given = {name: known.default for name, known in inspect.signature(ATTACKS[method]).parameters.items()} | options
+    times = math.prod(int(given.get(name, 1)) for name in ("restarts", "targets", "eot"))
+    return times * int(given["queries"] if "queries" in given else 2 * given.get("steps", 1))
+
+
 def perturb(
-    form: nn.Module, x: Inputs, y: Labels, threat: Threat, method: str = "pgd", seed: int = 0, **options: Any
+    form: nn.Module,
+    x: Inputs,
+    y: Labels,
+    threat: Threat,
+    method: str = "pgd",
+    seed: int = 0,
+    work: int | None = None,
+    **options: Any,
 ) -> Inputs:
-    """`attack` without the checks of its arguments; the result is still held against the threat."""
+    """`attack` without the checks of its arguments; the result is still held against the threat.
+
+    Where much is to be computed, fused kernels compute a network that they know (`fused_network`); `work` are the
+    passes of all samples in all calls that belong together, those of this one unless given.
+    """
     if method not in ATTACKS:
         raise ConfigError(
             explain(f"one of {', '.join(sorted(ATTACKS))}", repr(method), "attack", "name one of these attacks")
@@ -106,9 +126,11 @@ def perturb(
         return x.clone()
     tensor = next(form.parameters(), next(form.buffers(), x))
     size = form.batch_size if isinstance(form, Predictor) else BATCH
+    work = len(x) * passes(method, **options) if work is None else work
     with attack_mode(form):
+        network = fused_network(form, x[:1], work)
         parts = [
-            ATTACKS[method](form, inputs.to(tensor.device), labels.to(tensor.device), threat, seed=seed, **options)
+            ATTACKS[method](network, inputs.to(tensor.device), labels.to(tensor.device), threat, seed=seed, **options)
             for inputs, labels in zip(x.detach().split(size), y.split(size), strict=True)
         ]
     moved = torch.cat(parts).to(x.device)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from pluriform.attacks.attack import check_labelled, perturb
+from pluriform.attacks.attack import check_labelled, passes, perturb
 from pluriform.attacks.gradient import attack_mode
 from pluriform.attacks.suite import Suite, auto_attack_suite
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
@@ -168,6 +168,7 @@ class _Cascade:
     ) -> None:
         self.form, self.x, self.y, self.threat, self.suite = form, x.detach(), y, threat, suite
         self.seed, self.batch_size, self.run = seed, batch_size, run
+        self.work = len(x) * sum(passes(member.method, **member.options) for member in suite.members)
         if run is not None and run.has(STATE):
             state = run.read_tensors(STATE)
         else:
@@ -194,10 +195,11 @@ class _Cascade:
         member = self.suite.members[place]
         for part in rows.split(self.batch_size) if len(rows) else ():
             start = time.perf_counter()
+            inputs, labels = self.x[part], self.y[part]
             moved = perturb(
-                self.form, self.x[part], self.y[part], self.threat, member.method, self.seed, **member.options
+                self.form, inputs, labels, self.threat, member.method, self.seed, self.work, **member.options
             )
-            wrong = self._wrong(moved, self.y[part])
+            wrong = self._wrong(moved, labels)
             fallen = part[wrong]
             self.state["inputs"][fallen] = moved[wrong]
             by[fallen] = place

@@ -133,7 +133,7 @@ def _standing(form: nn.Module, inputs: Tensor, labels: Tensor, threat: Threat, s
     """Samples that PGD on cross-entropy and on the margin leave."""
     left = torch.ones_like(labels, dtype=torch.bool)
     for options in ({}, {"objective": margin}):
-        left &= _right(form, perturb(form, inputs, labels, threat, "pgd", seed, steps=STEPS, **options), labels)
+        left &= _right(form, perturb(form, inputs, labels, threat, "pgd", seed, None, steps=STEPS, **options), labels)
     return left
 
 

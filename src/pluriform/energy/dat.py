@@ -12,13 +12,14 @@ from pluriform.data.data import Data
 from pluriform.energy.buffer import ReplayBuffer
 from pluriform.energy.contrast import Adversary, Contrast
 from pluriform.energy.curriculum import Curriculum
-from pluriform.energy.langevin import Langevin, fusing_pays
+from pluriform.energy.langevin import Langevin
 from pluriform.energy.score import check_logits
 from pluriform.energy.space import Space
 from pluriform.energy.start import Start, UniformStart, fitted_start
 from pluriform.energy.streams import Cycle
 from pluriform.energy.support import SupportModel
 from pluriform.errors import BoundsError, ConfigError, explain
+from pluriform.fused.network import fusing_pays
 from pluriform.method import FitContext, Method
 from pluriform.training.cost import FitCost
 from pluriform.training.feed import Batch, Feed, resident
@@ -203,7 +204,9 @@ class DAT(Method):
             Cycle(Feed(data, recipe.batch_size, seed, recipe.augmentation, context.device)),
             Loss.of(recipe, data, context.device),
             float(self.penalty),
-            fusing_pays(network, buffer.samples[:1], self.steps * len(data.train) * recipe.epochs_for(len(data.train))),
+            fusing_pays(
+                network, buffer.samples[:1], 2 * self.steps * len(data.train) * recipe.epochs_for(len(data.train))
+            ),
         )
 
     def _counted(self, cost: FitCost, contrast: Contrast) -> FitCost:

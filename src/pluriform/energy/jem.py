@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pluriform.data.data import Data
 from pluriform.energy.buffer import ReplayBuffer
 from pluriform.energy.joint import Joint, Terms, noisy
-from pluriform.energy.langevin import Langevin, fusing_pays
+from pluriform.energy.langevin import Langevin
 from pluriform.energy.model import EnergyModel
 from pluriform.energy.normalisation import Policy, prepared
 from pluriform.energy.score import check_logits
@@ -18,6 +18,7 @@ from pluriform.energy.space import Space
 from pluriform.energy.start import Start, UniformStart, fitted_start
 from pluriform.energy.streams import Cycle, density_data
 from pluriform.errors import ConfigError, explain
+from pluriform.fused.network import fusing_pays
 from pluriform.method import FitContext, Method
 from pluriform.training.augmentation import Augmentation
 from pluriform.training.cost import FitCost
@@ -196,7 +197,7 @@ class JEM(Method):
             conditional=self.conditional,
             policy=self.normalisation,
             rho=float(self.sharpness),
-            fused=fusing_pays(network, buffer.samples[:1], self.sampler.steps * len(first.split) * epochs),
+            fused=fusing_pays(network, buffer.samples[:1], 2 * self.sampler.steps * len(first.split) * epochs),
         )
         guard = Guard(joint.watch.check, joint.gentler, afterwards=joint.afterwards, most=self.rollbacks)
         return self._loop(network, joint, first, epochs, data, context, extra=joint.state, guard=guard)

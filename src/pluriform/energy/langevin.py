@@ -14,11 +14,9 @@ from pluriform.energy.space import Space
 from pluriform.errors import ConfigError, explain
 from pluriform.fused.chain import NotFused
 from pluriform.fused.run import fused_chains, fused_program
-from pluriform.graph.parameters import modes_kept, weights_of
+from pluriform.graph.parameters import weights_of
 
-__all__ = ["Chains", "Langevin", "fusing_pays", "langevin"]
-
-LEAST_MULTIPLICATIONS = 3e12  # Of all chains: below it, compiling the kernels may take longer.
+__all__ = ["Chains", "Langevin", "langevin"]
 
 
 @dataclass(frozen=True)
@@ -154,21 +152,3 @@ def _fused(score: Score, start: Inputs, setting: Langevin, space: Space, generat
 
 def _stacked(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach()[None] for name, tensor in weights_of(network).items()}
-
-
-def fusing_pays(network: nn.Module, example: Inputs, steps: int) -> bool:
-    """Whether fused kernels compute a network in evaluation mode, and its arithmetic outweighs their compilation.
-
-    It is counted, not timed, so that a resumed training gives the same numbers.
-
-    Args:
-        network: Gives logits.
-        example: Inputs.
-        steps: Of all chains together.
-    """
-    with modes_kept(network):
-        try:
-            program = fused_program(network.eval(), _stacked(network), example)
-        except NotFused:
-            return False
-    return 2 * program.products * steps >= LEAST_MULTIPLICATIONS

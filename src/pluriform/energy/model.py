@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from pluriform.axes import Inputs, Logits, Scores
 from pluriform.data.signature import Signature
 from pluriform.energy.buffer import ReplayBuffer
-from pluriform.energy.langevin import Langevin, fusing_pays, langevin
+from pluriform.energy.langevin import Langevin, langevin
 from pluriform.energy.score import Score, approximate_mass, log_density
 from pluriform.errors import ConfigError, explain
+from pluriform.fused.network import fusing_pays
 from pluriform.graph.parameters import frozen, modes_kept
 from pluriform.prediction import Prediction, Predictor
 
@@ -126,7 +127,7 @@ class EnergyModel(Predictor):
         setting, space, found = replace(self.sampler, steps=steps), self.buffer.space, []
         with modes_kept(self), frozen(self):
             self.eval()
-            fused = fusing_pays(self.module, start[:1], steps * len(start))
+            fused = fusing_pays(self.module, start[:1], 2 * steps * len(start))
             for place in torch.arange(len(start), device=self.device).split(CHAINS):
                 own = None if labels is None else labels[place]
                 found.append(

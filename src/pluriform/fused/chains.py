@@ -7,56 +7,39 @@ import numpy as np
 
 from pluriform.fused.code import Call
 from pluriform.fused.compile import compiled, standalone
-from pluriform.fused.elementwise import bend_back, fill, score_gradient
+from pluriform.fused.elementwise import fill, score_gradient
 from pluriform.fused.kernels import (
-    ACTIVATION,
-    AREA,
-    AREA_OUT,
-    AXES_BACK,
     BLOCK_COUNT,
     BLOCKS,
     BORDER,
-    CHANNELS,
-    CHANNELS_OUT,
     CLASSIFY,
     CODE,
-    COUNT_BACK,
     COUNTER,
-    FIRST_BACK,
-    GRADIENT,
     INPUTS,
     ITEM_COUNT,
     ITEMS,
-    KIND,
     LABELS,
-    LAST_BACK,
     NUMBERS,
-    OPCODE,
     OUTPUTS,
     PLACES,
-    PRODUCT,
     RESULTS,
-    ROW_BACK,
     SAMPLES,
     SHAPE,
     SIZES,
     SLOTS,
-    SOURCE,
     SPACES,
     STEP_COUNT,
     STEPS,
     TARGET,
-    WEIGHT,
     WEIGHTS,
     WIDTH,
     block_inputs,
     forward,
-    pool_back,
     table,
     two,
 )
-from pluriform.fused.products import products
 from pluriform.fused.registers import take_task, view, words
+from pluriform.fused.slopes import input_gradient, unpack_inputs
 
 __all__ = ["chains_task"]
 
@@ -65,32 +48,6 @@ TINY = F(1e-30)  # A gradient of zero stays one.
 NOISE, UNITS, SETTING, ROUNDS, LARGEST = (
     int(c) for c in (Call.NOISE, Call.UNITS, Call.SETTING, Call.ROUNDS, Call.LARGEST)
 )
-
-
-@compiled
-def _input_gradient(code, steps, numbers, items, weights, sizes, space, flow, spare, lanes):
-    """From the gradient of the outputs to that of the inputs, which ends at `flow`; the first step is a product."""
-    for k in range(steps.shape[0] - 1, -1, -1):
-        step = steps[k]
-        gradient, target = space + 4 * lanes * step[GRADIENT], space + 4 * lanes * step[TARGET]
-        if step[OPCODE] == PRODUCT:
-            if gradient != target:
-                given, values = view(gradient), view(target)
-                for i in range(step[CHANNELS_OUT] * step[AREA_OUT] * lanes):
-                    values[i] = given[i]
-            products(
-                code, lanes, step[CHANNELS], items, step[FIRST_BACK], step[LAST_BACK], lanes,
-                weights[step[WEIGHT]], step[ROW_BACK],
-                step[AXES_BACK], step[AXES_BACK + 1], step[AXES_BACK + 2],
-                target, step[AXES_BACK + 3] * lanes, step[AXES_BACK + 4] * lanes, step[AXES_BACK + 5] * lanes,
-                step[COUNT_BACK], flow, step[AREA] * lanes, 0, 0,
-            )  # fmt: skip
-        elif step[OPCODE] == ACTIVATION:
-            values = view(space + 4 * lanes * step[SOURCE])
-            count = step[CHANNELS] * step[AREA] * lanes
-            bend_back(step[KIND], numbers[k, 0], step[SOURCE] == step[TARGET], view(gradient), values, count)
-        else:
-            pool_back(step, numbers[k], items, space, gradient, spare, lanes)
 
 
 @compiled
@@ -126,21 +83,6 @@ def _move(x, flow, noise, units, setting, shape, border, lanes, scales):
                     slope = min(max(flow[start + n] * unit * scales[n], -most), most)
                     moved = x[start + n] + unit * (size * slope + sigma * noise[start + n])
                     x[start + n] = min(max(moved, low), high)
-
-
-@compiled
-def _unpack(x, count, lanes, shape, border, target):
-    """Samples as rows again, without the border."""
-    channels, height, width = shape
-    rows, columns = height + 2 * border[0], width + 2 * border[1]
-    size = channels * height * width
-    for n in range(count):
-        for c in range(channels):
-            for y in range(height):
-                start = ((c * rows + y + border[0]) * columns + border[1]) * lanes + n
-                place = n * size + (c * height + y) * width
-                for i in range(width):
-                    target[place + i] = x[start + i * lanes]
 
 
 def _chains(data):
@@ -179,7 +121,7 @@ def _chains(data):
             score_gradient(
                 view(space + 4 * lanes * steps[-1, TARGET]), outputs, lanes, count, labels, first, conditional
             )
-            _input_gradient(code, steps, numbers, items, weights, sizes, space, flow, spare, lanes)
+            input_gradient(code, steps, numbers, items, weights, sizes, space, flow, spare, lanes)
             _norms(view(flow), units, shape, border, lanes, norms)
             for n in range(count):
                 largest[first + n] = max(largest[first + n], norms[n])
@@ -187,7 +129,7 @@ def _chains(data):
                 norms[n] = F(1) if not normalise else F(1) / max(norms[n], TINY)
             noise = view(t[NOISE] + 4 * (s * whole + blocks[k, 3] * inside))
             _move(view(x), view(flow), noise, units, setting, shape, border, lanes, norms)
-        _unpack(view(x), count, lanes, shape, border, view(t[RESULTS] + 4 * first * size))
+        unpack_inputs(view(x), count, lanes, shape, border, view(t[RESULTS] + 4 * first * size))
 
 
 @cache

@@ -9,26 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pluriform.errors import GraphError, ShapeError, explain
+from pluriform.errors import GraphError, ShapeError
+from pluriform.fused.call import PackedCall, addresses
 from pluriform.fused.chain import NotFused
 from pluriform.fused.code import Call, Column, Opcode
-from pluriform.fused.program import MOST_LANES, Program, compile_program
-from pluriform.fused.threads import on_threads
+from pluriform.fused.program import Program, compile_program
 
 __all__ = [
     "FusedChains",
     "FusedGradients",
-    "blocks_of",
     "fused_chains",
     "fused_gradients",
     "fused_outputs",
     "fused_program",
 ]
 
-REMEDY = "stack the weights of networks of one architecture"
 MOST_PLACES = 2**21  # Numbers a sample: 320 MB a thread.
+_programs: WeakKeyDictionary[nn.Module, dict[Hashable, Program | str]] = WeakKeyDictionary()
 MOST_NOISE = 2**23  # Numbers that are drawn at once for chains.
-KEPT_BYTES = 2**26  # Workspaces up to this size are kept for the next call.
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +102,7 @@ def fused_gradients(
     """
     from pluriform.fused.kernels import gradients_task
 
-    call = _Call(program, weights, inputs, own_batches)
+    call = PackedCall(program, weights, inputs, own_batches)
     found = {name: torch.empty_like(part) for name, part in call.weights.items()}
     call.check_targets(targets, classification)
     given = targets.detach().flatten().numpy()
@@ -114,7 +112,7 @@ def fused_gradients(
         raise IndexError(f"labels from 0 to {program.outputs - 1} expected, got {labels.min()} to {labels.max()}")
     losses = np.empty(call.members, np.float32)
     own = {
-        Call.GRADIENTS: _addresses(program, found),
+        Call.GRADIENTS: addresses(program, found),
         Call.LABELS: labels,
         Call.TARGETS: numbers,
         Call.CLASSIFY: classification,
@@ -130,7 +128,7 @@ def fused_outputs(
     """Outputs of every network, `(member, batch, outputs)`; arguments as in `fused_gradients`."""
     from pluriform.fused.kernels import outputs_task
 
-    call = _Call(program, weights, inputs, own_batches)
+    call = PackedCall(program, weights, inputs, own_batches)
     results = np.empty((call.members, call.samples, program.outputs), np.float32)
     call.run(outputs_task(), {Call.RESULTS: results}, call.members * len(call.blocks))
     return torch.from_numpy(results)
@@ -187,7 +185,7 @@ def fused_chains(
     setting = np.array([step, noise, most, *bounds, normalise], np.float32)
     target = np.zeros(1, np.int64) if labels is None else labels.detach().contiguous().numpy()
     while rounds > 0:
-        call = _Call(program, weights, state, own=False)
+        call = PackedCall(program, weights, state, own=False)
         part = max(1, min(rounds, MOST_NOISE // call.numbers)) if noise else rounds
         draws = (
             torch.zeros(part, call.numbers)
@@ -208,132 +206,3 @@ def fused_chains(
         call.run(chains_task(), own, len(call.blocks))
         state, rounds = results, rounds - part
     return FusedChains(state, torch.from_numpy(largest))
-
-
-class _Call:
-    """What both have in common: weights in memory order, packed inputs, blocks, threads."""
-
-    def __init__(self, program: Program, weights: Mapping[str, Tensor], inputs: Tensor, own: bool) -> None:
-        from pluriform.fused.compile import LANES
-        from pluriform.fused.kernels import pack_inputs
-
-        self.program, self.own = program, own
-        self.weights = {name: weights[name].detach().contiguous() for name in program.names}
-        self.members = len(next(iter(self.weights.values())))
-        self.samples = inputs.shape[1] if own else len(inputs)
-        self._check(inputs)
-        self.blocks = blocks_of(self.samples, LANES)
-        self.given = inputs.detach().contiguous()
-        self.inputs = self.given.data_ptr()
-        if not own:
-            self.numbers = int(self.blocks[:, 2].sum()) * _inside(program)
-            self.packed = np.empty(self.numbers + 8 * MOST_LANES, np.float32)
-            pack_inputs(self.inputs, self.blocks, program.shape, program.border, self.packed.ctypes.data)
-            self.inputs = self.packed.ctypes.data
-
-    def _check(self, inputs: Tensor) -> None:
-        """The kernels read by address, so every length must be the one that the program was made for."""
-        for (name, part), size in zip(self.weights.items(), self.program.sizes, strict=True):
-            if part.numel() != self.members * size:
-                expected = f"{size} numbers for each of {self.members} members"
-                raise GraphError(explain(expected, f"shape {tuple(part.shape)}", f"weight {name}", REMEDY))
-        count = self.samples * (self.members if self.own else 1)
-        if inputs.numel() != count * math.prod(self.program.shape) or (self.own and len(inputs) != self.members):
-            expected = f"inputs of shape {self.program.shape}" + (" for every member" if self.own else "")
-            raise ShapeError(explain(expected, f"shape {tuple(inputs.shape)}", "inputs", "compile it for these inputs"))
-
-    def check_targets(self, targets: Tensor, classification: bool) -> None:
-        """Labels int64, numbers float32, one row a sample."""
-        lead = (self.members, self.samples) if self.own else (self.samples,)
-        shape = lead if classification else (*lead, self.program.outputs)
-        kind = torch.int64 if classification else torch.float32
-        if tuple(targets.shape) != shape or targets.dtype != kind:
-            got = f"shape {tuple(targets.shape)}, {targets.dtype}"
-            raise ShapeError(explain(f"targets of shape {shape}, {kind}", got, "targets", "give one row a sample"))
-
-    def run(self, task: int, own: Mapping[Call, np.ndarray | int], parts: int) -> None:
-        """The task at an address on as many threads as PyTorch uses, of which each takes one part after the other."""
-        program = self.program
-        threads = max(1, min(torch.get_num_threads(), parts))
-        spaces = [_taken(program) for _ in range(threads)]
-        table = _table(program).copy()
-        counters = np.zeros(2, np.int64)
-        arrays: dict[Call, np.ndarray | int] = {
-            Call.COUNTER: counters,
-            Call.SLOTS: counters[1:],
-            Call.SPACES: np.array([space.ctypes.data for space in spaces], np.int64),
-            Call.MEMBERS: self.members,
-            Call.OWN: self.own,
-            Call.SAMPLES: self.samples,
-            Call.BLOCKS: self.blocks,
-            Call.BLOCK_COUNT: len(self.blocks),
-            Call.INPUTS: self.inputs,
-            Call.WEIGHTS: _addresses(program, self.weights),
-            **own,
-        }
-        for column, value in arrays.items():
-            table[column] = value.ctypes.data if isinstance(value, np.ndarray) else value
-        on_threads(task, table.ctypes.data, threads)
-        _spaces.setdefault(program, []).extend(space for space in spaces if space.nbytes <= KEPT_BYTES)
-
-
-_spaces: WeakKeyDictionary[Program, list[np.ndarray]] = WeakKeyDictionary()
-_tables: WeakKeyDictionary[Program, np.ndarray] = WeakKeyDictionary()
-_programs: WeakKeyDictionary[nn.Module, dict[Hashable, Program | str]] = WeakKeyDictionary()
-
-
-def _table(program: Program) -> np.ndarray:
-    """What calls of a program have in common."""
-    from pluriform.fused.products import tile_addresses
-
-    if program not in _tables:
-        table = np.zeros(Call.END, np.int64)
-        arrays: dict[Call, np.ndarray | int] = {
-            Call.CODE: tile_addresses(),
-            Call.STEPS: program.steps,
-            Call.STEP_COUNT: len(program.steps),
-            Call.NUMBERS: program.numbers,
-            Call.ITEMS: program.items,
-            Call.ITEM_COUNT: len(program.items),
-            Call.TILES: program.taps,
-            Call.TILE_COUNT: len(program.taps),
-            Call.SIZES: program.sizes,
-            Call.OUTPUTS: program.outputs,
-        }
-        for column, value in arrays.items():
-            table[column] = value.ctypes.data if isinstance(value, np.ndarray) else value
-        table[Call.SHAPE : Call.SHAPE + 3], table[Call.BORDER : Call.BORDER + 2] = program.shape, program.border
-        table[Call.PLACES : Call.PLACES + 3] = program.flow, program.spare, program.places
-        _tables[program] = table
-    return _tables[program]
-
-
-def _inside(program: Program) -> int:
-    return program.shape[0] * (program.shape[1] + 2 * program.border[0]) * (program.shape[2] + 2 * program.border[1])
-
-
-def _taken(program: Program) -> np.ndarray:
-    """A workspace."""
-    known = _spaces.setdefault(program, [])
-    if known:
-        return known.pop()
-    most = int(program.steps[:, [4, 6]].max())
-    turned = MOST_LANES * (program.turned + 64) + 8 * most
-    return np.zeros(MOST_LANES * (program.places + _inside(program) + 16) + turned, np.float32)
-
-
-def _addresses(program: Program, tensors: Mapping[str, Tensor]) -> np.ndarray:
-    return np.array([tensors[name].data_ptr() for name in program.names], np.int64)
-
-
-def blocks_of(samples: int, lanes: tuple[int, ...]) -> np.ndarray:
-    """Blocks, as few and as equal as can be, `(blocks, 4)`: first sample, samples, lanes, lanes before."""
-    units = [lane // 8 for lane in lanes]
-    left, rows, start = -(-samples // 8), [], 0
-    while left:
-        count = -(-left // max(units))
-        size = min((unit for unit in units if unit * count >= left), default=max(units))
-        size = size if size <= left else max(unit for unit in units if unit <= left)
-        rows.append((start, min(8 * size, samples - start), 8 * size, start))
-        start, left = start + 8 * size, left - size
-    return np.array(rows, np.int64)

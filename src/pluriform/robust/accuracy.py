@@ -62,6 +62,7 @@ class RobustValidation:
 
     Args:
         network: What is trained.
+        attacked: The same, as its attacker computes it.
         split: Validation split.
         loss: Of clean samples.
         threat: With bounds.
@@ -72,20 +73,22 @@ class RobustValidation:
     def __init__(
         self,
         network: nn.Module,
+        attacked: nn.Module,
         split: Split | StreamSplit,
         loss: Loss,
         threat: Threat,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.network, self.split, self.loss, self.threat, self.device = network, split, loss, threat, device
+        self.network, self.attacked, self.split, self.loss = network, attacked, split, loss
+        self.threat, self.device = threat, device
         self.seed = derive_seed(seed, "validated")
         self.samples = drawn(split, CHECKED, self.seed, device)
 
     def __call__(self) -> Assessment:
         """Figures of the network as it is, in evaluation mode; the best weights are those of most robust samples."""
         clean = assess(self.network, self.split, self.loss, self.device)
-        robust = robust_accuracy(self.network, self.samples, self.threat, STEPS, self.seed)
+        robust = robust_accuracy(self.attacked, self.samples, self.threat, STEPS, self.seed)
         return Assessment(
             clean.loss, clean.accuracy, {"validation_robust_accuracy": robust}, criterion=torch.tensor([1 - robust])
         )

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.data.data import Data
 from pluriform.errors import ConfigError, explain
+from pluriform.fused.network import fused_network
+from pluriform.graph.parameters import modes_kept
 from pluriform.method import FitContext, Method
 from pluriform.robust.accuracy import RobustValidation, drawn
 from pluriform.robust.adversary import Adversary
@@ -125,7 +127,8 @@ class AdversarialTraining(Method):
             cost = loop.run()
             return RobustModel(network.eval(), data.signature, threat, cost.to_json(), loop.columns)
         feed, epochs = self._feed(data, context)
-        adversary = self._adversary(network, threat, feed, epochs, data, context)
+        attacked = self._attacked(network, threat, feed, epochs)
+        adversary = self._adversary(network, attacked, threat, feed, epochs, data, context)
         guard = Guard(
             adversary.check,
             adversary.gentler,
@@ -133,7 +136,7 @@ class AdversarialTraining(Method):
             every=adversary.probe.every,
             most=self.rollbacks,
         )
-        loop = self._loop(network, adversary, feed, epochs, data, context, guard)
+        loop = self._loop(network, attacked, adversary, feed, epochs, data, context, guard)
         cost = self._counted(loop.run(), adversary)
         trips = [trip.to_json() for trip in guard.trips]
         figures = {**cost.to_json(), "roll_backs": len(trips), **_chosen(loop)}
@@ -162,32 +165,50 @@ class AdversarialTraining(Method):
             return Replays(self.replays, *facts), math.ceil(epochs / self.replays)
         return Feed(*facts), epochs
 
-    def _objective(self, network: nn.Module, feed: Feed, epochs: int, data: Data, context: FitContext) -> Objective:
+    def _attacked(self, network: nn.Module, threat: Threat, feed: Feed, epochs: int) -> nn.Module:
+        """The network as its attacker computes it: by fused kernels where they pay."""
+        if self.kind in ("free", "grad-align"):  # They differentiate the weights as well.
+            return network
+        steps = default_setting(self.kind, threat, self.steps, self.step_size, self.weight).steps
+        with modes_kept(network):
+            return fused_network(network.eval(), feed.sample(), 2 * steps * len(feed.split) * epochs)
+
+    def _objective(
+        self, network: nn.Module, attacked: nn.Module, feed: Feed, epochs: int, data: Data, context: FitContext
+    ) -> Objective:
         loss = Loss.of(self.training, data, context.device)
         one_pass: dict[str, Callable[..., Objective]] = {
             "pgd": Attacked, "fgsm-rs": Attacked, "n-fgsm": NoisyFGSM, "grad-align": GradAlign
         }  # fmt: skip
         if self.kind in one_pass:
-            return one_pass[self.kind](network, training_step(network, loss, feed, self.training, epochs))
+            return one_pass[self.kind](attacked, training_step(network, loss, feed, self.training, epochs))
         if to_channels_last(network, feed.sample()):
             feed.memory_format = torch.channels_last
         if self.kind == "free":
             carried = torch.zeros(feed.batch_size, *data.input_shape, device=context.device)
             return Free(network, loss, carried)
-        return TRADES(network, loss) if self.kind == "trades" else MART(network, loss)
+        return (TRADES if self.kind == "trades" else MART)(network, attacked, loss)
 
     def _adversary(
-        self, network: nn.Module, threat: Threat, feed: Feed, epochs: int, data: Data, context: FitContext
+        self,
+        network: nn.Module,
+        attacked: nn.Module,
+        threat: Threat,
+        feed: Feed,
+        epochs: int,
+        data: Data,
+        context: FitContext,
     ) -> Adversary:
         setting = default_setting(self.kind, threat, self.steps, self.step_size, self.weight)
         samples = drawn(data.train, PROBED, derive_seed(context.seed, "probed"), context.device)
-        probe = Probe(network, samples, min(max(feed.steps, LEAST_EVERY), MOST_EVERY))
-        objective = self._objective(network, feed, epochs, data, context)
+        probe = Probe(attacked, samples, min(max(feed.steps, LEAST_EVERY), MOST_EVERY))
+        objective = self._objective(network, attacked, feed, epochs, data, context)
         return Adversary(objective, setting, probe, round(self.ramp * epochs * feed.steps), context.seed)
 
     def _loop(
         self,
         network: nn.Module,
+        attacked: nn.Module,
         adversary: Adversary,
         feed: Feed,
         epochs: int,
@@ -207,7 +228,7 @@ class AdversarialTraining(Method):
             seed=context.seed,
             epochs=epochs,
             run=context.run,
-            validate=RobustValidation(network, checked, plain, threat, context.seed, context.device)
+            validate=RobustValidation(network, attacked, checked, plain, threat, context.seed, context.device)
             if len(checked)
             else None,
             extra=adversary.state | ({"perturbation": objective.perturbation} if isinstance(objective, Free) else {}),

@@ -19,7 +19,7 @@ class Attacked(Objective):
     With one step of 1.25 eps it is FGSM-RS; with that step of length 0, training with noise.
 
     Args:
-        network: What is trained.
+        attacked: What is trained, as its attacker computes it.
         plain: The step of plain training.
 
     References:
@@ -27,13 +27,13 @@ class Attacked(Objective):
         Wong, Rice, Kolter 2020, Fast is better than free, arXiv:2001.03994 (one step, random start).
     """
 
-    network: nn.Module
+    attacked: nn.Module
     plain: Callable[[Batch], Tensor]
 
     def __call__(self, batch: Batch, setting: Setting) -> Tensor:
         """Cross-entropy of the attacked batch."""
         begin = start(batch.inputs, setting.threat, setting.seed)
-        moved = climb(self.network, cross_entropy_of(batch.targets), begin, batch.inputs, setting)
+        moved = climb(self.attacked, cross_entropy_of(batch.targets), begin, batch.inputs, setting)
         return self.plain(Batch(moved, batch.targets))
 
     def forwards(self, setting: Setting) -> int:

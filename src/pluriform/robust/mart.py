@@ -31,6 +31,7 @@ class MART(Objective):
 
     Args:
         network: What is trained.
+        attacked: The same, as its attacker computes it.
         loss: Of the first term.
 
     References:
@@ -38,13 +39,14 @@ class MART(Objective):
     """
 
     network: nn.Module
+    attacked: nn.Module
     loss: Loss
 
     def __call__(self, batch: Batch, setting: Setting) -> Tensor:
         """The three terms."""
         inputs, labels, (low, high) = batch.inputs, batch.targets, setting.threat.box
         begin = setting.threat.project(inputs + JITTER * (high - low) * gaussian(inputs, setting.seed), inputs)
-        moved = climb(self.network, cross_entropy_of(labels), begin, inputs, setting)
+        moved = climb(self.attacked, cross_entropy_of(labels), begin, inputs, setting)
         return self.of(self.network(inputs), self.network(moved), labels, setting.weight)
 
     def of(self, clean: Logits, attacked: Logits, labels: Labels, beta: float) -> Tensor:

@@ -19,7 +19,7 @@ class NoisyFGSM(Objective):
     The wide noise keeps catastrophic overfitting away at the price of FGSM; `weight` is k.
 
     Args:
-        network: What is trained.
+        attacked: What is trained, as its attacker computes it.
         plain: The step of plain training.
 
     References:
@@ -27,7 +27,7 @@ class NoisyFGSM(Objective):
         arXiv:2202.01181.
     """
 
-    network: nn.Module
+    attacked: nn.Module
     plain: Callable[[Batch], Tensor]
 
     def __call__(self, batch: Batch, setting: Setting) -> Tensor:
@@ -35,7 +35,7 @@ class NoisyFGSM(Objective):
         begin = start(batch.inputs, setting.threat.scaled(setting.weight), setting.seed)
         reach = setting.weight + 1 + setting.steps * setting.step_size / setting.threat.eps
         wide = replace(setting, threat=setting.threat.scaled(reach))  # Only the bounds are kept to.
-        moved = climb(self.network, cross_entropy_of(batch.targets), begin, batch.inputs, wide)
+        moved = climb(self.attacked, cross_entropy_of(batch.targets), begin, batch.inputs, wide)
         return self.plain(Batch(moved, batch.targets))
 
     def forwards(self, setting: Setting) -> int:

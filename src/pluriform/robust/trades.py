@@ -33,6 +33,7 @@ class TRADES(Objective):
 
     Args:
         network: What is trained.
+        attacked: The same, as its attacker computes it.
         loss: Of the clean term.
 
     References:
@@ -40,6 +41,7 @@ class TRADES(Objective):
     """
 
     network: nn.Module
+    attacked: nn.Module
     loss: Loss
 
     def __call__(self, batch: Batch, setting: Setting) -> Tensor:
@@ -47,11 +49,11 @@ class TRADES(Objective):
         if not setting.weight:
             return self.loss(self.network(batch.inputs), batch.targets)
         inputs, (low, high) = batch.inputs, setting.threat.box
-        with attack_mode(self.network), torch.no_grad():
-            aim = self.network(inputs)
+        with attack_mode(self.attacked), torch.no_grad():
+            aim = self.attacked(inputs)
         begin = inputs + JITTER * (high - low) * gaussian(inputs, setting.seed)
         begin = setting.threat.project(begin, inputs)
-        moved = climb(self.network, lambda logits: divergence(aim, logits).sum(), begin, inputs, setting)
+        moved = climb(self.attacked, lambda logits: divergence(aim, logits).sum(), begin, inputs, setting)
         clean, attacked = self.network(inputs), self.network(moved)
         return self.loss(clean, batch.targets) + setting.weight * divergence(clean, attacked).mean()
 
