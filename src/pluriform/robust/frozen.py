@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from pluriform.errors import ConfigError, explain
+from pluriform.graph.blocks import blocks
 from pluriform.graph.graph import Graph
 from pluriform.graph.ops import Op
-from pluriform.robust.blocks import blocks
 
 __all__ = ["Frozen", "TrainedPart", "only_trained", "trained_part"]
 

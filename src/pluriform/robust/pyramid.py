@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from pluriform.axes import Inputs
 from pluriform.errors import ConfigError, GraphError, ShapeError, explain
+from pluriform.graph.blocks import passages
 from pluriform.graph.features import tap
 from pluriform.graph.graph import Graph
 from pluriform.graph.parameters import modes_kept
 from pluriform.graph.trace import trace
 from pluriform.prediction import Predictor
-from pluriform.robust.blocks import passages
 from pluriform.robust.head import network_of
 
 __all__ = ["Pyramid"]

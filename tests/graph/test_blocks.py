@@ -3,8 +3,8 @@ from torch import nn
 
 import pluriform as pf
 from pluriform.data.signature import Signature
+from pluriform.graph.blocks import blocks, passages
 from pluriform.graph.trace import trace
-from pluriform.robust.blocks import blocks, passages
 
 FACTS = Signature("pictures", "classification", (3, 16, 16), 10, tuple("0123456789"), (0.0, 1.0))
 X = torch.zeros(2, 3, 16, 16)

@@ -1,0 +1,1 @@
+"""Thin networks by way of wide ones."""
