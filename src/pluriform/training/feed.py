@@ -17,10 +17,17 @@ ROOM = 0.5  # Share of the free device memory that a split may take.
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Inputs and targets of one step; with a leading member axis where members are trained together."""
+    """Inputs and targets of one step; with a leading member axis where members are trained together.
+
+    Attributes:
+        inputs: Augmented.
+        targets: Labels or values.
+        index: Which samples of the training split they are, on the CPU; `None` where nobody says.
+    """
 
     inputs: Tensor
     targets: Tensor
+    index: Tensor | None = None
 
 
 class Feed:
@@ -79,8 +86,8 @@ class Feed:
         if self.augmentation.active:
             inputs = self._augmented(inputs, epoch, step)
         if not self.stacked:
-            return Batch(inputs.contiguous(memory_format=self.memory_format), targets)
-        return Batch(inputs.unflatten(0, index.shape), targets.unflatten(0, index.shape))
+            return Batch(inputs.contiguous(memory_format=self.memory_format), targets, index[0])
+        return Batch(inputs.unflatten(0, index.shape), targets.unflatten(0, index.shape), index)
 
     def _augmented(self, inputs: Tensor, epoch: int, step: int) -> Tensor:
         parts = inputs.chunk(len(self.seeds))
