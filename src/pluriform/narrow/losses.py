@@ -61,7 +61,11 @@ def imitation(own: Tensor, wide: Tensor, *, axis: int = 1, variance: Tensor | fl
     Returns:
         A scalar: 0 where all is explained, 1 for the mean of each channel.
     """
-    found = target_variance(wide, axis) if variance is None else torch.as_tensor(variance).to(wide)
+    found = (
+        target_variance(wide, axis)
+        if variance is None
+        else torch.as_tensor(variance, dtype=wide.dtype, device=wide.device)
+    )
     least = torch.finfo(wide.dtype).tiny  # Of a target that never varies.
     return (own - wide).square().mean() / found.clamp(min=least)
 

@@ -25,12 +25,13 @@ class Teacher:
         feed: The batches, and the training split.
         cache_bytes: Memory for the outputs of the whole training split. They are computed once then; 0 computes them
             with each batch, and so does augmentation, under which outputs of a sample differ from epoch to epoch.
+        strict: Refuse outputs that need more; otherwise they are computed with each batch too.
 
     Raises:
         MemoryBudgetError: The outputs need more than that; known before they are computed.
     """
 
-    def __init__(self, network: nn.Module, feed: Feed, *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, network: nn.Module, feed: Feed, *, cache_bytes: int = CACHE_BYTES, strict: bool = True) -> None:
         self.network, self.feed = network.eval(), feed
         self.memory_format = torch.contiguous_format
         sample = feed.sample()
@@ -40,8 +41,7 @@ class Teacher:
         self.cache: Tensor | None = None
         if cache_bytes and feed.augmentation.active:
             logging.getLogger("pluriform").info("outputs of the wide network are computed anew: inputs are augmented")
-        elif cache_bytes:
-            self._check_room(cache_bytes)
+        elif cache_bytes and self._fits(cache_bytes, strict):
             self.cache = self._all()
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -61,11 +61,12 @@ class Teacher:
             cache[index[0] : index[-1] + 1] = self._outputs(take(self.feed.split, index)[0].to(self.feed.device))
         return cache
 
-    def _check_room(self, cache_bytes: int) -> None:
+    def _fits(self, cache_bytes: int, strict: bool) -> bool:
         needed = 4 * len(self.feed.split) * torch.Size(self.shape).numel()
-        if needed > cache_bytes:
+        if needed > cache_bytes and strict:
             got = f"outputs of shape {self.shape} for {len(self.feed.split)} samples, {needed:,} bytes in float32"
             remedy = f"set cache_bytes to {needed}, or to 0 to compute them with each batch"
             raise MemoryBudgetError(
                 explain(f"at most {cache_bytes:,} bytes for the cache", got, "cache of the wide network", remedy)
             )
+        return needed <= cache_bytes
