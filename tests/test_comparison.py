@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import pluriform as pf
+from pluriform.attacks.suite import Member, Suite
 from pluriform.data.data import Split
 from pluriform.errors import ConfigError, LabelError, ShapeError
 
@@ -72,6 +73,20 @@ def test_results_are_kept_and_the_same_after_an_interruption(data, tmp_path, mon
     resumed = pf.compare(net, data, methods, run=tmp_path / "cut", tell=again.append)
     assert "already evaluated" in again[0]
     assert [figures(r) for r in resumed] == [figures(r) for r in whole]
+
+
+def test_auto_attack_is_a_figure_of_every_row_when_asked(data, tmp_path, monkeypatch):
+    quick = Suite("quick", (Member("apgd-ce", {"steps": 10}),))
+    monkeypatch.setattr("pluriform.attacks.auto_attack.auto_attack_suite", lambda *_: quick)
+    threats = [pf.Threat("linf", 0.05)]
+    results = pf.compare(
+        pf.nets.build("mlp", data), data, [QUICK], run=tmp_path / "run", threats=threats, auto_attack=True
+    )
+    worst = results[0].get("robust_accuracy", threat="linf", attack="autoattack", eps=0.05)
+    pgd = results[0].get("robust_accuracy", threat="linf", attack="pgd", eps=0.05)
+    assert worst.count == pgd.count
+    assert worst.value <= pgd.value
+    assert list((tmp_path / "run").glob("forms/*/auto_attack/linf-0.05/state.safetensors"))
 
 
 def test_faults_of_the_data_or_the_network_stop_everything_at_once(data, tmp_path):

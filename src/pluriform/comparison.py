@@ -34,6 +34,7 @@ def compare(
     network: str = "",
     outliers: Sequence[Data] = (),
     threats: Sequence[Threat] = (),
+    auto_attack: bool = False,
     seed: int = 0,
     device: str = "auto",
     tell: Callable[[str], object] = str,
@@ -50,6 +51,7 @@ def compare(
         network: Its name in the table; the class name by default.
         outliers: Data sets to be told apart from `data`.
         threats: Threat models for the robustness ladder.
+        auto_attack: Also run AutoAttack at the full eps of each threat: slow, and the figure to be quoted.
         seed: Of every fit and every measurement.
         device: Where to fit.
         tell: Called with a line of text at each step.
@@ -74,13 +76,14 @@ def compare(
         "data": data.fingerprint,
         "outliers": [part.fingerprint for part in outliers],
         "threats": [repr(threat) for threat in threats],
+        **({"auto_attack": True} if auto_attack else {}),
         "seed": seed,
     }
     with Run(run, config) as opened:
         results = []
         for method in methods:
             row = _Row(method, module, data, network or type(module).__name__, seed, device, opened)
-            results.append(row.result(outliers, threats, tell))
+            results.append(row.result(outliers, threats, auto_attack, tell))
         write_report(results, opened.path / "report.html")
         opened.mark_done()
     return results
@@ -97,7 +100,9 @@ class _Row:
         digest = hashlib.sha256(json.dumps(method.to_json(), sort_keys=True).encode()).hexdigest()[:8]
         self.folder = f"{type(method).__name__}-{digest}"
 
-    def result(self, outliers: Sequence[Data], threats: Sequence[Threat], tell: Callable[[str], object]) -> Result:
+    def result(
+        self, outliers: Sequence[Data], threats: Sequence[Threat], auto_attack: bool, tell: Callable[[str], object]
+    ) -> Result:
         """The stored result, or fit and evaluate now."""
         name = f"results/{self.folder}.json"
         if self.run.has(name):
@@ -106,12 +111,19 @@ class _Row:
         start = time.perf_counter()
         try:
             tell(f"{self.method.label}: fitting")
-            form = self.method.fit(
-                self.module, self.data, seed=self.seed, run=self.run.path / "forms" / self.folder, device=self.device
-            )
+            folder = self.run.path / "forms" / self.folder
+            form = self.method.fit(self.module, self.data, seed=self.seed, run=folder, device=self.device)
             fitted = time.perf_counter()
             tell(f"{self.method.label}: fitted in {fitted - start:.1f} s, evaluating")
-            found = evaluate(form, self.data, outliers=list(outliers), threats=list(threats), seed=self.seed)
+            found = evaluate(
+                form,
+                self.data,
+                outliers=list(outliers),
+                threats=list(threats),
+                auto_attack=auto_attack,
+                seed=self.seed,
+                run=folder if auto_attack else None,
+            )
             found = replace(found, form=self.method.label, method=self.method.to_json(), network=self.network)
             tell(f"{self.method.label}: evaluated in {time.perf_counter() - fitted:.1f} s")
         except (OSError, DataError):

@@ -83,6 +83,30 @@ def test_what_cannot_be_attacked_is_skipped_with_the_reason(form, data):
     assert missing.measures == boundless.measures == ()
 
 
+def test_a_killed_evaluation_goes_on_with_its_attacks(form, data, tmp_path, monkeypatch):
+    threats, calls, plain = [Threat("linf", 0.1)], [], module.perturb
+    whole = evaluate(form, data, threats=threats, corruptions=(), samples=40, auto_attack=True)
+
+    def perturb(*given, **options):
+        calls.append(given[4])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(*given, **options)
+
+    monkeypatch.setattr(module, "perturb", perturb)
+    for _ in range(2):
+        try:
+            again = evaluate(
+                form, data, threats=threats, corruptions=(), samples=40, auto_attack=True, run=tmp_path / "run"
+            )
+        except KeyboardInterrupt:
+            pass
+    assert calls.count("apgd-ce") == 1
+    assert [m for m in again.measures if m.name == "robust_accuracy"] == [
+        m for m in whole.measures if m.name == "robust_accuracy"
+    ]
+
+
 def test_evaluate_runs_it_when_asked(form, data, curve_form, curve_data):
     """That it is off otherwise shows in the protocols of `test_evaluate`."""
     threats = [Threat("linf", 0.1)]

@@ -64,7 +64,7 @@ def evaluate(
         corruptions: Names for the corrupted test; a few by default, `()` for none.
         samples: At most so many test samples are attacked and corrupted, stratified by class.
         auto_attack: Also run AutoAttack at the full eps of each threat: slow, and the figure to be quoted.
-        run: A run, or a folder, where `result.json` is written.
+        run: A run, or a folder, where `result.json` is written, and where AutoAttack goes on after it was killed.
 
     Returns:
         Plain numbers with intervals, curves to be drawn, and how all were measured.
@@ -84,7 +84,8 @@ def evaluate(
     predictor = form if isinstance(form, Predictor) else _Plain(form, data.signature)
     check_match(predictor, data)
     subject = Subject(predictor, data, seed)
-    parts = _findings(subject, outliers, threats, corruptions, samples, auto_attack)
+    attacked = None if run is None or not auto_attack else _folder(run) / "auto_attack"
+    parts = _findings(subject, outliers, threats, corruptions, samples, auto_attack, attacked)
     whole = merged(parts, {name: value for part in parts for name, value in part.protocol.items()})
     result = Result(
         form=label or predictor.origin.get("label") or type(form).__name__,
@@ -110,6 +111,7 @@ def _findings(
     corruptions: Sequence[str] | None,
     samples: int,
     auto_attack: bool,
+    attacked: Path | None,
 ) -> list[Findings]:
     if subject.data.task == "classification":
         return [
@@ -118,7 +120,7 @@ def _findings(
             measure_diversity(subject),
             measure_outliers(subject, outliers),
             measure_robustness(subject, threats, samples=samples) if threats else Findings(),
-            measure_worst_case(subject, threats, samples) if auto_attack else Findings(),
+            measure_worst_case(subject, threats, samples, attacked) if auto_attack else Findings(),
             measure_adversarial(subject, threats),
             measure_detection(subject, threats, samples=min(samples, DETECTED)) if threats else Findings(),
             Findings() if corruptions == () else measure_corruption(subject, corruptions, samples=samples),
@@ -141,6 +143,10 @@ def _write(result: Result, run: Run | str | Path) -> None:
         return
     with replace_file(Path(run) / "result.json") as temporary:
         result.save(temporary)
+
+
+def _folder(run: Run | str | Path) -> Path:
+    return run.path if isinstance(run, Run) else Path(run)
 
 
 def describe(data: Data) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Accuracy under AutoAttack, the worst case of a suite of attacks: slow, and the figure to be quoted."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,9 @@ __all__ = ["measure_worst_case"]
 BLIND = 0.002  # Share of samples that Square breaks after the gradient attacks, beyond which one looks closer.
 
 
-def measure_worst_case(subject: Subject, threats: Sequence[Threat], samples: int = SAMPLES) -> Findings:
+def measure_worst_case(
+    subject: Subject, threats: Sequence[Threat], samples: int = SAMPLES, run: Path | None = None
+) -> Findings:
     """`robust_accuracy` under AutoAttack at the full eps of every threat, on the samples of `measure_robustness`.
 
     The attacks run one after the other, each on the samples that still stand; the protocol tells how many it leaves.
@@ -26,6 +29,7 @@ def measure_worst_case(subject: Subject, threats: Sequence[Threat], samples: int
         subject: The form and its answers.
         threats: Norm and radius of each.
         samples: At most so many test samples, stratified and seeded.
+        run: A folder for the state, where a later call goes on.
 
     Raises:
         ConfigError: A radius in the wrong scale.
@@ -50,7 +54,13 @@ def measure_worst_case(subject: Subject, threats: Sequence[Threat], samples: int
     try:
         for threat in threats:
             worst = auto_attack(
-                subject.form, inputs, labels, threat, seed=subject.seed, batch_size=subject.form.batch_size
+                subject.form,
+                inputs,
+                labels,
+                threat,
+                seed=subject.seed,
+                batch_size=subject.form.batch_size,
+                run=None if run is None else run / f"{threat.norm}-{threat.eps:g}",
             )
             measures.append(_figure(subject, worst.standing.cpu(), worst.threat))
             protocol[f"{threat.norm} {threat.eps:g}"] = _stages(worst)
