@@ -15,9 +15,9 @@ of test images. Granularity: the same with targets scaled down to 16 and to 8 pi
 The eps of a target is chosen by validation accuracy. The claim is decided for each target by the paired difference in
 test accuracy between the best eps above 0 (by mean validation accuracy) and eps 0: by its 95 % t interval over seeds.
 
-Sources lie in run folders and every result is a part: a killed run resumes. Seconds of targets are of processor time.
-Writes reproductions/robust_transfer.json
-from all parts at hand. Several processes with different --seeds may share --out; join them with --assemble.
+Sources lie in run folders and every result is a part: a killed run resumes. Writes reproductions/robust_transfer.json
+from all parts at hand. Several processes with different --seeds may share --out; join them with --assemble. Seconds of
+targets are of processor time, those of sources by the clock.
 
 References:
     Salman, Ilyas, Engstrom, Kapoor, Madry 2020, Do Adversarially Robust ImageNet Models Transfer Better?,
@@ -166,7 +166,8 @@ def compute_source(name: str, eps: float, seed: int, chosen: argparse.Namespace)
     form, data = fitted_source(name, eps, seed, chosen), source_data(name, seed, chosen.limit)
     found = judged(form, data, chosen.attacked)
     found["own_robust_accuracy"] = left(form, data, eps, chosen.attacked)
-    write_part(path, rounded({"key": key, **found, "cost": form.cost, "events": form.events, **environment()}))
+    part = {**found, "cost": form.cost, "events": form.events, **environment()}
+    write_part(path, {"key": key, **rounded(part)})
     print("source", name, f"eps {eps:g}", seed, rounded(found, 3), flush=True)
 
 
@@ -225,7 +226,8 @@ def compute_target(
     found = judged(form, data, chosen.attacked) | {"validation_accuracy": rates[0]["validation_accuracy"]}
     sizes = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
     seconds = {"training_seconds": trained, "judging_seconds": time.process_time() - began - trained}
-    write_part(path, rounded({"key": key, **found, "rates": rates, "sizes": sizes, **seconds, **environment()}))
+    part = {**found, "rates": rates, "sizes": sizes, **seconds, **environment()}
+    write_part(path, {"key": key, **rounded(part)})
     print(name, pixels, label, seed, rounded(found, 3), rounded(seconds, 3), flush=True)
 
 

@@ -25,6 +25,13 @@ def interval(values: Iterable[float]) -> dict[str, Any]:
     return found | ends
 
 
+def verdict_of(gain: dict[str, Any]) -> str:
+    """Whether a gain is above 0, by its interval."""
+    if gain["low"] is None:
+        return OPEN
+    return HOLDS if gain["low"] > 0 else FAILS if gain["high"] < 0 else OPEN
+
+
 def outcome(parts: list[dict], what: str) -> dict:
     """The JSON that is committed."""
     sources = [part for part in parts if part["key"]["kind"] == "source"]
@@ -35,7 +42,14 @@ def outcome(parts: list[dict], what: str) -> dict:
         own = [part for part in targets if part["key"]["source"] and part["key"]["source"]["source"] == name]
         rows = _targets(own, scratch)
         fits = [part for part in sources if part["key"]["source"] == name]
-        found[name] = {"fits": _fits(fits), "claim": _summary(rows), "granularity": _granularity(rows), "targets": rows}
+        method = max((part["key"] for part in fits), key=lambda key: key["eps"])["method"]
+        found[name] = {
+            "method": method,
+            "fits": _fits(fits),
+            "claim": _summary(rows),
+            "granularity": _granularity(rows),
+            "targets": rows,
+        }
     return {
         "what": what,
         "protocol": {
@@ -69,7 +83,6 @@ def _fits(parts: list[dict]) -> dict[str, Any]:
             **{name: mean_and_sd(part[name] for part in own) for name in names},
             "training_seconds": mean_and_sd(part["cost"]["training_seconds"] for part in own),
             "roll_backs": [len(part["events"]) for part in own],
-            "method": own[0]["key"]["method"],
         }
     return rows
 
@@ -159,10 +172,8 @@ def _claim(robust: list[float], by: dict[tuple[float, int], dict]) -> dict[str, 
         return {"verdict": OPEN, "words": f"{OPEN}: it needs eps 0 and another"}
     eps = _best(robust, by)
     gain = _gain(eps, by)
-    if gain["low"] is None:
-        verdict, tail = OPEN, "one seed has no interval"
-    else:
-        verdict = HOLDS if gain["low"] > 0 else FAILS if gain["high"] < 0 else OPEN
+    verdict, tail = verdict_of(gain), "one seed has no interval"
+    if gain["low"] is not None:
         tail = f"95 % interval {gain['low']:+.1f} to {gain['high']:+.1f}, {gain['seeds']} seeds"
     side = "above" if gain["mean"] >= 0 else "below"
     words = f"{verdict}: the source of eps {eps:g} is {abs(gain['mean']):.1f} points {side} the standard one ({tail})"
