@@ -5,6 +5,7 @@ the edited code (`Graph.module`), whose nodes keep their names.
 """
 
 import copy
+from collections.abc import Mapping
 
 from torch import fx, nn
 
@@ -13,7 +14,7 @@ from pluriform.graph.graph import Graph, Node
 from pluriform.graph.ops import Op
 from pluriform.graph.trace import trace
 
-__all__ = ["code_node", "insert", "remove", "replace", "retrace"]
+__all__ = ["code_node", "insert", "inserted", "remove", "replace", "retrace"]
 
 
 def insert(graph: Graph, after: str, module: nn.Module, name: str) -> Graph:
@@ -29,15 +30,35 @@ def insert(graph: Graph, after: str, module: nn.Module, name: str) -> Graph:
         GraphError: No such node, nothing can follow it, or the name is taken.
         ShapeError: The network does not run with the module there.
     """
-    if graph[after].op is Op.OUTPUT:
-        raise _refusal("a node that another one reads", str(graph[after]), graph, "insert behind the node before it")
+    return retrace(inserted(graph, {after: module}, {after: name}), graph, f"after insert of {name} behind {after}")
+
+
+def inserted(graph: Graph, modules: Mapping[str, nn.Module], names: Mapping[str, str]) -> fx.GraphModule:
+    """The code of the network with modules behind nodes, not traced again.
+
+    Args:
+        graph: The network.
+        modules: By the name of the node; copies of them are inserted.
+        names: Dotted path of each new submodule, by the name of the node, not yet taken.
+
+    Raises:
+        GraphError: No such node, nothing can follow it, or a name is taken.
+    """
     edited = copy.deepcopy(graph.module)
-    _add_submodule(edited, name, module, graph)
-    before = code_node(edited, graph, after)
-    with edited.graph.inserting_after(before):
-        new = edited.graph.call_module(name, (before,))
-    before.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new and not _asks_for_size(user))
-    return retrace(edited, graph, f"after insert of {name} behind {after}")
+    for after, module in modules.items():
+        if graph[after].op is Op.OUTPUT:
+            raise _refusal(
+                "a node that another one reads", str(graph[after]), graph, "insert behind the node before it"
+            )
+        before = code_node(edited, graph, after)
+        _add_submodule(edited, names[after], module, graph)
+        with edited.graph.inserting_after(before):
+            new = edited.graph.call_module(names[after], (before,))
+        before.replace_all_uses_with(
+            new, delete_user_cb=lambda user, new=new: user is not new and not _asks_for_size(user)
+        )
+    edited.recompile()
+    return edited
 
 
 def replace(graph: Graph, name: str, module: nn.Module) -> Graph:
