@@ -51,4 +51,4 @@ class Distillation(FromWide):
     def _fit(self, module: Any, data: Data, context: FitContext) -> Narrowed:
         wide = self._trained_wide(module, data, context)
         thin = self._started(module, context)
-        return self._form(thin, data, context, [self._loop(thin, wide.network, data, context)], wide)
+        return self._form(thin, data, context, wide, [lambda: self._loop(thin, wide.network, data, context)])

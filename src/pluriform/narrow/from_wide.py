@@ -1,9 +1,12 @@
 """What the methods share that train a thin network with a wide one at hand."""
 
 import math
+import time
 from abc import ABC
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from pluriform.narrow.losses import distillation
 from pluriform.narrow.narrowed import Narrowed
 from pluriform.narrow.teacher import CACHE_BYTES, Teacher
 from pluriform.narrow.wide import TrainedWide, macs_of, trained_wide
+from pluriform.training.cost import FitCost
 from pluriform.training.feed import Batch, Feed, resident, take
 from pluriform.training.initialisation import reinitialise
 from pluriform.training.layout import to_channels_last
@@ -118,24 +122,27 @@ class FromWide(Method, ABC):
         module: nn.Module,
         data: Data,
         context: FitContext,
-        loops: Sequence[Loop],
         wide: TrainedWide,
+        stages: Sequence[Callable[[], Loop]],
         facts: dict[str, Any] | None = None,
     ) -> Narrowed:
-        """Run the loops, one after the other, and make the form of what they trained."""
+        """Make and run the loops, each from the weights that the one before leaves, and make the form."""
         history: dict[str, list[float]] = {}
-        cost = loops[0].run()
-        for loop in loops[1:]:
-            cost += loop.run()
-        for loop in loops:
-            prefix = "" if loop is loops[-1] else f"{loop.label}_"
+        costs: list[FitCost] = []
+        for stage in stages:
+            begin = time.perf_counter()
+            loop = stage()
+            setup = time.perf_counter() - begin  # A cache is filled.
+            cost = loop.run()
+            costs.append(replace(cost, training_seconds=cost.training_seconds + setup))
+            prefix = "" if stage is stages[-1] else f"{loop.label}_"
             history |= {f"{prefix}{name}": values for name, values in loop.columns.items()}
         noise = None
         if data.task == "regression":
             known = data.validation if len(data.validation) else data.train
             noise = residual_variance(module, known, context.device)
         sample, _ = take(data.train, torch.arange(1))
-        figures = cost.to_json() | wide.cost
+        figures = reduce(add, costs).to_json() | wide.cost
         figures["training_seconds"] += wide.cost["wide_seconds"]
         figures["thin_macs"] = macs_of(module, sample.to(context.device))
         return Narrowed(module.eval(), data.signature, noise, figures, history, facts)
