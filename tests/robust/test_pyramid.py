@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import pluriform as pf
 from pluriform.data.signature import Signature
@@ -132,6 +133,69 @@ def test_a_form_knows_its_shape_and_survives_saving(tmp_path):
     pf.forms.save_form(pyramid, tmp_path / "pyramid")
     again = pf.load_form(tmp_path / "pyramid")
     assert all(torch.equal(one, other) for one, other in zip(pyramid(X).values(), again(X).values(), strict=True))
+
+
+class Segmenter(nn.Module):
+    """Classes of every pixel: a 1x1 convolution of each map, brought to the finest, summed, brought to the inputs."""
+
+    def __init__(self, pyramid: Pyramid, classes: int) -> None:
+        super().__init__()
+        self.pyramid = pyramid
+        self.levels = nn.ModuleDict({str(s): nn.Conv2d(c, classes, 1) for s, c in pyramid.channels.items()})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.pyramid(x)
+        found = [self.levels[str(stride)](maps[stride]) for stride in self.pyramid.strides]
+        total = torch.stack([F.interpolate(part, found[0].shape[2:], mode="bilinear") for part in found]).sum(0)
+        return F.interpolate(total, x.shape[2:], mode="bilinear")
+
+
+def scenes(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """8 photographs and label maps of three classes: sky, a wall, and windows in rows at random places."""
+    draw = torch.Generator().manual_seed(1)
+    labels = torch.zeros(8, size, size, dtype=torch.int64)
+    for scene in labels:
+        roof, left, step = (
+            int(torch.randint(low, high, (), generator=draw)) for low, high in ((8, 20), (4, 9), (9, 13))
+        )
+        scene[roof:] = 1
+        for row in range(roof + 4, size - 5, step):
+            for column in range(left, size - 5, step):
+                scene[row : row + 5, column : column + 5] = 2
+    colours = torch.tensor([[0.55, 0.7, 0.9], [0.7, 0.5, 0.4], [0.2, 0.25, 0.3]])[labels].permute(0, 3, 1, 2)
+    return (colours + 0.1 * torch.randn(colours.shape, generator=draw)).clamp(0, 1), labels
+
+
+def strided() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 4, 2, 1)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(16 * 4 * 4, 10))
+
+
+@pytest.mark.parametrize(("frozen", "rate", "steps"), [(True, 0.1, 80), (False, 0.01, 40)])
+def test_a_pyramid_feeds_a_segmentation_head_at_another_size_than_the_classifier_reads(frozen, rate, steps):
+    net = strided()
+    form = RobustModel(net, FACTS, pf.Threat("l2", 0.1)).eval()
+    segmenter = Segmenter(form.features().requires_grad_(not frozen), 3)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    photos, labels = scenes(64)  # The classifier's own linear layer takes 32 x 32 alone.
+    with pytest.raises(RuntimeError):
+        net(photos)
+    optimizer = torch.optim.Adam([weight for weight in segmenter.parameters() if weight.requires_grad], rate)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(segmenter(photos), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    logits = segmenter(photos)
+    assert logits.shape == (8, 3, 64, 64)
+    shares = labels.flatten().bincount() / labels.numel()
+    assert losses[-1] < 0.6 * float(-(shares * shares.log()).sum())  # What constant shares of the classes cost.
+    assert float((logits.argmax(1) == labels).float().mean()) > 0.8
+    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == (set() if frozen else {f"{layer}.{kind}" for layer in (0, 2, 4) for kind in ("weight", "bias")})
 
 
 def test_what_gives_no_maps_is_refused():
