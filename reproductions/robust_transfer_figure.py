@@ -21,6 +21,7 @@ TARGETS = {
     "omniglot-small": ("Omniglot", "#CC79A7", "D"),
     "fashion-mnist": ("FashionMNIST, 1,000 labels", "#E69F00", "v"),
 }
+SOURCES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "cifar100-part": "CIFAR-100 (part)"}
 PIXELS = {"32": ("#0072B2", "o"), "16": ("#E69F00", "s"), "8": ("#D55E00", "^")}
 LINEAR = 0.05  # Below it the axis of eps is linear.
 
@@ -36,7 +37,7 @@ def pyplot() -> Any:
     return plt
 
 
-def draw_transfer(targets: dict[str, Any], path: Path) -> None:
+def draw_transfer(targets: dict[str, Any], source: str, path: Path) -> None:
     """Accuracy and gain against eps, a column for each mode, a line for each target."""
     plt = pyplot()
     finest = {name: sizes[max(sizes, key=int)] for name, sizes in targets.items()}
@@ -68,7 +69,8 @@ def draw_transfer(targets: dict[str, Any], path: Path) -> None:
     grid[1, 0].set_ylabel("difference to eps 0, points")
     handles["eps chosen on validation"] = plt.Line2D([], [], marker="o", color="#333333", ls="", ms=9, mfc="none")
     handles["from scratch"] = plt.Line2D([], [], marker="_", color="#333333", ls="", ms=12, mew=2)
-    title = f"{seeds} seeds; lines are means, bands the range" if seeds > 1 else "one seed"
+    many = f"{seeds} seeds; lines are means, bands the range" if seeds > 1 else "one seed"
+    title = f"Sources trained on {SOURCES[source]}, {many}"
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, title=title)
     _save(figure, path, plt)
 
@@ -141,11 +143,11 @@ def main() -> None:
     """Draw both."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--from", dest="record", type=Path, default=HERE / "robust_transfer.json")
-    parser.add_argument("--source", default="cifar10")
+    parser.add_argument("--source", default="cifar10", choices=list(SOURCES))
     parser.add_argument("--to", type=Path, default=HERE.parent / "docs" / "figures")
     chosen = parser.parse_args()
     targets = json.loads(chosen.record.read_text())["sources"][chosen.source]["targets"]
-    draw_transfer(targets, chosen.to / "robust_transfer.png")
+    draw_transfer(targets, chosen.source, chosen.to / "robust_transfer.png")
     draw_pixels(targets, chosen.to / "robust_transfer_pixels.png")
 
 

@@ -54,7 +54,8 @@ def outcome(parts: list[dict], what: str) -> dict:
         "what": what,
         "protocol": {
             "accuracies": "in percent, test images; learning rate and eps chosen on validation images",
-            "spread": "sd over seeds, n - 1; low and high end the 95 % t interval of the mean over seeds",
+            "spread": "sd over seeds, n - 1; low and high end the 95 % t interval of the mean over seeds, which share "
+            "the test images; intervals are not corrected for the number of targets",
             "robust_accuracy": "PGD-20 at L2 0.25 on test images drawn by class share: an upper bound",
             "attacked": sorted({part["key"]["attacked"] for part in parts}),
             "gain": "difference to eps 0 on the same seed, in points",
