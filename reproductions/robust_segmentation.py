@@ -239,7 +239,7 @@ def outcome(parts: list[dict]) -> dict:
             ]
             if eps and plain:
                 gain = interval(own[seed]["mean_iou"] - plain[seed]["mean_iou"] for seed in own if seed in plain)
-                row["gain"] = gain | {"verdict": verdict_of(gain)}
+                row["gain"] = gain | {"verdict": verdict_of(gain), "words": _words(mode, eps, gain)}
             rows.setdefault(mode, {})["scratch" if eps is None else f"{eps:g}"] = row
     return {
         "what": str(__doc__).splitlines()[0],
@@ -255,6 +255,15 @@ def outcome(parts: list[dict]) -> dict:
         "machines": sorted({part["machine"] for part in parts}),
         "commit": environment()["commit"],
     }
+
+
+def _words(mode: str, eps: float, gain: dict[str, Any]) -> str:
+    """Whether the robust source is the better backbone, in plain words."""
+    side = "above" if gain["mean"] >= 0 else "below"
+    ends = "one seed" if gain["low"] is None else f"95 % interval {gain['low']:+.1f} to {gain['high']:+.1f}"
+    what = "head alone" if mode == "head" else "full training"
+    difference = f"{abs(gain['mean']):.1f} points of mean IoU {side} the standard one"
+    return f"{what}, better from the source of eps {eps:g}: {verdict_of(gain)}; it is {difference} ({ends})"
 
 
 def _by_seed(parts: list[dict], mode: str, eps: float | None) -> dict[int, dict]:
