@@ -96,10 +96,18 @@ class TestStates:
         assert "ends here" in changes[2]
         assert (kept.rate, len(softened), kept.exhausted, steps) == (0.25, 2, True, [0, 0, 0])
 
+    def test_trips_in_a_row_lower_the_rate_ever_more(self):
+        kept = guard(every=10)
+        kept.keep(0, live(0))
+        trips = [kept.restore(step, live(9), "reason") for step in (20, 25, 34, 50)]
+        words = ["halved", "divided by 4", "divided by 8", "halved"]
+        assert [trip.change for trip in trips] == [f"learning rate {word}" for word in words]
+        assert kept.rate == 2 ** -(1 + 2 + 3 + 1)
+
     def test_the_rate_comes_back_after_long_enough_and_never_above_one(self):
         kept = guard(every=5)
         kept.keep(0, live(0))
-        for step in (1, 2):
+        for step in (1, 7):
             kept.restore(step, live(9), "reason")
         rates = []
         for step in range(3, 160):
@@ -116,6 +124,7 @@ class TestStates:
         second = Guard(lambda _: None, lambda: f"{softened.append(1)}", every=10, most=3)
         second.resume(first.state(), first.tensors())
         assert (second.rate, second.trips, len(softened)) == (first.rate, first.trips, 1)
+        assert second.state() == first.state()
         for kept in (first, second):
             for step in range(27, 31):
                 kept.keep(step, live(step))

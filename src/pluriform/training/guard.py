@@ -53,8 +53,8 @@ class Guard:
     Attributes:
         trips: All roll-backs.
         exhausted: Whether there was one more trip than `most`.
-        rate: Factor of the learning rate: halved by each roll-back, doubled again, up to 1, by every ten times `every`
-            updates without one.
+        rate: Factor of the learning rate: halved by a roll-back, and once more often by each that follows within
+            `every` updates; doubled again, up to 1, by every ten times `every` updates without one.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Guard:
         self._kept: list[tuple[int, dict[str, Tensor]]] = []
         self._since = 0  # Updates since a state was kept or restored.
         self._good = 0  # Updates since the last roll-back or the last change of the rate.
+        self._row = 0  # Roll-backs that followed one another.
 
     @torch.no_grad()
     def keep(self, step: int, live: Mapping[str, Tensor]) -> None:
@@ -114,6 +115,7 @@ class Guard:
         for name, tensor in live.items():
             tensor.copy_(tensors[name]) if name in tensors else tensor.zero_()  # An optimiser starts from zeros.
         self._since = self._good = 0
+        self._row = self._row + 1 if again else 1
         change = "the training ends here, no roll-back is left" if self.exhausted else self._soften()
         self.afterwards(kept)
         self.trips.append(Trip(step, reason, kept, change))
@@ -122,7 +124,8 @@ class Guard:
     def state(self) -> dict[str, Any]:
         """Plain JSON for a checkpoint."""
         trips = [trip.to_json() for trip in self.trips]
-        kept, counts = [step for step, _ in self._kept], {"since": self._since, "good": self._good, "rate": self.rate}
+        kept = [step for step, _ in self._kept]
+        counts = {"since": self._since, "good": self._good, "row": self._row, "rate": self.rate}
         return {"trips": trips, "kept": kept, **counts, "out": self.exhausted}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -132,7 +135,7 @@ class Guard:
     def resume(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take up what a checkpoint held."""
         self.trips = [Trip(**trip) for trip in state["trips"]]
-        self.exhausted, self._since, self._good = state["out"], state["since"], state["good"]
+        self.exhausted, self._since, self._good, self._row = (state[name] for name in ("out", "since", "good", "row"))
         self._kept = []
         for i, step in enumerate(state["kept"]):
             mine = {name.removeprefix(f"{i}/"): t.clone() for name, t in tensors.items() if name.startswith(f"{i}/")}
@@ -142,5 +145,6 @@ class Guard:
         self.rate = state["rate"]
 
     def _soften(self) -> str:
-        self.rate /= 2
-        return ", ".join(["learning rate halved", *filter(None, [self.gentler()])])
+        self.rate /= 2**self._row
+        words = "learning rate halved" if self._row == 1 else f"learning rate divided by {2**self._row}"
+        return ", ".join([words, *filter(None, [self.gentler()])])
