@@ -107,6 +107,7 @@ def trained_wide(
     widen: float | int,
     wide: str | None,
     recipe: Recipe,
+    groups: list[str] | tuple[str, ...] | None = None,
 ) -> TrainedWide:
     """The wide network of a fit: freshly drawn and trained, or the given one.
 
@@ -119,6 +120,7 @@ def trained_wide(
         widen: Factor of all free channel groups.
         wide: Folder of a saved form to take instead.
         recipe: How the wide network is trained.
+        groups: Names of the channel groups to widen; every free one by default.
 
     Raises:
         GraphError: There is nothing to widen.
@@ -134,7 +136,8 @@ def trained_wide(
         if widen <= 1:
             remedy = "use widen=2, or pass a trained wide form"
             raise ConfigError(explain("a factor above 1", f"widen={widen}", "wide network", remedy))
-        network = widened(read(module, data), widen, derive_seed(context.seed, "wide")).to(context.device)
+        seed = derive_seed(context.seed, "wide")
+        network = widened(read(module, data), widen, seed, groups=groups).to(context.device)
         found = _loop(network, data, context, recipe).run()
         seconds, passes = found.training_seconds, found.sample_passes
     network.eval().requires_grad_(False)

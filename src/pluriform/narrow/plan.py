@@ -1,0 +1,180 @@
+"""`NarrowPlan`: the units in which a thin network imitates a wide one, and where linear maps between them can go."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pluriform.errors import GraphError, explain
+from pluriform.graph.blocks import blocks, passages
+from pluriform.graph.channels import channel_groups
+from pluriform.graph.graph import Graph, Shape
+from pluriform.narrow.fold import foldable
+
+__all__ = ["NarrowPlan", "Unit", "block_ends", "inner_groups", "plan_units"]
+
+Lift = Literal["pair", "side", "none"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A stretch of the thin network that imitates the same stretch of the wide one.
+
+    Attributes:
+        end: Node whose output is compared; the last unit ends with the output of the network.
+        thin: Its shape in the thin network, the batch axis left out.
+        wide: Its shape in the wide one.
+        lift: `pair` where a lift and a reducing map lie behind the unit and are multiplied away in the end; `side`
+            where the lift serves the comparison alone; `none` where both are equally wide, and for the last unit.
+        reason: Why there is no pair; empty where there is one.
+    """
+
+    end: str
+    thin: Shape
+    wide: Shape
+    lift: Lift
+    reason: str = ""
+
+    @property
+    def axis(self) -> int:
+        """Axis of the channels, the batch axis counted; the first where both are equally wide."""
+        return next((k + 1 for k, (a, b) in enumerate(zip(self.thin, self.wide, strict=True)) if a != b), 1)
+
+
+@dataclass(frozen=True)
+class NarrowPlan:
+    """The units from the inputs to the outputs.
+
+    Attributes:
+        units: At least one; the last is compared by its logits.
+    """
+
+    units: tuple[Unit, ...]
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Ends of all units but the last."""
+        return tuple(unit.end for unit in self.units[:-1])
+
+    def __str__(self) -> str:
+        rows = [("unit", "ends with", "thin", "wide", "map")]
+        for place, unit in enumerate(self.units, 1):
+            what = unit.lift if not unit.reason else f"{unit.lift}: {unit.reason}"
+            rows.append((str(place), unit.end, _text(unit.thin), _text(unit.wide), what))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+
+def plan_units(thin: Graph, wide: Graph, units: int = 6, ends: Sequence[str] = ()) -> NarrowPlan:
+    """Cut both networks at the same nodes.
+
+    A unit ends where everything passes: behind a residual block, or behind a layer with its norm and activation. Places
+    where a map can be multiplied away come first; of more than `units` allow, evenly spaced ones are taken.
+
+    Args:
+        thin: The user's network.
+        wide: The same architecture with more channels.
+        units: At most so many.
+        ends: Names of the nodes that end units, instead; all that everything passes are allowed.
+
+    Raises:
+        GraphError: A named node that not everything passes, or a wide network that does not line up with the thin one.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pluriform.graph.gather import widen
+        >>> from pluriform.graph.trace import trace
+        >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> graph = trace(net, torch.zeros(1, 3))
+        >>> print(plan_units(graph, widen(graph, 2)))
+        unit  ends with  thin  wide  map
+        1     1          4     8     pair
+        2     3          4     8     pair
+        3     output     2     2     none
+    """
+    found = _named(thin, ends) if ends else block_ends(thin)
+    planned = [_unit(thin, wide, end) for end in found]
+    if not ends:
+        pairs = [unit for unit in planned if unit.lift == "pair"]
+        planned = _spread(pairs or planned, units - 1)
+    last = Unit("output", _shape(thin, "output"), _lined_up(thin, wide, "output"), "none")
+    if last.thin != last.wide:
+        raise _misfit(thin, "output", last.thin, last.wide)
+    return NarrowPlan((*planned, last))
+
+
+def inner_groups(graph: Graph) -> tuple[str, ...]:
+    """Free channel groups that no block shows to the outside: wide inside, as wide as before between the blocks."""
+    open_nodes = set(passages(graph))
+    return tuple(
+        group.name
+        for group in channel_groups(graph)
+        if not group.fixed and not open_nodes.intersection((*group.producers, *group.carriers))
+    )
+
+
+def block_ends(graph: Graph) -> list[str]:
+    """The last node that everything passes of each block but the last."""
+    through = passages(graph)
+    found = []
+    for block in blocks(graph)[:-1]:
+        inside = [name for name in through if name in block.nodes]
+        found += inside[-1:]
+    return found
+
+
+def _named(graph: Graph, ends: Sequence[str]) -> list[str]:
+    through = passages(graph)
+    for end in ends:
+        if graph[end].name not in through:
+            expected, got = "nodes that everything passes", f"{graph[end]}, which a branch leads around"
+            raise GraphError(explain(expected, got, "ends of units", f"choose among {', '.join(through)}"))
+    return sorted(set(ends), key=through.index)
+
+
+def _unit(thin: Graph, wide: Graph, end: str) -> Unit:
+    own, other = _shape(thin, end), _lined_up(thin, wide, end)
+    if own == other:
+        return Unit(end, own, other, "none", "as wide as before")
+    kept = Unit(end, own, other, "none").axis
+    found = foldable(thin, end, kept)
+    return Unit(end, own, other, "side", found) if isinstance(found, str) else Unit(end, own, other, "pair")
+
+
+def _lined_up(thin: Graph, wide: Graph, end: str) -> Shape:
+    """Shape of the same node in the wide network.
+
+    Raises:
+        GraphError: There is none, or it differs in more than its channels.
+    """
+    if end not in wide:
+        got = f"none in {type(wide.root).__name__}"
+        raise GraphError(explain(f"a node {end!r} in the wide network", got, "wide network", "widen the thin one"))
+    own, other = _shape(thin, end), _shape(wide, end)
+    if len(own) != len(other) or sum(a != b for a, b in zip(own, other, strict=True)) > 1:
+        raise _misfit(thin, end, own, other)
+    return other
+
+
+def _misfit(thin: Graph, end: str, own: Shape, other: Shape) -> GraphError:
+    expected = f"the shape {_text(own)} at {end} but for its channels"
+    where = f"wide partner of {type(thin.root).__name__}"
+    return GraphError(explain(expected, _text(other), where, "take a wide network of the same blocks"))
+
+
+def _shape(graph: Graph, name: str) -> Shape:
+    node = graph[name]
+    return tuple(graph[node.inputs[0]].shape[1:] if name == graph.output.name else node.shape[1:])
+
+
+def _spread(units: list[Unit], most: int) -> list[Unit]:
+    """At most so many, evenly spaced, the last among them."""
+    if len(units) <= most:
+        return units
+    return [units[round((k + 1) * len(units) / most) - 1] for k in range(most)]
+
+
+def _text(shape: Shape) -> str:
+    return "x".join(map(str, shape))

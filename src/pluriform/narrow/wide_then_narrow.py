@@ -1,0 +1,218 @@
+"""`WideThenNarrow`: the user's own thin network, taught from the inside by a wide copy of it."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pluriform.data.data import Data
+from pluriform.errors import ConfigError, explain
+from pluriform.forms import load_form
+from pluriform.graph.gather import widen as widened
+from pluriform.graph.graph import Graph
+from pluriform.method import FitContext, Method
+from pluriform.narrow.fold import Fold, foldable, merged
+from pluriform.narrow.imitation import Imitation
+from pluriform.narrow.losses import distillation
+from pluriform.narrow.narrowed import Narrowed
+from pluriform.narrow.plan import NarrowPlan, block_ends, inner_groups, plan_units
+from pluriform.narrow.teacher import Teacher
+from pluriform.narrow.wide import TrainedWide, macs_of, read, trained_wide
+from pluriform.training.cost import FitCost
+from pluriform.training.feed import Batch, Feed, resident, take
+from pluriform.training.loop import Loop
+from pluriform.training.loss import Loss
+from pluriform.training.recipe import Recipe
+from pluriform.training.seeds import derive_seed
+from pluriform.training.step import training_step
+from pluriform.training.validation import assess, residual_variance
+
+__all__ = ["WideThenNarrow"]
+
+Step = Callable[[Batch], Tensor]
+
+
+def _imitation() -> Recipe:
+    return Recipe(weight_decay=0.0)
+
+
+def _labels() -> Recipe:
+    return Recipe(learning_rate=1e-3)
+
+
+@dataclass(frozen=True)
+class WideThenNarrow(Method):
+    """Widen the network, train it wide, let the thin one imitate it inside, and end with exactly the thin one.
+
+    1. A copy of the network with `widen` times the channels is trained.
+    2. The thin network is cut into units. One after the other learns to give, behind a linear lift U, what the wide
+       network gives at the same place; the next unit reads it through a reducing map V. The last learns the class
+       probabilities.
+    3. The product V U is multiplied into the weights that read it, where that is exact; the result is held against the
+       network with its maps.
+    4. All weights together learn the wide network's class probabilities, then the labels.
+
+    `form.module` is of the user's own class and has its widths; its `state_dict` loads there. `plan(module, data)`
+    shows the units before anything is trained.
+
+    Args:
+        widen: Factor of the channels.
+        wide: Folder of a saved form of a wide network to take instead; stage 1 is left out then.
+        widening: Which channels: `all`; `inner`, those that stay inside a block, so that no maps are needed; `auto` for
+            `inner` where no map between blocks could be multiplied away, as in a transformer, whose residual stream
+            ties all blocks.
+        units: At most so many.
+        ends: Names of the nodes behind which units end, instead.
+        inputs: What a unit reads while it learns: `own`, the thin units before it; `forced`, the wide network.
+        wide_training: How the wide network is trained.
+        imitation: How each unit is, without weight decay.
+        logits: How the class probabilities are learned.
+        training: How the labels are learned at the end; a `Training` serves.
+        cache_bytes: Room for activations of training and validation split; above it, or with augmentation, they are
+            computed anew for every batch.
+
+    References:
+        Zhou, Ye, Chen, Meng, Tan, Song, Le, Liu, Schuurmans 2020, Go Wide, Then Narrow: Efficient Training of Deep Thin
+        Networks, arXiv:2007.00811.
+
+    Example:
+        >>> import pluriform as pf
+        >>> data, short = pf.load("digits"), pf.Training(epochs=2)
+        >>> method = pf.WideThenNarrow(2, wide_training=short, imitation=short, logits=short, training=short)
+        >>> net = pf.nets.build("mlp", data)
+        >>> form = method.fit(net, data)
+        >>> type(form.module) is type(net), form.predict(data.test.inputs[:3]).mean.shape
+        (True, torch.Size([3, 10]))
+    """
+
+    widen: float | int = 2
+    wide: str | None = None
+    widening: Literal["auto", "all", "inner"] = "auto"
+    units: int = 6
+    ends: tuple[str, ...] = ()
+    inputs: Literal["own", "forced"] = "own"
+    wide_training: Recipe = field(default_factory=Recipe)
+    imitation: Recipe = field(default_factory=_imitation)
+    logits: Recipe = field(default_factory=Recipe)
+    training: Recipe = field(default_factory=_labels)
+    cache_bytes: int = 2**30
+
+    def __post_init__(self) -> None:
+        self._require(self.widen > 1, "widen", "a factor above 1")
+        self._require(self.widening in ("auto", "all", "inner"), "widening", "'auto', 'all' or 'inner'")
+        self._require(self.units >= 1, "units", "at least 1")
+        self._require(self.inputs in ("own", "forced"), "inputs", "'own' or 'forced'")
+        self._require(self.cache_bytes >= 0, "cache_bytes", "0 or more")
+
+    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
+        if not fulfilled:
+            got = repr(getattr(self, name))
+            raise ConfigError(explain(f"{name}: {expected}", got, "WideThenNarrow", "leave it at its default"))
+
+    def plan(self, module: nn.Module, data: Data) -> NarrowPlan:
+        """The units, and where linear maps between them go; print it. Nothing is trained.
+
+        Raises:
+            GraphError: There is nothing to widen, or units cannot end there.
+        """
+        graph = read(copy.deepcopy(module), data)
+        if self.wide is not None:
+            wide = load_form(self.wide, module=module)
+            return self._planned(graph, read(getattr(wide, "module", wide), data))
+        return self._planned(graph, widened(graph, self.widen, self._groups(graph)))
+
+    def _planned(self, thin: Graph, wide: Graph) -> NarrowPlan:
+        return plan_units(thin, wide, self.units, self.ends)
+
+    def _groups(self, graph: Graph) -> tuple[str, ...] | None:
+        """Channel groups to widen; `None` for all."""
+        if self.widening == "all":
+            return None
+        inner = inner_groups(graph)
+        if self.widening == "inner":
+            if not inner:
+                got, where = "none", f"widening of {type(graph.root).__name__}"
+                raise ConfigError(explain("channels that stay inside a block", got, where, "use widening='all'"))
+            return inner
+        if not inner:
+            return None
+        found = [foldable(graph, end) for end in block_ends(graph)[:-1]]  # The head can take a map almost everywhere.
+        return None if any(isinstance(fold, Fold) and fold.direction == "forward" for fold in found) else inner
+
+    def _fit(self, module: Any, data: Data, context: FitContext) -> Narrowed:
+        network = module.to(context.device)
+        graph = read(network, data)
+        wide = trained_wide(
+            network,
+            data,
+            context,
+            widen=self.widen,
+            wide=self.wide,
+            recipe=self.wide_training,
+            groups=None if self.wide else self._groups(graph),
+        )
+        wide_graph = read(wide.network, data)
+        plan = self._planned(graph, wide_graph)
+        imitation = Imitation(graph, wide_graph, plan, self.imitation, self.inputs, self.cache_bytes)
+        imitated = imitation.run(data, context)
+        network.load_state_dict(imitated.weights, strict=False)
+        sample = take(data.train, torch.arange(min(8, len(data.train))))[0].to(context.device)
+        narrow = merged(read(network, data), imitated.maps, [sample]).to(context.device)
+        outer = self._outer(narrow, wide, data, context)
+        noise = None
+        if data.task == "regression":
+            split = data.validation if len(data.validation) else data.train
+            noise = residual_variance(narrow, split, context.device)
+        figures = {
+            **sum(outer[1:], outer[0]).to_json(),
+            **imitated.figures(plan),
+            **wide.cost,
+            "macs": macs_of(narrow, sample[:1]),
+        }
+        facts = {"plan": str(plan), "explained": dict(zip((*plan.ends, "output"), imitated.explained, strict=True))}
+        return Narrowed(narrow.eval(), data.signature, noise, figures, {}, facts)
+
+    def _outer(self, network: nn.Module, wide: TrainedWide, data: Data, context: FitContext) -> list[FitCost]:
+        """Train all weights, to the wide network's outputs and then to the labels."""
+        checked, plain = resident(data.validation, context.device), Loss(data.task)
+        found = []
+        for name, recipe in (("logits", self.logits), ("labels", self.training)):
+            seed, epochs = derive_seed(context.seed, name), recipe.epochs_for(len(data.train))
+            feed = Feed(data, recipe.batch_size, seed, recipe.augmentation, context.device)
+            if name == "logits":
+                step = _taught(network, Teacher(wide.network, feed), data)
+            else:
+                step = training_step(network, Loss.of(recipe, data, context.device), feed, recipe, epochs)
+            loop = Loop(
+                network,
+                step,
+                feed,
+                recipe,
+                seed=seed,
+                epochs=epochs,
+                run=context.run,
+                validate=(lambda: assess(network, checked, plain, context.device)) if len(checked) else None,
+                label=name,
+            )
+            found.append(loop.run())
+        return found
+
+
+def _taught(network: nn.Module, teacher: Teacher, data: Data) -> Step:
+    """The divergence from the wide network's class probabilities, or in regression the squared error to its outputs."""
+
+    def step(batch: Batch) -> Tensor:
+        outputs = network(batch.inputs)
+        return distillation(
+            outputs,
+            teacher(batch),
+            outputs.new_zeros(()),
+            alpha=1.0,
+            temperature=1.0,
+            classification=data.task == "classification",
+        )
+
+    return step

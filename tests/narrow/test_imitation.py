@@ -1,0 +1,134 @@
+"""Imitation unit by unit: what it trains, what it leaves, and that memory, batches and sittings do not matter."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import pluriform as pf
+from pluriform.data.data import Split
+from pluriform.graph.gather import widen
+from pluriform.graph.trace import trace
+from pluriform.method import FitContext
+from pluriform.narrow.imitation import Imitation, bytes_held
+from pluriform.narrow.plan import plan_units
+from pluriform.runs import Run
+from pluriform.training.augmentation import Augmentation
+from pluriform.training.recipe import Recipe
+
+RECIPE = Recipe(epochs=6, learning_rate=5e-3)
+CPU = torch.device("cpu")
+
+
+def chain(width, layers=4):
+    parts = [nn.Flatten(), nn.Linear(64, width), nn.ReLU()]
+    for _ in range(layers - 2):
+        parts += [nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*parts, nn.Linear(width, 10))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return pf.load("digits")
+
+
+@pytest.fixture(scope="module")
+def graphs(data):
+    """A thin network and a wide one that was trained."""
+    torch.manual_seed(0)
+    thin = trace(chain(12).eval(), data.train.inputs[:2])
+    wide = pf.Training(epochs=8, reinitialise=True).fit(widen(thin, 4).root, data).module
+    return thin, trace(wide.eval(), data.train.inputs[:2])
+
+
+def imitated(graphs, data, recipe=RECIPE, run=None, seed=0, **more):
+    plan = plan_units(*graphs)
+    return Imitation(*graphs, plan, recipe, **more).run(data, FitContext(seed, run, CPU))
+
+
+def digest(module):
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in module.state_dict().values())).hexdigest()
+
+
+def same(one, two):
+    return all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights) and all(
+        torch.equal(one.maps[name], two.maps[name]) for name in one.maps
+    )
+
+
+@pytest.mark.parametrize("inputs", ["own", "forced"])
+def test_it_explains_more_than_the_untrained_stretches(graphs, data, inputs):
+    long = imitated(graphs, data, Recipe(epochs=25, learning_rate=5e-3), inputs=inputs)
+    short = imitated(graphs, data, Recipe(epochs=1, learning_rate=1e-9), inputs=inputs)
+    assert set(long.maps) == {"2", "4", "6"}
+    assert all(matrix.shape == (12, 12) for matrix in long.maps.values())
+    assert all(a > b for a, b in zip(long.explained, short.explained, strict=True))
+    assert min(long.explained) > 0.7
+
+
+def test_the_networks_that_were_given_stay_as_they_are(graphs, data):
+    before = [digest(graph.root) for graph in graphs]
+    imitated(graphs, data)
+    assert [digest(graph.root) for graph in graphs] == before
+    assert all(weight.grad is None for graph in graphs for weight in graph.root.parameters())
+
+
+def test_imitating_oneself_leaves_nothing_to_learn(graphs, data):
+    thin = graphs[0]
+    found = imitated((thin, thin), data, Recipe(epochs=1, learning_rate=1e-12))
+    assert found.maps == {}
+    assert min(found.explained) > 1 - 1e-6
+    assert all(torch.allclose(value, found.weights[name], atol=1e-7) for name, value in thin.root.state_dict().items())
+
+
+def test_labels_are_not_read(graphs, data):
+    shuffled = Split(data.train.inputs, data.train.targets.flip(0))
+    assert same(imitated(graphs, data), imitated(graphs, replace(data, train=shuffled)))
+
+
+def test_held_and_streamed_pairs_give_the_same_up_to_rounding(graphs, data):
+    held, streamed = imitated(graphs, data), imitated(graphs, data, cache_bytes=0)
+    for name, weight in held.weights.items():
+        assert torch.allclose(weight, streamed.weights[name], atol=2e-3)
+    assert held.explained == pytest.approx(streamed.explained, abs=2e-3)
+
+
+def test_augmented_images_are_computed_anew(data):
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
+    )
+    thin = trace(net.eval(), data.train.inputs[:2])
+    wide = trace(widen(thin, 2).root.eval(), data.train.inputs[:2])
+    shifted = Recipe(epochs=1, augmentation=Augmentation(shift=1))
+    moved, still = imitated((thin, wide), data, shifted), imitated((thin, wide), data, Recipe(epochs=1))
+    assert set(moved.maps) == set(still.maps) == {"1", "4"}
+    assert not same(moved, still)
+
+
+def test_it_goes_on_after_a_kill_to_the_same_bits(graphs, data, tmp_path, monkeypatch):
+    whole = imitated(graphs, data)
+    train, trained = Imitation._train, []
+
+    def killed(self, place, *rest):
+        if place == 2 and len(trained) == 2:
+            raise KeyboardInterrupt
+        train(self, place, *rest)
+        trained.append(place)
+
+    monkeypatch.setattr(Imitation, "_train", killed)
+    with Run(tmp_path / "run", {}) as run, pytest.raises(KeyboardInterrupt):
+        imitated(graphs, data, run=run)
+    trained.append(None)
+    with Run(tmp_path / "run", {}) as run:
+        again = imitated(graphs, data, run=run)
+    assert same(whole, again)
+    assert again.explained == whole.explained
+
+
+def test_the_room_of_a_cache_is_that_of_its_tensors(graphs, data):
+    plan = plan_units(*graphs)
+    samples = len(data.train) + len(data.validation)
+    # Inputs and targets of the first unit, while those of the second are computed from them.
+    assert bytes_held(plan, data) == 4 * samples * (64 + 48 + 12 + 48)

@@ -1,0 +1,181 @@
+"""The whole method: what comes out is the user's own network, it learned, and sittings do not matter."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import pluriform as pf
+from pluriform.data.data import Split
+from pluriform.errors import ConfigError, GraphError
+from pluriform.narrow.fold import merged
+from pluriform.narrow.wide_then_narrow import WideThenNarrow
+
+CLASSES = 10
+
+
+def short(epochs=1, rate=3e-3):
+    return pf.Training(epochs=epochs, learning_rate=rate)
+
+
+def method(widen=2, **more):
+    stages = {name: short() for name in ("wide_training", "imitation", "logits", "training")}
+    return WideThenNarrow(widen, **(stages | more))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return pf.load("digits")
+
+
+@pytest.fixture(scope="module")
+def few(data):
+    """Enough to run every stage."""
+    return replace(data, train=Split(*data.train.batch(torch.arange(130))))
+
+
+def deep_thin(width=12, layers=8):
+    torch.manual_seed(0)
+    parts = [nn.Flatten(), nn.Linear(64, width), nn.ReLU()]
+    for _ in range(layers - 2):
+        parts += [nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*parts, nn.Linear(width, CLASSES))
+
+
+class Attending(nn.Module):
+    """Rows of an image as tokens, two blocks of attention and MLP."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(8, 12)
+        self.norms = nn.ModuleList(nn.LayerNorm(12) for _ in range(4))
+        self.joined = nn.ModuleList(nn.Linear(12, 36) for _ in range(2))
+        self.mixed = nn.ModuleList(nn.Linear(12, 12) for _ in range(2))
+        self.mlps = nn.ModuleList(nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 12)) for _ in range(2))
+        self.head = nn.Linear(12, CLASSES)
+
+    def forward(self, x):
+        x = self.embed(x.squeeze(1))
+        for k in range(2):
+            q, key, v = self.joined[k](self.norms[2 * k](x)).chunk(3, -1)
+            x = x + self.mixed[k](nn.functional.scaled_dot_product_attention(q, key, v))
+            x = x + self.mlps[k](self.norms[2 * k + 1](x))
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("name", ["lenet", "convnet-bn", "resnet8", "wrn-10-1"])
+def test_the_users_own_network_comes_out(name, few):
+    data = few
+    net = pf.nets.build(name, data)
+    form = method().fit(net, data)
+    stock = pf.nets.build(name, data)
+    stock.load_state_dict(form.module.state_dict(), strict=True)
+    x = data.test.inputs[:20]
+    assert type(form.module) is type(net)
+    assert torch.allclose(stock.eval()(x), form(x), atol=1e-6)
+    assert form.cost["macs"] * 2 < form.cost["wide_macs"]
+    assert set(form.facts["explained"]) > {"output"}
+
+
+def test_a_transformer_is_widened_inside_its_blocks(few):
+    data = few
+    net = Attending()
+    plan = method().plan(net, data)
+    assert {unit.lift for unit in plan.units} == {"none"}
+    form = method(4).fit(net, data)
+    Attending().load_state_dict(form.module.state_dict(), strict=True)
+    assert form.cost["macs"] < form.cost["wide_macs"]
+
+
+def test_a_deep_thin_network_learns_what_it_does_not_learn_alone(data):
+    alone = pf.Training(epochs=40, learning_rate=3e-3).fit(deep_thin(), data)
+    taught = WideThenNarrow(
+        4, wide_training=short(20), imitation=short(25, 5e-3), logits=short(10), training=short(5, 1e-3)
+    ).fit(deep_thin(), data)
+    hits = [float((form(data.test.inputs).argmax(1) == data.test.targets).float().mean()) for form in (alone, taught)]
+    assert hits[1] > hits[0] + 0.02
+
+
+def test_the_merged_network_is_the_one_with_maps(data, monkeypatch):
+    seen = []
+
+    def watched(graph, maps, batches):
+        made = merged(graph, maps, batches)
+        seen.append((set(maps), made))
+        return made
+
+    monkeypatch.setattr("pluriform.narrow.wide_then_narrow.merged", watched)
+    form = method(inputs="forced").fit(deep_thin(), data)
+    ((maps, made),) = seen
+    assert maps == {unit.split()[1] for unit in form.facts["plan"].splitlines()[1:-1]}
+    assert [name for name, _ in made.named_parameters()] == [name for name, _ in deep_thin().named_parameters()]
+
+
+def test_regression_ends_with_a_noise_variance():
+    x = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    data = pf.load(x, (x[:, :2] * x[:, 2:4]).sum(1, keepdim=True), task="regression")
+    net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 1))
+    form = method().fit(net, data)
+    assert form.predict(data.test.inputs).variance.shape == (len(data.test), 1)
+
+
+def test_a_saved_wide_network_is_taken_as_it_is(data, tmp_path):
+    torch.manual_seed(1)
+    wide = pf.Training(epochs=2).fit(deep_thin(48), data)
+    wide.save(tmp_path / "wide")
+    form = method(wide=str(tmp_path / "wide")).fit(deep_thin(), data)
+    assert form.cost["wide_seconds"] == 0
+    assert "48" in str(method(wide=str(tmp_path / "wide")).plan(deep_thin(), data))
+    pf.Training(epochs=1).fit(deep_thin(48, layers=5), data).save(tmp_path / "other")
+    with pytest.raises(GraphError, match="wide network"):
+        method(wide=str(tmp_path / "other")).fit(deep_thin(), data)
+
+
+@pytest.mark.parametrize("label", ["unit-2", "labels"])
+def test_a_killed_fit_goes_on_to_the_same_bits(label, few, tmp_path, monkeypatch):
+    from pluriform.training.loop import Loop
+
+    whole = method(units=3).fit(deep_thin(), few)
+    run, killed = Loop.run, []
+
+    def interrupted(self):
+        if self.label == label and not killed:
+            killed.append(label)
+            raise KeyboardInterrupt
+        return run(self)
+
+    monkeypatch.setattr(Loop, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        method(units=3).fit(deep_thin(), few, run=tmp_path / "run")
+    again = method(units=3).fit(deep_thin(), few, run=tmp_path / "run")
+    assert killed
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+    assert again.facts["explained"] == whole.facts["explained"]
+
+
+def test_the_given_network_and_data_stay_as_they_are(data):
+    net, twin, inputs = deep_thin(), deep_thin(), data.train.inputs.clone()
+    method().fit(net, data)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
+    assert torch.equal(data.train.inputs, inputs)
+
+
+def test_a_form_is_saved_and_loaded(data, tmp_path):
+    form = method().fit(deep_thin(), data)
+    form.save(tmp_path / "form")
+    again = pf.load_form(tmp_path / "form")
+    assert torch.equal(again(data.test.inputs[:5]), form(data.test.inputs[:5]))
+    assert again.facts == form.facts
+
+
+def test_bad_settings_say_what_to_do(data):
+    with pytest.raises(ConfigError, match="widen: a factor above 1; got 1"):
+        WideThenNarrow(1)
+    with pytest.raises(ConfigError, match="units: at least 1; got 0"):
+        WideThenNarrow(units=0)
+    with pytest.raises(ConfigError, match="channels that stay inside a block"):
+        method(widening="inner").fit(deep_thin(), data)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
+    with pytest.raises(GraphError, match="group of channels that can be widened"):
+        method().fit(linear, data)
