@@ -156,8 +156,8 @@ def compute(name: str, kind: str, seed: int, chosen: argparse.Namespace) -> None
     stem = f"{name}-{kind}-{seed}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]}"
     form = made.fit(network(setting, data, seed), data, seed=seed, run=chosen.out / "fits" / stem)
     found = judged(form, setting, data, chosen.attacked, chosen.out / "attacks" / stem)
-    part = {"key": key, "cost": form.cost, "events": form.events, **found, **environment()}
-    write_part(path, rounded(part))
+    part = {"cost": form.cost, "events": form.events, **found, **environment()}
+    write_part(path, {"key": key, **rounded(part)})
     print(name, kind, seed, {k: round(v, 1) for k, v in found["accuracy"].items()}, found["stages"], flush=True)
 
 
