@@ -17,6 +17,8 @@ from pluriform.data.data import Data, Split
 from pluriform.encoding import record_from_json
 from pluriform.errors import BoundsError, EmptySplitError, LabelError, NonFiniteError, RunConflictError, ShapeError
 from pluriform.method import Method
+from pluriform.narrow.fitnets import FitNets
+from pluriform.narrow.pruned import PrunedWide
 from pluriform.runs import Run
 
 
@@ -43,6 +45,9 @@ def small_cases() -> dict[str, Method]:
         "AdversarialTraining": pf.AdversarialTraining(
             "fgsm-rs", pf.Threat("linf", 0.05), pf.Training(epochs=10, batch_size=32)
         ),
+        "Distillation": pf.Distillation(training=training, wide_training=training),
+        "FitNets": FitNets(training=training, wide_training=training, hint_training=training),
+        "PrunedWide": PrunedWide(training=training, wide_training=training),
         "DAT": pf.DAT(training=pf.Training(epochs=2, learning_rate=1e-3), pretraining=4, steps=3),
         "JEM": pf.JEM(training=pf.Training(epochs=3, learning_rate=3e-3), buffer_size=500),
         "MNF": pf.MNF(members=3, training=pf.Training(epochs=15, batch_size=32)),

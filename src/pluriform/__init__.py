@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pluriform.graph.trace import trace
     from pluriform.infinite.fit import InfiniteWidth
     from pluriform.method import Method
+    from pluriform.narrow.distillation import Distillation
     from pluriform.ordinary import Training
     from pluriform.prediction import Prediction, Predictor
     from pluriform.report.page import write_report
@@ -52,6 +53,7 @@ _PLACES = {
     "DAT": "pluriform.energy.dat",
     "Data": "pluriform.data.data",
     "DeepEnsemble": "pluriform.ensemble.deep_ensemble",
+    "Distillation": "pluriform.narrow.distillation",
     "Graph": "pluriform.graph.graph",
     "HyperGAN": "pluriform.ensemble.hypergan.fit",
     "InfiniteWidth": "pluriform.infinite.fit",
@@ -89,6 +91,7 @@ __all__ = [
     "DAT",
     "Data",
     "DeepEnsemble",
+    "Distillation",
     "Graph",
     "HyperGAN",
     "InfiniteWidth",

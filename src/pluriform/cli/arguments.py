@@ -42,6 +42,9 @@ METHODS = {
     "dat": "pluriform.energy.dat:DAT",
     "adversarial-training": "pluriform.robust.adversarial_training:AdversarialTraining",
     "transfer": "pluriform.robust.transfer:Transfer",
+    "distillation": "pluriform.narrow.distillation:Distillation",
+    "fitnets": "pluriform.narrow.fitnets:FitNets",
+    "pruned-wide": "pluriform.narrow.pruned:PrunedWide",
 }
 DEFAULT_FORMS = ("training", "deep-ensemble", "hypergan", "infinite-width")
 

@@ -1,15 +1,16 @@
 """`pluriform fit METHOD DATA`."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import field, make_dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import field, fields, is_dataclass, make_dataclass
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
 from pluriform.cli.arguments import DATA_FLAGS, FIT_FLAGS, METHODS, described, load_data, load_network, method_class
 from pluriform.data.describe import describe
+from pluriform.method import Method
 from pluriform.nets.zoo import default_name
 
 __all__ = ["run"]
@@ -33,9 +34,25 @@ def options(name: str) -> type:
             *DATA_FLAGS,
             ("run", described(str | None, "folder of the run"), None),
             *FIT_FLAGS,
-            ("method", tyro.conf.OmitArgPrefixes[cls], field(default_factory=cls)),  # type: ignore[valid-type]
+            ("method", unprefixed(cls), field(default_factory=cls)),
         ],
     )
+
+
+def unprefixed(cls: type[Method]) -> Any:
+    """The type of a method whose flags are named as its fields, those of its recipe too (`--epochs`).
+
+    Where two would be named alike, as with two recipes, nested ones keep their place (`--wide-training.epochs`).
+    """
+    names = list(_names(cls))
+    if len(names) > len(set(names)):
+        return Annotated[cls, tyro.conf.arg(name="")]
+    return tyro.conf.OmitArgPrefixes[cls]
+
+
+def _names(cls: Any) -> Iterator[str]:
+    for item in fields(cls):
+        yield from _names(item.type) if is_dataclass(item.type) else (item.name,)
 
 
 def run(words: Sequence[str]) -> None:
