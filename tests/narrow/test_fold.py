@@ -44,6 +44,8 @@ def seeded(make, seed=0):
         torch.manual_seed(seed)
         made = make()
         for part in made.modules():
+            if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
+                part.reset_parameters()
             if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
                 part.running_mean.normal_()
                 part.running_var.uniform_(0.5, 2)
@@ -120,7 +122,7 @@ def concat(m, x):
 
 
 def layers(*modules):
-    return lambda: nn.Sequential(*modules)
+    return lambda: copy.deepcopy(nn.Sequential(*modules))
 
 
 START = (nn.Conv2d(2, 4, 3), nn.ReLU())
@@ -256,12 +258,11 @@ def test_maps_fold_backward(case):
 
 def test_with_maps_equals_hooks_on_the_own_network():
     net, inputs, a = seeded(layers(*START, nn.Conv2d(4, 3, 3, padding=1), nn.ReLU())), batch(IMAGES), matrix(4)
-    mapped = with_maps(trace(net, IMAGES), {"1": as_module(a, 1, 4)})
+    graph = trace(net, IMAGES)
+    mapped, made = with_maps(graph, {"1": as_module(a, 1, 4)}), merged(graph, {"1": a})
     net[1].register_forward_hook(lambda module, args, output: torch.einsum("ij,bjhw->bihw", a, output))
-    assert relative(net(inputs), mapped(inputs)) <= 1e-6
-    assert (
-        relative(net(inputs), merged(trace(FORWARD["zero padding"][0](), IMAGES), {"1": a})(inputs)) > 0
-    )  # Not ReLU'd.
+    assert relative(net(inputs), mapped(inputs)) <= 1e-5
+    assert relative(net(inputs), made(inputs)) <= 1e-5
 
 
 def weight_normed():
@@ -294,7 +295,12 @@ REFUSED = {
         "tanh",
         ["weight is shared with a"],
     ),
-    "weight norm": (lambda: nn.Sequential(*START, weight_normed()), IMAGES, "1", ["2 (conv", "weight norm", "bake it"]),
+    "weight norm": (
+        lambda: nn.Sequential(*copy.deepcopy(START), weight_normed()),
+        IMAGES,
+        "1",
+        ["2 (conv", "weight norm", "bake it"],
+    ),
     "layer norm": (layers(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4)), TOKENS, "1", ["LayerNorm"]),
     "output": (layers(nn.Linear(3, 4), nn.GELU()), TOKENS, "1", ["an output of the network"]),
     "constant": (lambda: Run(lambda m, x: m.a(torch.tanh(x) + 1), a=nn.Linear(3, 3)), TOKENS, "tanh", ["constant"]),
@@ -317,8 +323,10 @@ REFUSED = {
         ["slice of the channels"],
     ),
     "heads": (
-        lambda: Run(lambda m, x: m.a(x.tanh().reshape(-1, 2, 2, 3, 6)[:, 0, 0]), a=nn.Linear(6, 3)),
-        IMAGES,
+        lambda: Run(
+            lambda m, x: m.b(torch.tanh(m.a(x)).reshape(-1, 5, 2, 2)[:, :, 0]), a=nn.Linear(3, 4), b=nn.Linear(2, 3)
+        ),
+        TOKENS,
         "tanh",
         ["several axes"],
     ),
@@ -380,8 +388,7 @@ TABLE = {
     "resnet8": "stem.0 blocks.0.relu@1 blocks.1.relu@1 blocks.2.relu@1 pool flatten classifier",
     "resnet8-nonorm": "stem.0 stem.1 blocks.0.relu@1 blocks.1.relu@1 blocks.2.relu@1 pool flatten classifier",
     "resnet20": "stem.0 blocks.2.relu@1 blocks.5.relu@1 blocks.8.relu@1 pool flatten classifier",
-    "wrn-10-1": "blocks.1.relu blocks.2.relu relu pool flatten classifier",
-    "wrn-10-2": "blocks.0.relu blocks.1.relu blocks.2.relu relu pool flatten classifier",
+    "wrn-10-1": "stem blocks.1.relu blocks.2.relu relu pool flatten classifier",
 }
 
 
@@ -415,7 +422,7 @@ def test_inverted_residuals_fold_into_the_expansion_of_blocks_without_skip():
     assert all(isinstance(foldable(graph, node), Fold) for node in folding)
     assert "identity shortcut adds first.7" in foldable(graph, "first.7")
     assert "depthwise" in foldable(graph, "skip.2")
-    assert "BatchNorm" in foldable(graph, "skip.5") or isinstance(foldable(graph, "skip.5"), Fold)
+    assert foldable(graph, "skip.5").layers[0].layer == "skip.6"
     assert_merges(net, IMAGES, folding)
 
 

@@ -242,7 +242,10 @@ def _apart(
     made: nn.Module,
     batches: Sequence[Tensor | tuple[Tensor, ...]],
 ) -> float:
-    modules = {fold.node: ChannelMap(maps[fold.node].detach().to(graph[fold.node].dtype), fold.axis) for fold in folds}
+    where = next((each.device for each in made.parameters()), torch.device("cpu"))
+    modules = {
+        fold.node: ChannelMap(maps[fold.node].detach().to(where, graph[fold.node].dtype), fold.axis) for fold in folds
+    }
     return agreement(graph, modules, made, batches).worst
 
 
