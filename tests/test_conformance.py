@@ -46,6 +46,9 @@ def small_cases() -> dict[str, Method]:
             "fgsm-rs", pf.Threat("linf", 0.05), pf.Training(epochs=10, batch_size=32)
         ),
         "Distillation": pf.Distillation(training=training, wide_training=training),
+        "WideThenNarrow": pf.WideThenNarrow(
+            wide_training=training, imitation=training, logits=training, training=training
+        ),
         "FitNets": FitNets(training=training, wide_training=training, hint_training=training),
         "PrunedWide": PrunedWide(training=training, wide_training=training),
         "DAT": pf.DAT(training=pf.Training(epochs=2, learning_rate=1e-3), pretraining=4, steps=3),

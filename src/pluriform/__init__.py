@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pluriform.infinite.fit import InfiniteWidth
     from pluriform.method import Method
     from pluriform.narrow.distillation import Distillation
+    from pluriform.narrow.wide_then_narrow import WideThenNarrow
     from pluriform.ordinary import Training
     from pluriform.prediction import Prediction, Predictor
     from pluriform.report.page import write_report
@@ -71,6 +72,7 @@ _PLACES = {
     "Threat": "pluriform.attacks.threat",
     "Training": "pluriform.ordinary",
     "Transfer": "pluriform.robust.transfer",
+    "WideThenNarrow": "pluriform.narrow.wide_then_narrow",
     "attack": "pluriform.attacks.attack",
     "auto_attack": "pluriform.attacks.auto_attack",
     "channel_groups": "pluriform.graph.channels",
@@ -109,6 +111,7 @@ __all__ = [
     "Threat",
     "Training",
     "Transfer",
+    "WideThenNarrow",
     "__version__",
     "attack",
     "auto_attack",

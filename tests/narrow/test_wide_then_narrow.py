@@ -74,7 +74,7 @@ def test_the_users_own_network_comes_out(name, few):
     x = data.test.inputs[:20]
     assert type(form.module) is type(net)
     assert torch.allclose(stock.eval()(x), form(x), atol=1e-6)
-    assert form.cost["macs"] * 2 < form.cost["wide_macs"]
+    assert form.cost["thin_macs"] * 2 < form.cost["wide_macs"]
     assert set(form.facts["explained"]) > {"output"}
 
 
@@ -85,7 +85,7 @@ def test_a_transformer_is_widened_inside_its_blocks(few):
     assert {unit.lift for unit in plan.units} == {"none"}
     form = method(4).fit(net, data)
     Attending().load_state_dict(form.module.state_dict(), strict=True)
-    assert form.cost["macs"] < form.cost["wide_macs"]
+    assert form.cost["thin_macs"] < form.cost["wide_macs"]
 
 
 def test_a_deep_thin_network_learns_what_it_does_not_learn_alone(data):

@@ -43,6 +43,7 @@ METHODS = {
     "adversarial-training": "pluriform.robust.adversarial_training:AdversarialTraining",
     "transfer": "pluriform.robust.transfer:Transfer",
     "distillation": "pluriform.narrow.distillation:Distillation",
+    "wide-then-narrow": "pluriform.narrow.wide_then_narrow:WideThenNarrow",
     "fitnets": "pluriform.narrow.fitnets:FitNets",
     "pruned-wide": "pluriform.narrow.pruned:PrunedWide",
 }

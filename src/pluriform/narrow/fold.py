@@ -19,7 +19,7 @@ from pluriform.graph.ops import Op
 from pluriform.graph.parameters import weights_of
 from pluriform.graph.trace import trace
 from pluriform.narrow.channel_axis import channel_axis
-from pluriform.narrow.fold_layers import LAYERS, Absorber, absorbed
+from pluriform.narrow.fold_layers import ABSORBING, Absorber, absorbed
 from pluriform.narrow.fold_paths import PASSING, Place, passed
 from pluriform.narrow.maps import ChannelMap, agreement, with_maps
 
@@ -138,7 +138,7 @@ def _forward(graph: Graph, start: Node, place: Place) -> Fold | str:
         found = {position: places[name] for position, name in enumerate(node.inputs) if places.get(name)}
         if not found:
             continue
-        if node.op not in LAYERS:
+        if node.op not in ABSORBING:
             outcome = passed(graph, node, found)
             if isinstance(outcome, str):
                 return f"{node}: {_shortcut(graph, start, node, found) or outcome}"
@@ -170,7 +170,7 @@ def _shortcut(graph: Graph, start: Node, node: Node, found: Mapping[int, list[Pl
 def _backward(graph: Graph, end: Node, place: Place) -> Fold | str:
     """Follow the only path to the node back to the layer that makes its channels."""
     path = [end]
-    while path[-1].op not in LAYERS:
+    while path[-1].op not in ABSORBING:
         node = path[-1]
         if node.op not in PASSING or len(node.inputs) != 1:
             return f"{node} is no layer that could take the map"

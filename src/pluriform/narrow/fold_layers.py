@@ -14,9 +14,9 @@ from pluriform.graph.graph import Graph, Node
 from pluriform.graph.ops import Op
 from pluriform.narrow.fold_paths import Place
 
-__all__ = ["LAYERS", "Absorber", "absorbed"]
+__all__ = ["ABSORBING", "Absorber", "absorbed"]
 
-LAYERS = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE})
+ABSORBING = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE})
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,7 +78,9 @@ class FromWide(Method, ABC):
             reinitialise(module, context.seed)
         return module
 
-    def _loop(self, module: nn.Module, wide: nn.Module, data: Data, context: FitContext) -> Loop:
+    def _loop(
+        self, module: nn.Module, wide: nn.Module, data: Data, context: FitContext, label: str = "training"
+    ) -> Loop:
         """The training of the thin network on labels and the outputs of the wide one."""
         recipe, checked = self.training, resident(data.validation, context.device)
         feed = Feed(data, recipe.batch_size, context.seed, recipe.augmentation, context.device)
@@ -92,6 +94,7 @@ class FromWide(Method, ABC):
             epochs=epochs,
             run=context.run,
             validate=(lambda: assess(module, checked, plain, context.device)) if len(checked) else None,
+            label=label,
         )
 
     def _step(self, module: nn.Module, wide: nn.Module, feed: Feed, epochs: int, data: Data) -> Step:

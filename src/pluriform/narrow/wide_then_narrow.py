@@ -1,12 +1,11 @@
 """`WideThenNarrow`: the user's own thin network, taught from the inside by a wide copy of it."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pluriform.data.data import Data
 from pluriform.errors import ConfigError, explain
@@ -14,25 +13,16 @@ from pluriform.forms import load_form
 from pluriform.graph.gather import widen as widened
 from pluriform.graph.graph import Graph
 from pluriform.method import FitContext, Method
+from pluriform.narrow.distillation import Distillation
 from pluriform.narrow.fold import Fold, foldable, merged
 from pluriform.narrow.imitation import Imitation
-from pluriform.narrow.losses import distillation
 from pluriform.narrow.narrowed import Narrowed
 from pluriform.narrow.plan import NarrowPlan, block_ends, inner_groups, plan_units
-from pluriform.narrow.teacher import Teacher
-from pluriform.narrow.wide import TrainedWide, macs_of, read, trained_wide
-from pluriform.training.cost import FitCost
-from pluriform.training.feed import Batch, Feed, resident, take
-from pluriform.training.loop import Loop
-from pluriform.training.loss import Loss
+from pluriform.narrow.wide import read, trained_wide
+from pluriform.training.feed import take
 from pluriform.training.recipe import Recipe
-from pluriform.training.seeds import derive_seed
-from pluriform.training.step import training_step
-from pluriform.training.validation import assess, residual_variance
 
 __all__ = ["WideThenNarrow"]
-
-Step = Callable[[Batch], Tensor]
 
 
 def _imitation() -> Recipe:
@@ -161,58 +151,14 @@ class WideThenNarrow(Method):
         network.load_state_dict(imitated.weights, strict=False)
         sample = take(data.train, torch.arange(min(8, len(data.train))))[0].to(context.device)
         narrow = merged(read(network, data), imitated.maps, [sample]).to(context.device)
-        outer = self._outer(narrow, wide, data, context)
-        noise = None
-        if data.task == "regression":
-            split = data.validation if len(data.validation) else data.train
-            noise = residual_variance(narrow, split, context.device)
-        figures = {
-            **sum(outer[1:], outer[0]).to_json(),
-            **imitated.figures(plan),
-            **wide.cost,
-            "macs": macs_of(narrow, sample[:1]),
-        }
+        taught = Distillation(alpha=1.0, temperature=1.0, training=self.logits, cache_bytes=self.cache_bytes)
+        labelled = Distillation(alpha=0.0, training=self.training)
+        stages = [
+            lambda: taught._loop(narrow, wide.network, data, context, "logits"),
+            lambda: labelled._loop(narrow, wide.network, data, context, "labels"),
+        ]
         facts = {"plan": str(plan), "explained": dict(zip((*plan.ends, "output"), imitated.explained, strict=True))}
-        return Narrowed(narrow.eval(), data.signature, noise, figures, {}, facts)
-
-    def _outer(self, network: nn.Module, wide: TrainedWide, data: Data, context: FitContext) -> list[FitCost]:
-        """Train all weights, to the wide network's outputs and then to the labels."""
-        checked, plain = resident(data.validation, context.device), Loss(data.task)
-        found = []
-        for name, recipe in (("logits", self.logits), ("labels", self.training)):
-            seed, epochs = derive_seed(context.seed, name), recipe.epochs_for(len(data.train))
-            feed = Feed(data, recipe.batch_size, seed, recipe.augmentation, context.device)
-            if name == "logits":
-                step = _taught(network, Teacher(wide.network, feed), data)
-            else:
-                step = training_step(network, Loss.of(recipe, data, context.device), feed, recipe, epochs)
-            loop = Loop(
-                network,
-                step,
-                feed,
-                recipe,
-                seed=seed,
-                epochs=epochs,
-                run=context.run,
-                validate=(lambda: assess(network, checked, plain, context.device)) if len(checked) else None,
-                label=name,
-            )
-            found.append(loop.run())
-        return found
-
-
-def _taught(network: nn.Module, teacher: Teacher, data: Data) -> Step:
-    """The divergence from the wide network's class probabilities, or in regression the squared error to its outputs."""
-
-    def step(batch: Batch) -> Tensor:
-        outputs = network(batch.inputs)
-        return distillation(
-            outputs,
-            teacher(batch),
-            outputs.new_zeros(()),
-            alpha=1.0,
-            temperature=1.0,
-            classification=data.task == "classification",
-        )
-
-    return step
+        form = taught._form(narrow, data, context, wide, stages, facts)
+        form.cost |= imitated.figures(plan)
+        form.cost["training_seconds"] += form.cost["imitation_seconds"]
+        return form
