@@ -89,7 +89,8 @@ class FitNets(FromWide):
         teacher = Teacher(hint, feed, cache_bytes=self.cache_bytes, strict=False)
         graph = trace(thin.train(), feed.sample())  # In training mode: dropout written as a function is on.
         sizes = graph[guided].shape[axis], teacher.shape[axis - 1]
-        guide = _Guided(graph, guided, axis, sizes).to(context.device)
+        with torch.random.fork_rng(devices=[]):  # A layer draws as it is made.
+            guide = _Guided(graph, guided, axis, sizes).to(context.device)
         reinitialise(guide.regressor, seed)
         if to_channels_last(guide, feed.sample()):
             feed.memory_format = torch.channels_last
