@@ -239,7 +239,7 @@ class TestResume:
             lines = [line["roll_back"] for line in run.read_lines() if "roll_back" in line]
         assert equal(weights(whole), weights(halves))
         assert second.guard.trips == full.guard.trips
-        assert second.guard.rate == full.guard.rate == 1 / 8
+        assert second.guard.rate == full.guard.rate == 1 / 64  # Halved, then a quarter, then an eighth of it.
         assert lines == [trip.to_json() for trip in full.guard.trips]
         kept = [{k: v for k, v in row.items() if k != "seconds"} for row in full.history]
         assert [{k: v for k, v in row.items() if k != "seconds"} for row in second.history] == kept
