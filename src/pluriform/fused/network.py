@@ -32,6 +32,8 @@ def fused_network(network: nn.Module, example: Tensor, passes: float | int) -> n
         example: Inputs of at least one sample.
         passes: Forwards and backwards, times samples, that are to come.
     """
+    if not _worth_a_look(network, example[:1], passes):
+        return network
     try:
         program = fused_program(network, _stacked(network), example)
     except NotFused:
@@ -51,6 +53,19 @@ def fusing_pays(network: nn.Module, example: Tensor, passes: float | int) -> boo
         except NotFused:
             return False
     return _pays(program, passes)
+
+
+@torch.no_grad()
+def _worth_a_look(network: nn.Module, example: Tensor, passes: float | int) -> bool:
+    """Whether one pass, counted as it runs, is of the size that pays: reading a large form takes seconds."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if example.device.type != "cpu":
+        return False
+    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+        network(example)
+    products = counter.get_total_flops() // 2
+    return products <= MOST_PRODUCTS and products * passes >= LEAST_MULTIPLICATIONS
 
 
 def _pays(program: Program, passes: float | int) -> bool:
