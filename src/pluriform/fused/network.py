@@ -60,7 +60,7 @@ def _worth_a_look(network: nn.Module, example: Tensor, passes: float | int) -> b
     """Whether one pass, counted as it runs, is of the size that pays: reading a large form takes seconds."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    if example.device.type != "cpu":
+    if example.device.type != "cpu" or MOST_PRODUCTS * passes < LEAST_MULTIPLICATIONS:
         return False
     with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
         network(example)
