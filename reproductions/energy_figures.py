@@ -60,7 +60,7 @@ def draw_outliers(found: dict[str, Any], path: Path) -> None:
         _scores(row[0], found[name])
         row[0].set_title(f"{NAMES[name]}: AUROC against outliers, %", loc="left")
         _gaps(row[1], found[name])
-        row[1].set_title("confidence \u2212 accuracy (T: tempered)", loc="left")
+        row[1].set_title("confidence \u2212 accuracy", loc="left")
     marks = [plt.Line2D([], [], marker=m, color="#333333", ls="", mfc="none", label=n) for n, m in SCORES.values()]
     marks += [plt.Line2D([], [], marker="o", color=colour, ls="", label=name) for name, colour in METHODS.values()]
     figure.legend(handles=marks, loc="outside lower center", ncols=5, frameon=False)
@@ -85,7 +85,7 @@ def _scores(panel: Any, row: dict[str, Any]) -> None:
 def _gaps(panel: Any, row: dict[str, Any]) -> None:
     bars, labels = [], []
     for method, (name, colour) in METHODS.items():
-        for kind, said in (("calibration", name), ("calibration_tempered", f"{name}, T")):
+        for kind, said in (("calibration", name), ("calibration_tempered", f"{name}, tempered")):
             bars.append((row[method][kind]["signed_gap"]["mean"], colour, 1.0 if kind == "calibration" else 0.45))
             labels.append(said)
     for place, (value, colour, alpha) in enumerate(bars):

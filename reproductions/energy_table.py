@@ -47,7 +47,7 @@ from pluriform.training.recipe import Recipe
 BINS = (15, 20)
 SAMPLES = 100
 OUTLIERS = {
-    "digits": ("notmnist", "kmnist"),
+    "digits": ("notmnist", "kmnist", "fashion-mnist"),
     "mnist": ("notmnist", "kmnist", "fashion-mnist"),
     "fashion-mnist": ("notmnist", "kmnist", "mnist"),
     "cifar10": ("cifar100-part",),
