@@ -1,7 +1,6 @@
 """What a form costs: parameters, multiply-accumulates, latency, peak memory, training seconds."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,16 +13,13 @@ from pluriform.evaluation.bootstrap import Interval
 from pluriform.evaluation.findings import Findings, measure
 from pluriform.evaluation.memory import peak_memory
 from pluriform.evaluation.subject import Subject
+from pluriform.metrics.latency import REPEATS, SECONDS, repeated
 from pluriform.prediction import Predictor
 from pluriform.result import Measure
 
 __all__ = ["count_macs", "count_parameters", "measure_cost", "reads_weights"]
 
 BATCHES = (1, 128)
-REPEATS = 50
-LEAST_REPEATS = 5
-SLOW_REPEATS = 3
-SECONDS = 0.5
 
 
 def measure_cost(subject: Subject) -> Findings:
@@ -99,29 +95,10 @@ def _batch(subject: Subject, size: int) -> Tensor:
 
 
 def _latency(form: Predictor, inputs: Tensor) -> Measure:
-    milliseconds = sorted(_repeat(lambda: form.predict(inputs), form.device))
+    milliseconds = sorted(repeated(lambda: form.predict(inputs), form.device))
     count = len(milliseconds)
     middle = float(torch.tensor(milliseconds, dtype=torch.float64).quantile(0.5))
     rank = max(0, math.floor(count / 2 - 0.98 * math.sqrt(count)))
     interval = Interval(milliseconds[rank], milliseconds[count - 1 - rank])
     words = f"order statistics of {count} repeats"
     return measure("latency", middle, interval, words, unit="ms", count=count, condition={"batch": len(inputs)})
-
-
-def _repeat(call: Callable[[], Any], device: torch.device) -> list[float]:
-    def timed() -> float:
-        begin = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return (time.perf_counter() - begin) * 1e3
-
-    # A call that takes long needs neither a second warm-up nor many repeats.
-    slow = timed() > SECONDS * 1e3
-    if not slow:
-        timed()
-    least = LEAST_REPEATS if not slow else SLOW_REPEATS
-    spent: list[float] = []
-    while len(spent) < least or (len(spent) < REPEATS and sum(spent) < SECONDS * 1e3):
-        spent.append(timed())
-    return spent

@@ -1,81 +1,14 @@
 """Peak memory of a prediction."""
 
-import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from pluriform.metrics.memory import Peak, peak_of
 from pluriform.prediction import Predictor
 
-__all__ = ["Peak", "peak_memory"]
-
-MEBIBYTE = 2**20
-
-
-@dataclass(frozen=True)
-class Peak:
-    """The most memory in use at once.
-
-    Attributes:
-        mebibytes: In MiB, the form's own tensors included.
-        how: In which way it was measured.
-    """
-
-    mebibytes: float
-    how: str
-
-
-class _LiveTensors(TorchDispatchMode):
-    """Adds up the storages that operations create, and takes them off as they die."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, int] = {}
-        self.now = 0
-        self.most = 0
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        known = {_key(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor) and _key(leaf) not in known and _key(leaf) not in self.live:
-                self._enter(leaf)
-        return made
-
-    def _enter(self, tensor: Tensor) -> None:
-        key, storage = _key(tensor), tensor.untyped_storage()
-        self.live[key] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.most = max(self.most, self.now)
-        weakref.finalize(storage, self._leave, key)
-
-    def _leave(self, key: int) -> None:
-        self.now -= self.live.pop(key, 0)
-
-
-def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+__all__ = ["peak_memory"]
 
 
 def peak_memory(form: Predictor, inputs: Tensor) -> Peak:
-    """The most memory that `form.predict(inputs)` holds at once.
-
-    On a GPU the allocator's own peak; on a CPU the tensors alive at once, which leaves out scratch space inside single
-    operations and arrays outside torch, but gives the same figure every time.
-    """
-    if form.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(form.device)
-        form.predict(inputs)
-        return Peak(torch.cuda.max_memory_allocated(form.device) / MEBIBYTE, "peak of the CUDA allocator")
-    own = {_key(tensor): tensor.untyped_storage().nbytes() for tensor in (*form.parameters(), *form.buffers())}
-    with _LiveTensors() as counter:
-        form.predict(inputs)
-    bytes_held = sum(own.values()) + counter.most + inputs.untyped_storage().nbytes()
-    return Peak(bytes_held / MEBIBYTE, "tensors alive at once during predict, with weights and inputs")
+    """The most memory that `form.predict(inputs)` holds at once, the form's own tensors included."""
+    held = (*form.parameters(), *form.buffers(), inputs)
+    return peak_of(lambda: form.predict(inputs), held, form.device, "predict")
