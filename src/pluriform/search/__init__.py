@@ -1,0 +1,1 @@
+"""Architecture search by function-preserving morphisms and a Gaussian process over architectures."""
