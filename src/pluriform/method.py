@@ -80,7 +80,7 @@ class Method(ABC):
         if copied is not None:
             check_module(copied, data)
         if run is None:
-            return self._fitted(copied, data, FitContext(seed, None, where))
+            return self._fitted(copied, data, FitContext(seed, None, where), module)
         config = {
             "method": self.to_json(),
             "network": fingerprint(module),
@@ -90,7 +90,7 @@ class Method(ABC):
         with Run(run, config) as opened:
             if opened.done:
                 return load_form(opened.path / "form", module=module, device=where)
-            form = self._fitted(copied, data, FitContext(seed, opened, where))
+            form = self._fitted(copied, data, FitContext(seed, opened, where), module)
             form.save(opened.path / "form")
             opened.mark_done()
             return form
@@ -100,10 +100,12 @@ class Method(ABC):
         del data, seed
         return copy.deepcopy(module)
 
-    def _fitted(self, module: nn.Module | None, data: Data, context: FitContext) -> Predictor:
+    def _fitted(self, module: nn.Module | None, data: Data, context: FitContext, source: nn.Module | None) -> Predictor:
         network = "" if module is None else type(module).__name__
         form = self._fit(module, data, context).eval()
         form.origin = {"label": self.label, "method": self.to_json(), "network": network, "seed": context.seed}
+        if isinstance(source, Predictor) and source.origin:
+            form.origin["source"] = source.origin
         return form
 
     @abstractmethod

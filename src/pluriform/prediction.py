@@ -62,7 +62,8 @@ class Predictor(nn.Module, ABC):
         signature: Facts of the data the form was fitted on; gives the form its bounds and class names.
 
     Attributes:
-        origin: What made it, as plain JSON: `label`, `method`, `network`, `seed`; filled by `Method.fit`.
+        origin: What made it, as plain JSON: `label`, `method`, `network`, `seed`, and where it was made from a form the
+            origin of that as `source`; filled by `Method.fit`.
     """
 
     def __init__(self, signature: Signature) -> None:

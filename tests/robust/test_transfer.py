@@ -284,3 +284,14 @@ def test_what_the_source_learned_comes_over():
     )
     assert probe > 0.9 > scratch + 0.05
     assert full > scratch + 0.08
+
+
+def test_the_source_is_remembered_and_told(source, parity, tmp_path):
+    form = pf.Transfer("linear-probe", training=SHORT).fit(source, parity)
+    form.save(tmp_path / "form")
+    kept = pf.load_form(tmp_path / "form")
+    assert kept.origin["source"] == source.origin
+    assert kept.origin["source"]["method"]["epochs"] == 1
+    result = pf.evaluate(kept, parity, corruptions=())
+    assert result.protocol["source"] == source.origin
+    assert "source" not in pf.Transfer("linear-probe", training=SHORT).fit(source.module, parity).origin

@@ -96,12 +96,18 @@ def evaluate(
         measures=whole.measures,
         curves=whole.curves,
         pictures=whole.pictures,
-        protocol={"seed": seed, **whole.protocol},
+        protocol={"seed": seed, **whole.protocol, **_source(predictor)},
         environment=environment(predictor.device),
     )
     if run is not None:
         _write(result, run)
     return result
+
+
+def _source(form: Predictor) -> dict[str, Any]:
+    """The form that this one was made from, where it was."""
+    source = form.origin.get("source")
+    return {} if source is None else {"source": source}
 
 
 def _findings(

@@ -25,6 +25,7 @@ from pluriform.report.figures.risk_coverage import risk_coverage
 from pluriform.report.figures.robustness import robustness
 from pluriform.report.figures.samples import samples
 from pluriform.report.figures.section import COLOURS, MARKERS, Section
+from pluriform.report.figures.transfer import transfer
 from pluriform.report.headline import headline, summary
 from pluriform.report.ranking import Column, columns_of, leading
 from pluriform.report.reading import Source, read_results
@@ -43,6 +44,7 @@ _FIGURES = (
     detection,
     robustness,
     adversarial,
+    transfer,
     corruption,
     pareto,
     risk_coverage,
@@ -130,6 +132,7 @@ def render(results: Sequence[Result]) -> str:
         script=script,
         style=style,
         how=_how,
+        made=_made,
         breakable=_breakable,
         tight=lambda text: text.replace(" %", "\u202f%"),
         sentence=lambda text: text[:1].upper() + text[1:],
@@ -197,7 +200,7 @@ def _policy(*scripts: str) -> str:
 def _how(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Blocks of name and text: data, protocols, environment; what differs between forms is said for each."""
     blocks = {"Data": _pairs({row.label: row.result.data for row in rows})}
-    protocols = {row.label: row.result.protocol for row in rows}
+    protocols = {row.label: {k: v for k, v in row.result.protocol.items() if k != "source"} for row in rows}
     nested = dict.fromkeys(
         k for value in protocols.values() for k, inner in value.items() if isinstance(inner, Mapping)
     )
@@ -210,6 +213,12 @@ def _how(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, str]]]]:
         blocks[_words(key)[:1].upper() + _words(key)[1:]] = _pairs(inner)
     blocks["Environment"] = _pairs({row.label: row.result.environment for row in rows})
     return [(title, pairs) for title, pairs in blocks.items() if pairs]
+
+
+def _made(result: Result) -> Mapping[str, Any]:
+    """How the form was made, and the form that it was made from."""
+    source = result.protocol.get("source")
+    return result.method if source is None else {**result.method, "source": source}
 
 
 def _pairs(values: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
