@@ -21,9 +21,9 @@ from pluriform.graph.trace import trace
 from pluriform.narrow.channel_axis import channel_axis
 from pluriform.narrow.fold_layers import ABSORBING, Absorber, absorbed
 from pluriform.narrow.fold_paths import PASSING, Place, passed
-from pluriform.narrow.maps import ChannelMap, agreement, with_maps
+from pluriform.narrow.maps import Agreement, ChannelMap, MergeReport, agreement, with_maps
 
-__all__ = ["Fold", "foldable", "merged", "with_maps"]
+__all__ = ["Fold", "Merged", "foldable", "merge", "merged", "with_maps"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +119,39 @@ def merged(
         >>> torch.equal(made[2].weight, 2 * net[2].weight)
         True
     """
+    return merge(graph, maps, batches, tolerance).network
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """A network whose maps are part of its weights.
+
+    Attributes:
+        network: Of the user's own class.
+        report: Where the maps went, and how far the network lies from the one with maps.
+    """
+
+    network: nn.Module
+    report: MergeReport
+
+
+def merge(
+    graph: Graph,
+    maps: Mapping[str, Tensor],
+    batches: Sequence[Tensor | tuple[Tensor, ...]] = (),
+    tolerance: float | int = 1e-5,
+) -> Merged:
+    """As `merged`, with what the comparison found; of double precision where that had to decide."""
     folds = _folds(graph, maps)
     made = _multiplied(graph.root, folds, maps)
-    if _apart(graph, folds, maps, made, batches) > tolerance:
+    found = _apart(graph, folds, maps, made, batches)
+    if found.worst > tolerance:
         precise = _in_double(graph)
-        apart = _apart(precise, folds, maps, _multiplied(precise.root, folds, maps), batches)
-        if apart > tolerance:
-            raise _disagreement(precise, folds, maps, apart, batches)
-    return made
+        found = _apart(precise, folds, maps, _multiplied(precise.root, folds, maps), batches)
+        if found.worst > tolerance:
+            raise _disagreement(precise, folds, maps, found.worst, batches)
+    places = {fold.node: f"{fold.direction} into {', '.join(each.layer for each in fold.layers)}" for fold in folds}
+    return Merged(made, MergeReport(places, found, tolerance))
 
 
 def _forward(graph: Graph, start: Node, place: Place) -> Fold | str:
@@ -241,12 +266,12 @@ def _apart(
     maps: Mapping[str, Tensor],
     made: nn.Module,
     batches: Sequence[Tensor | tuple[Tensor, ...]],
-) -> float:
+) -> Agreement:
     where = next((each.device for each in made.parameters()), torch.device("cpu"))
     modules = {
         fold.node: ChannelMap(maps[fold.node].detach().to(where, graph[fold.node].dtype), fold.axis) for fold in folds
     }
-    return agreement(graph, modules, made, batches).worst
+    return agreement(graph, modules, made, batches)
 
 
 def _in_double(graph: Graph) -> Graph:
@@ -262,7 +287,7 @@ def _disagreement(
     batches: Sequence[Tensor | tuple[Tensor, ...]],
 ) -> GraphError:
     """Names the map that differs most when it is the only one."""
-    alone = [_apart(graph, [fold], maps, _multiplied(graph.root, [fold], maps), batches) for fold in folds]
+    alone = [_apart(graph, [fold], maps, _multiplied(graph.root, [fold], maps), batches).worst for fold in folds]
     worst = folds[alone.index(max(alone))]
     into = ", ".join(layer.layer for layer in worst.layers)
     return GraphError(

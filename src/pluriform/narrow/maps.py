@@ -16,7 +16,7 @@ from pluriform.graph.ops import Op
 from pluriform.graph.rewrite import inserted
 from pluriform.graph.trace import trace
 
-__all__ = ["Agreement", "ChannelMap", "agreement", "map_name", "with_maps"]
+__all__ = ["Agreement", "ChannelMap", "MergeReport", "agreement", "map_name", "with_maps"]
 
 ROWS = 8
 """Samples of a random batch: enough for the statistics of a normalisation."""
@@ -59,6 +59,31 @@ class Agreement:
     def worst(self) -> float:
         """The greater of the two."""
         return max(self.evaluation, self.training)
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """How exactly maps were multiplied away.
+
+    Attributes:
+        places: By node, the map behind it: which way it went, and the layers that took it.
+        agreement: How far the merged network and the one with maps lie apart.
+        tolerance: What was allowed.
+    """
+
+    places: Mapping[str, str]
+    agreement: Agreement
+    tolerance: float | int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "places": dict(self.places),
+            "evaluation": self.agreement.evaluation,
+            "training": self.agreement.training,
+            "tolerance": self.tolerance,
+            "dtype": str(self.agreement.dtype).removeprefix("torch."),
+        }
 
 
 def map_name(node: str) -> str:
