@@ -5,10 +5,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
-from pluriform.distribute import Outcome, map_tasks
+from pluriform.distribute import LATER, Outcome, map_tasks
 from pluriform.errors import ConfigError, MissingExtraError, TaskError
 
 
@@ -31,6 +33,15 @@ def work(tmp_path, monkeypatch):
             return task / 2
 
         def where(task):
+            time.sleep(0.3)
+            return os.getpid()
+
+        def visible(task):
+            time.sleep(0.3)
+            return os.environ["CUDA_VISIBLE_DEVICES"]
+
+        def add(task, shared):
+            shared[task] += 1
             time.sleep(0.3)
             return os.getpid()
 
@@ -169,3 +180,85 @@ def test_outcomes_are_told_as_they_come_and_telling_can_end_the_work(work, worke
         map_tasks(work.where, range(200), workers=workers, tell=enough)
     assert len(count) == 2
     assert time.perf_counter() - start < 30
+
+
+@pytest.mark.parametrize("workers", ["serial", "processes"])
+def test_an_iterator_is_asked_only_after_outcomes_were_told(work, workers):
+    told = []
+
+    def tasks():
+        yield 2
+        for _ in range(4):
+            while len(told) < 2 and workers == "processes" and (not told or told[-1] < 1):
+                yield LATER
+            yield told[-1] * 2 + 2
+
+    outcomes = map_tasks(work.half, tasks(), workers=workers, processes=1, tell=lambda one: told.append(one.result))
+    assert [outcome.result for outcome in outcomes] == [1, 2, 3, 4, 5]
+    assert told == [1, 2, 3, 4, 5]
+
+
+def test_later_waits_for_what_is_under_way_and_is_refused_where_nothing_is(work):
+    told, asked = [], []
+
+    def tasks():
+        yield 4
+        while not told:
+            asked.append(1)
+            yield LATER
+        yield 8
+
+    outcomes = map_tasks(work.half, tasks(), workers="processes", processes=2, tell=told.append)
+    assert [outcome.result for outcome in outcomes] == [2, 4]
+    assert 1 <= len(asked) <= 2  # not a loop that burns the processor
+    with pytest.raises(TaskError, match="got LATER with none under way"):
+        map_tasks(work.half, iter([LATER]), workers="serial")
+
+
+def test_shared_tensors_are_one_memory_for_all_processes(work):
+    shared = torch.zeros(4)
+    outcomes = map_tasks(work.add, [0, 1, 2, 3, 0], workers="processes", processes=2, shared=shared)
+    assert all(outcome.ok for outcome in outcomes), outcomes[0].failure
+    assert shared.tolist() == [2, 1, 1, 1]
+    assert len({outcome.result for outcome in outcomes}) == 2
+
+
+def test_each_process_sees_its_own_gpu(work):
+    outcomes = map_tasks(work.visible, [0, 1], workers="processes", processes=2, devices=(3, 5))
+    assert {outcome.value() for outcome in outcomes} == {"3", "5"}
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = """
+        import os, sys, time
+        from pathlib import Path
+        from pluriform.distribute import map_tasks
+
+        def sleep(path):
+            Path(path).write_text(str(os.getpid()))
+            time.sleep(60)
+
+        if __name__ == "__main__":
+            map_tasks(sleep, sys.argv[1:], workers="processes")
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    mark = tmp_path / "a"
+    process = subprocess.Popen([sys.executable, str(tmp_path / "script.py"), str(mark)])
+    deadline = time.monotonic() + 60
+    while not (mark.exists() and mark.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait(20)
+    while _alive(int(mark.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
