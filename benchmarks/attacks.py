@@ -2,17 +2,19 @@
 
     pip install --no-deps --target .peers-attacks -r benchmarks/peers/attacks.txt
     PLURIFORM_DATA=... OMP_NUM_THREADS=1 python benchmarks/attacks.py [--networks mnist mnist-robust cifar10]
-        [--images 200] [--norms linf l2] [--out runs/attacks] [--peers .peers-attacks]
+        [--images 1000] [--costly-images 200] [--norms linf l2] [--out runs/attacks] [--peers .peers-attacks]
 
 `mnist` is a small convolutional network trained plainly, `mnist-robust` the same one trained against PGD, `cifar10` a
 ResNet-8. The images are correctly classified test images, by class share. Robust accuracy is asked of the network anew
 for what an attack returned, within the radius to 1e-6; time is process time of one thread.
 
 `pgd` and `pgd-all` make 50 steps of 2.5 eps / 50 from one random start: the former leaves samples that have fallen, as
-an evaluation may, the latter moves all of them in every step, as peers do. The others have the budgets of AutoAttack
-(100 steps, 9 targets, 5,000 queries, no rescaled schedule). `fused` are ours with outputs and input gradients from the
+an evaluation may, the latter moves all of them in every step, as peers do; their figures are means over five starts.
+The others have the budgets of AutoAttack (100 steps, 9 targets, 5,000 queries, no rescaled schedule), one start, and
+fewer images (`--costly-images`). `fused` are ours with outputs and input gradients from the
 fused kernels, which they take by themselves where more is to be computed than here, an AutoAttack of 1,000 images for
-instance; for chains of layers only, and compiled before the clock runs. Writes attacks.json beside this file.
+instance; for chains of layers only, and compiled before the clock runs. Writes attacks.json beside this file; networks
+that are in it and not asked for are kept.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from pluriform.attacks.attack import perturb
 from pluriform.evaluation.subject import stratified_index
 from pluriform.fused.network import FusedNetwork, fused_network
 
-STEPS, QUERIES = 50, 5000
+STEPS, QUERIES, STARTS = 50, 5000, 5
 MUCH = 10**15  # Passes: fused kernels are taken.
 RADII = {
     "mnist": {"linf": 0.1, "l2": 1.0},
@@ -48,6 +50,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "fab-t": ("fab-t", {"steps": 100}),
     "square": ("square", {"queries": QUERIES}),
 }
+AVERAGED = ("pgd", "pgd-all")
 PEERS = {
     "pgd": ("torchattacks", "foolbox"),
     "pgd-all": ("torchattacks", "foolbox"),
@@ -107,39 +110,57 @@ def theirs(peer: str, attack: str, network: nn.Module, threat: pf.Threat) -> Cal
 
 
 def timed(
-    call: Callable[[Tensor, Tensor], Tensor], network: nn.Module, x: Tensor, y: Tensor, threat: pf.Threat
+    call: Callable[[Tensor, Tensor, int], Tensor],
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: pf.Threat,
+    starts: int,
 ) -> dict[str, Any]:
-    """Share that stands after an attack, and its process time."""
-    start = time.process_time()
-    moved = call(x.clone(), y).detach()
-    seconds = time.process_time() - start
-    threat.check(moved, x)
-    left = standing(network, moved, y)
-    return {"robust_accuracy": 100 * float(left.double().mean()), "seconds": seconds, "standing": left}
+    """Share that stands after an attack, and its process time, both means over random starts; who stands after all."""
+    shares, seconds = [], []
+    union = torch.ones_like(y, dtype=torch.bool)
+    for seed in range(starts):
+        torch.manual_seed(seed)
+        begin = time.process_time()
+        moved = call(x.clone(), y, seed).detach()
+        seconds.append(time.process_time() - begin)
+        threat.check(moved, x)
+        left = standing(network, moved, y)
+        shares.append(100 * float(left.double().mean()))
+        union &= left
+    return {"robust_accuracy": sum(shares) / starts, "seconds": sum(seconds) / starts, "standing": union}
 
 
-def study(network: nn.Module, x: Tensor, y: Tensor, threat: pf.Threat, attacks: list[str]) -> dict[str, Any]:
-    """Every attack, ours and theirs, and the worst case of each side."""
+def study(
+    network: nn.Module, images: Tensor, labels: Tensor, threat: pf.Threat, attacks: list[str], costly: int
+) -> dict[str, Any]:
+    """Every attack, ours and theirs, and the worst case of each side on the images that all of them had."""
     found: dict[str, Any] = {}
-    worst = {side: torch.ones_like(y, dtype=torch.bool) for side in ("pluriform", "torchattacks")}
+    worst = {side: torch.ones(costly, dtype=torch.bool) for side in ("pluriform", "torchattacks")}
     for name in attacks:
         method, options = OURS[name]
-        calls: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-            "pluriform": lambda a, b, m=method, o=options: perturb(network, a, b, threat, m, **o)
+        count, starts = (len(images), STARTS) if name in AVERAGED else (costly, 1)
+        x, y = images[:count], labels[:count]
+        calls: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+            "pluriform": lambda a, b, s, m=method, o=options: perturb(network, a, b, threat, m, seed=s, **o)
         }
         if isinstance(fused_network(network, x[:1], MUCH), FusedNetwork):
-            calls["fused"] = lambda a, b, m=method, o=options: perturb(network, a, b, threat, m, work=MUCH, **o)
-        calls |= {peer: theirs(peer, name, network, threat) for peer in PEERS[name]}
-        row = {side: timed(call, network, x, y, threat) for side, call in calls.items()}
+            calls["fused"] = lambda a, b, s, m=method, o=options: perturb(
+                network, a, b, threat, m, seed=s, work=MUCH, **o
+            )
+        peers = {peer: theirs(peer, name, network, threat) for peer in PEERS[name]}
+        calls |= {peer: lambda a, b, _, own=own: own(a, b) for peer, own in peers.items()}
+        row = {side: timed(call, network, x, y, threat, starts) for side, call in calls.items()}
         for side, figures in row.items():
             left = figures.pop("standing")
             if side in worst:
-                worst[side] &= left
+                worst[side] &= left[:costly]
         for peer in PEERS[name]:
             for ours in ("pluriform", "fused"):
                 if ours in row:
                     row[peer][f"times_{ours}"] = row[peer]["seconds"] / row[ours]["seconds"]
-        found[name] = row
+        found[name] = {"images": count, "starts": starts, **row}
         print(
             threat.norm, name, {s: (f["robust_accuracy"], round(f["seconds"], 2)) for s, f in row.items()}, flush=True
         )
@@ -153,7 +174,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(RADII), choices=list(RADII))
     parser.add_argument("--norms", nargs="+", default=["linf", "l2"], choices=["linf", "l2"])
     parser.add_argument("--attacks", nargs="+", default=list(OURS), choices=list(OURS))
-    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--costly-images", type=int, default=200)
     parser.add_argument("--tiny", action="store_true", help="one epoch of training, to try the script out")
     parser.add_argument("--out", type=Path, default=Path("runs/attacks"))
     parser.add_argument("--peers", type=Path, default=Path(".peers-attacks"))
@@ -164,33 +186,35 @@ def main() -> None:
     import foolbox
     import torchattacks
 
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = json.loads(chosen.json.read_text())["networks"] if chosen.json.exists() else {}
     for name in chosen.networks:
         network, data = fitted(name, chosen.out, chosen.tiny)
         right = standing(network, data.test.inputs, data.test.targets).nonzero().squeeze(1)
         index = right[stratified_index(data.test.targets[right], chosen.images, 0)]
+        index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))]  # Also the first ones.
         x, y = data.test.batch(index)
         perturb(network, x[:1], y[:1], pf.Threat("linf", 0.01, (0.0, 1.0)), "pgd", work=MUCH, steps=1)  # Compiled.
         found[name] = {
             "accuracy": 100 * len(right) / len(data.test),
-            "images": len(index),
             **{
-                norm: study(network, x, y, pf.Threat(norm, RADII[name][norm], (0.0, 1.0)), chosen.attacks)
+                norm: study(
+                    network, x, y, pf.Threat(norm, RADII[name][norm], (0.0, 1.0)), chosen.attacks, chosen.costly_images
+                )
                 for norm in chosen.norms
             },
         }
-    record = {
+        chosen.json.write_text(json.dumps(outcome(found, torchattacks, foolbox), indent=1) + "\n")
+
+
+def outcome(networks: dict[str, Any], *peers: Any) -> dict[str, Any]:
+    """The JSON that is committed."""
+    return {
         "what": __doc__.splitlines()[0],
         "unit": "percent of images that were right before; seconds of process time, one thread",
-        "versions": {
-            "torch": torch.__version__,
-            "torchattacks": torchattacks.__version__,
-            "foolbox": foolbox.__version__,
-        },
+        "versions": {module.__name__: module.__version__ for module in (torch, *peers)},
         "machine": platform.processor() or platform.machine(),
-        "networks": found,
+        "networks": networks,
     }
-    chosen.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
