@@ -24,6 +24,7 @@ from pluriform.training.feed import Batch, Feed
 from pluriform.training.loss import Loss
 from pluriform.training.recipe import Recipe
 from pluriform.training.seeds import derive_seed
+from pluriform.training.step import training_step
 from pluriform.training.validation import residual_variance
 
 __all__ = ["APD"]
@@ -148,8 +149,9 @@ class APD(Method):
             raise ConfigError(explain("a trained network in regression", "training=None", "APD", remedy))
 
     def _sample(self, network: nn.Module, data: Data, context: FitContext) -> tuple[SGLD, FitCost]:
-        loss, scale = _likelihood(network, data, context)
         feed = Feed(data, self.batch_size, derive_seed(context.seed, "sgld"), Augmentation(), context.device)
+        epochs = (self.burn_in + self.thin * self.samples) // feed.steps
+        loss, scale = _likelihood(network, data, context, feed, epochs)
         langevin = Langevin(self.step_size * scale, float(self.decay), len(data.train))
         chain = SGLD(network, loss, feed, langevin, burn_in=self.burn_in, thin=self.thin, kept=self.samples)
         work = Iterations(
@@ -187,11 +189,12 @@ class APD(Method):
         return Distilled(network, coordinates.unfold(game.generator), self.noise), work
 
 
-def _likelihood(network: nn.Module, data: Data, context: FitContext) -> tuple[Callable[[Batch], Tensor], float]:
+def _likelihood(
+    network: nn.Module, data: Data, context: FitContext, feed: Feed, epochs: int
+) -> tuple[Callable[[Batch], Tensor], float]:
     """Mean negative log-likelihood of a batch up to a constant, and a factor for the step size."""
     if data.task != "regression":
-        plain = Loss(data.task)
-        return lambda batch: plain(network(batch.inputs), batch.targets), 1.0
+        return training_step(network, Loss(data.task), feed, Recipe(), epochs), 1.0
     split = data.validation if len(data.validation) else data.train
     variance = residual_variance(network, split, context.device).clamp(min=1e-12)
 
