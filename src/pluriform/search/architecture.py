@@ -172,7 +172,7 @@ def _elements(nodes: Sequence[Node]) -> dict[str, _Element]:
 def _canonical(elements: Mapping[str, _Element]) -> list[str]:
     """Names in depth-first order from the output, shorter inputs first."""
     order: dict[str, None] = {}
-    stack = [(next(reversed(elements)), False)]
+    stack = [([*elements][-1], False)]
     while stack:
         name, read = stack.pop()
         if name in order:
