@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from torch import nn
 
+from pluriform.graph.channel_attention import ATTENTION_RULES
 from pluriform.graph.channel_shapes import SHAPE_RULES
 from pluriform.graph.flow import Axes, ChannelFlow, GroupedConv, NormGroups, Role, Rule, Slot
 from pluriform.graph.graph import Node
@@ -161,6 +162,7 @@ def _pool(flow: ChannelFlow, node: Node) -> Axes | None:
 RULES: Mapping[Op, Rule] = MappingProxyType(
     {
         **SHAPE_RULES,
+        **ATTENTION_RULES,
         **dict.fromkeys((Op.CONV, Op.CONV_TRANSPOSE), _conv),
         **dict.fromkeys((Op.BATCH_NORM, Op.INSTANCE_NORM), _batch_norm),
         **dict.fromkeys((Op.LAYER_NORM, Op.RMS_NORM), _layer_norm),

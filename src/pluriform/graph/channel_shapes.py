@@ -14,7 +14,10 @@ from pluriform.graph.graph import Node
 from pluriform.graph.layout import Layout, Span, length_of
 from pluriform.graph.ops import Op
 
-__all__ = ["SHAPE_RULES"]
+__all__ = ["SHAPE_RULES", "broadcast"]
+
+ELEMENTWISE = frozenset({"masked_fill", "masked_fill_", "maximum", "minimum", "where"})
+"""Functions outside the vocabulary that act on each number apart."""
 
 
 def _reduce(flow: ChannelFlow, node: Node) -> Axes | None:
@@ -57,7 +60,7 @@ def _reshape(flow: ChannelFlow, node: Node) -> Axes | None:
         if start == 0 and sum(size > 1 for size in sizes[:end]) > 1:
             flow.freeze(block, f"{node} mixes it with the batch")
         merged = flow.ties.flatten(block, reason) if block else flow.ties.fresh(1, "an axis of length one")
-        result += flow.ties.unflatten(merged, shape[done:until], reason) if until > done else []
+        result += flow.unflatten(node, done, merged, shape[done:until], reason) if until > done else []
         start, done = end, until
     if isinstance(flow.module(node), nn.Unflatten):
         _keep_unflatten(flow, node, tuple(result))
@@ -80,26 +83,28 @@ def _expand(flow: ChannelFlow, node: Node) -> Axes | None:
     axes = flow.read(node)
     missing = len(node.shape) - len(axes)
     axes = (*flow.constant(node.shape[:missing], "an expanded axis"), *axes)
-    return _broadcast(flow, [axes, flow.constant(node.shape, "an expanded axis")], node, tied=False)
+    return broadcast(flow, [axes, flow.constant(node.shape, "an expanded axis")], node, tied=False)
 
 
 def _elementwise(flow: ChannelFlow, node: Node) -> Axes | None:
-    return _broadcast(flow, [flow.read(node, position) for position in range(len(node.inputs))], node)
+    return broadcast(flow, [flow.read(node, position) for position in range(len(node.inputs))], node)
 
 
-def _broadcast(flow: ChannelFlow, operands: list[Axes], node: Node, tied: bool = True) -> Axes | None:
+def broadcast(flow: ChannelFlow, operands: list[Axes], node: Node, tied: bool = True) -> Axes:
     """Axes of operands aligned from the last; equal lengths are tied, a length of one gives way."""
     rank = max(len(axes) for axes in operands)
     result = []
     for back in range(rank, 0, -1):
         here = [axes[-back] for axes in operands if len(axes) >= back]
-        longest = max(here, key=length_of)
+        longest = max(here, key=lambda layout: (length_of(layout), flow.ties.free(layout)))
         for layout in here:
+            if length_of(longest) == 1 and not flow.ties.free(layout):
+                continue  # It may still spread over the others.
             if length_of(layout) < length_of(longest):
                 flow.ties.freeze(layout, f"{node} spreads it over another axis")
             elif tied or length_of(longest) == 1:
                 flow.ties.tie(layout, longest, f"it is not aligned with the other operand of {node}")
-        result.append(flow.ties.resolve(here[0] if length_of(here[0]) == length_of(longest) else longest))
+        result.append(flow.ties.resolve(longest))
     return tuple(result)
 
 
@@ -117,8 +122,8 @@ def _concat(flow: ChannelFlow, node: Node) -> Axes | None:
 
 def _stack(flow: ChannelFlow, node: Node) -> Axes | None:
     operands = [flow.read(node, position) for position in range(len(node.inputs))]
-    axes, dim = _broadcast(flow, operands, node), node.attributes["dim"]
-    return None if axes is None else (*axes[:dim], flow.ties.fresh(len(operands), "a stack"), *axes[dim:])
+    axes, dim = broadcast(flow, operands, node), node.attributes["dim"]
+    return (*axes[:dim], flow.ties.fresh(len(operands), "a stack"), *axes[dim:])
 
 
 def _matmul(flow: ChannelFlow, node: Node) -> Axes | None:
@@ -127,8 +132,8 @@ def _matmul(flow: ChannelFlow, node: Node) -> Axes | None:
     if min(len(left), len(right)) < 2:
         return None
     flow.freeze((left[-1], right[-2]), f"{node} sums over it")
-    batch = _broadcast(flow, [left[:-2], right[:-2]], node) if len(left) + len(right) > 4 else ()
-    return None if batch is None else (*batch, left[-2], right[-1])
+    batch = broadcast(flow, [left[:-2], right[:-2]], node) if len(left) + len(right) > 4 else ()
+    return (*batch, left[-2], right[-1])
 
 
 def _pad(flow: ChannelFlow, node: Node) -> Axes | None:
@@ -179,6 +184,11 @@ def _slice(flow: ChannelFlow, node: Node) -> Axes | None:
 def _split(flow: ChannelFlow, node: Node) -> None:
     """Equal parts are tied, so that they stay equal; unequal ones are fixed by the lengths in the code."""
     axes, parts = flow.read(node), node.shape
+    if node.attributes.get("unbind"):
+        dim = node.attributes["dim"]
+        flow.ties.freeze(axes[dim], f"{node} cuts it")
+        flow.parts[node.name] = tuple((*axes[:dim], *axes[dim + 1 :]) for _ in parts)
+        return
     changed = [axis for axis in range(len(axes)) if any(part[axis] != length_of(axes[axis]) for part in parts)]
     if any(len(part) != len(axes) for part in parts) or len(changed) > 1:
         return
@@ -197,6 +207,12 @@ def _split(flow: ChannelFlow, node: Node) -> None:
 def _item(flow: ChannelFlow, node: Node) -> Axes | None:
     parts, index = flow.parts.get(node.inputs[0], ()), node.attributes.get("index")
     return parts[index] if isinstance(index, int) and -len(parts) <= index < len(parts) else None
+
+
+def _opaque(flow: ChannelFlow, node: Node) -> Axes | None:
+    if node.module is not None or node.attributes.get("function") not in ELEMENTWISE:
+        return None
+    return _elementwise(flow, node)
 
 
 def _glu(flow: ChannelFlow, node: Node) -> Axes | None:
@@ -261,6 +277,7 @@ SHAPE_RULES: Mapping[Op, Rule] = MappingProxyType(
         Op.SPLIT: _split,
         Op.ITEM: _item,
         Op.GLU: _glu,
+        Op.OPAQUE: _opaque,
         Op.PIXEL_SHUFFLE: _pixel_shuffle,
         Op.FOLD: _fold,
         Op.UNFOLD: _unfold,

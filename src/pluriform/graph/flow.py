@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from pluriform.graph.graph import Graph, Node, Shape
 from pluriform.graph.layout import Layout, Ties, length_of
+from pluriform.graph.lengths import attribute_lengths, shared_lengths
 from pluriform.graph.ops import Op
 
 __all__ = ["Axes", "ChannelFlow", "GroupedConv", "NormGroups", "Role", "Rule", "Setting", "Slot"]
@@ -78,6 +79,9 @@ class NormGroups:
 class ChannelFlow:
     """Layouts of all nodes of a graph, with the weights that follow them.
 
+    Of the axes that one axis is split into, one can keep changing. The flow runs twice where there is a choice: first
+    with all of them loose, to see which ones meet an operation that fixes them; then with the first of the others.
+
     Args:
         graph: The traced network.
         rules: For each operation the function that gives the layouts of its output; what has none is fixed.
@@ -85,6 +89,16 @@ class ChannelFlow:
 
     def __init__(self, graph: Graph, rules: Mapping[Op, "Rule"]) -> None:
         self.graph = graph
+        self.attributes = attribute_lengths(graph)
+        self._written = {(length.node, length.axis) for length in self.attributes if length.part is None}
+        self._kept: dict[tuple[str, int], int] | None = None
+        self._loose: dict[tuple[str, int], list[Layout]] = {}
+        self._run(rules)
+        self._kept = {place: self._first_free(axes) for place, axes in self._loose.items()}
+        if self._kept:
+            self._run(rules)
+
+    def _run(self, rules: Mapping[Op, "Rule"]) -> None:
         self.ties = Ties()
         self.axes: dict[str, Axes] = {}
         self.parts: dict[str, tuple[Axes | None, ...]] = {}
@@ -92,15 +106,11 @@ class ChannelFlow:
         self.settings: list[Setting] = []
         self.grouped: list[GroupedConv] = []
         self.norms: list[NormGroups] = []
-        self._locked = {
-            id(tensor)
-            for node in graph.nodes
-            if node.module is not None and node.op not in rules
-            for tensor in (*graph.submodule(node).parameters(), *graph.submodule(node).buffers())
-        }
-        self._own = {id(tensor) for tensor in (*graph.root.parameters(), *graph.root.buffers())}
-        for node in graph.nodes:
+        self._locked: set[int] = set()
+        self._own = {id(tensor) for tensor in (*self.graph.root.parameters(), *self.graph.root.buffers())}
+        for node in self.graph.nodes:
             self._visit(node, rules.get(node.op))
+        self._tie_lengths()
         self._tie_shared()
         self._settle_norms()
 
@@ -153,6 +163,27 @@ class ChannelFlow:
         for layout in axes:
             self.ties.freeze(layout, reason)
 
+    def unflatten(self, node: Node, first: int, layout: Layout, sizes: Shape, reason: str) -> list[Layout]:
+        """Layouts of the axes that a node splits one into, from axis `first` of its output on.
+
+        An axis of length one can only change where its length is an attribute of a module.
+        """
+        candidates = [axis for axis, size in enumerate(sizes) if size > 1 or (node.name, first + axis) in self._written]
+        whole = self.ties.resolve(layout)
+        if self._kept is not None:
+            return self.ties.unflatten(layout, sizes, reason, self._kept.get((node.name, first)))
+        apart = len(whole) > 1 or any(span.repeat > 1 for span in whole)
+        if len(candidates) < 2 or apart or not self.ties.free(whole):
+            return self.ties.unflatten(layout, sizes, reason)
+        axes = [self.ties.fresh(size, None if axis in candidates else reason) for axis, size in enumerate(sizes)]
+        self._loose[node.name, first] = axes
+        return axes
+
+    def _first_free(self, axes: list[Layout]) -> int:
+        """The first of some axes that nothing fixes, else the first that is longer than one."""
+        free = [axis for axis, layout in enumerate(axes) if self.ties.free(layout)]
+        return free[0] if free else next((axis for axis, layout in enumerate(axes) if length_of(layout) > 1), 0)
+
     def _argument(self, node: Node, name: str) -> Tensor | None:
         """The tensor that a function was given as its weight or bias."""
         position = ("", "weight", "bias").index(name)
@@ -168,6 +199,8 @@ class ChannelFlow:
         if node.name in self.parts:
             return
         reason = f"it passes {node}"
+        if (module := self.module(node)) is not None:
+            self._locked |= {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
         self.freeze(tuple(slot.layout for slot in self.slots[before[0] :]), reason)
         self.freeze(tuple(layout for g in self.grouped[before[1] :] for layout in (g.inputs, g.outputs)), reason)
         for name in node.inputs:
@@ -178,6 +211,19 @@ class ChannelFlow:
             self.parts[node.name] = tuple(parts)
         else:
             self.axes[node.name] = self.constant(node.shape, reason)
+
+    def _tie_lengths(self) -> None:
+        """Attributes follow the axes that they give lengths to; axes follow the shapes that their lengths are from."""
+        for length in self.attributes:
+            parts = self.parts.get(length.node, ())
+            axes = self.axes.get(length.node) if length.part is None else parts[length.part]
+            if axes is not None:
+                self.settings.append(Setting(length.module, length.attribute, (axes[length.axis],)))
+        for length in shared_lengths(self.graph):
+            if length.node in self.axes and length.source in self.axes:
+                here, there = self.axes[length.node][length.axis], self.axes[length.source][length.source_axis]
+                if self.ties.free(here) or self.ties.free(there):
+                    self.ties.tie(here, there, f"{self.graph[length.node]} takes its length from {length.source}")
 
     def _tie_shared(self) -> None:
         """Weights of several calls or layers: one layout each, and one way to be gathered, or fixed."""

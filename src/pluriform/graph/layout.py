@@ -103,13 +103,24 @@ class Ties:
                 merged = tuple(Span(span.channels, span.size, span.repeat * length_of(inner)) for span in merged)
         return merged
 
-    def unflatten(self, layout: Layout, sizes: Sequence[int], reason: str) -> list[Layout]:
-        """The layouts of an axis split into several of given sizes, the last fastest."""
+    def unflatten(self, layout: Layout, sizes: Sequence[int], reason: str, keep: int | None = None) -> list[Layout]:
+        """The layouts of an axis split into several of given sizes, the last fastest.
+
+        One of them may still change: the first, or `keep`; or where the axis was merged before, the one it had then.
+        """
+        if keep is not None:
+            return self._unflatten_at(self.resolve(layout), sizes, reason, keep)
         axes, rest = [], layout
         for position, size in enumerate(sizes[:-1]):
             outer, rest = self._halve(rest, size, math.prod(sizes[position + 1 :]), reason)
             axes.append(outer)
         return [*axes, rest]
+
+    def _unflatten_at(self, layout: Layout, sizes: Sequence[int], reason: str, keep: int) -> list[Layout]:
+        blocks = self.fresh(sizes[keep])
+        inner, copies = math.prod(sizes[keep + 1 :]), math.prod(sizes[:keep])
+        self.tie(layout, (Span(blocks[0].channels, sizes[keep], inner),) * copies, reason)
+        return [self.resolve(blocks) if axis == keep else self.fresh(size, reason) for axis, size in enumerate(sizes)]
 
     def _halve(self, layout: Layout, outer: int, inner: int, reason: str) -> tuple[Layout, Layout]:
         layout = self.resolve(layout)

@@ -146,7 +146,8 @@ def _traced(flow: ChannelFlow, chosen: Mapping[int, Tensor], root: nn.Module) ->
     try:
         graph = trace(root, flow.graph.examples)
     except Exception as error:
-        raise _not_followed(f"{type(error).__name__}: {error}", type(root).__name__) from error
+        cause = error.__cause__ or error
+        raise _not_followed(f"{type(cause).__name__}: {cause}", type(root).__name__) from error
     for old, new in zip(flow.graph.nodes, graph.nodes, strict=False):
         if (old.name, old.op) != (new.name, new.op):
             raise _not_followed(f"{new} in place of {old}", str(old))
@@ -180,6 +181,6 @@ def _not_followed(got: str, where: str) -> GraphError:
             "code that follows the number of channels",
             got,
             where,
-            "write -1 or x.shape in place of a number, or leave this group as it is",
+            "write -1, x.shape or an attribute such as self.heads in place of a number, or leave this group as it is",
         )
     )
