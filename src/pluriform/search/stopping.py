@@ -1,7 +1,7 @@
 """Early stopping of hopeless children, fair to inherited weights.
 
 A child begins where its parent ended, a network from scratch at chance. So children are compared with children alone,
-at equal epochs of their own since the morph, and not before a grace period is over. The least scores travel with a trial
+at equal epochs of their own since the morph, not before a grace period is over. The least scores travel with a trial
 when it is asked for: what it does is then a function of the trial alone, also where it is run again.
 """
 
