@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from pluriform.data.data import Data, Split, StreamSplit
+from pluriform.data.label_maps import check_ids
 from pluriform.errors import BoundsError, EmptySplitError, LabelError, NonFiniteError, ShapeError, explain
 
-__all__ = ["check_fit_data"]
+__all__ = ["check_fit_data", "check_images"]
 
 SPREAD = 64  # Samples of a stream that are looked at.
 ROUNDING = 1e-5  # Inputs may leave their bounds by this share of the range, as float arithmetic does.
@@ -58,7 +59,11 @@ def _check_split(data: Data, where: str, split: Split | StreamSplit) -> None:
         _check_labels(data, where, targets, positions)
     else:
         _check_finite(f"targets of {where}", targets, positions)
-    _check_bounds(data, where, inputs, positions)
+    if data.task == "translation":
+        check_images(data, where, inputs, targets)
+        _check_bounds(data, f"targets of {where}", targets, torch.arange(len(targets)))
+    if data.task != "translation" or not data.classes:
+        _check_bounds(data, where, inputs, positions)
 
 
 def _check_types(data: Data, where: str, inputs: Tensor, targets: Tensor) -> None:
@@ -69,7 +74,7 @@ def _check_types(data: Data, where: str, inputs: Tensor, targets: Tensor) -> Non
         raise fault("floating-point inputs", f"{inputs.dtype}", "convert them, for instance inputs.float() / 255")
     if inputs.dim() < 2:
         raise fault("inputs (samples, features...)", f"shape {tuple(inputs.shape)}", "add a feature axis")
-    if len(inputs) != len(targets):
+    if len(inputs) != len(targets) and (data.paired or not len(inputs) or not len(targets)):
         raise fault("as many targets as inputs", f"{len(targets)} for {len(inputs)}", "give one target a sample")
     if tuple(inputs.shape[1:]) != data.input_shape:
         raise fault(f"inputs of shape {data.input_shape}", f"{tuple(inputs.shape[1:])}", "give all splits one shape")
@@ -83,6 +88,28 @@ def _check_types(data: Data, where: str, inputs: Tensor, targets: Tensor) -> Non
         raise fault("floating-point targets", f"{targets.dtype}", "use targets.float(), or task='classification'")
     if data.task == "regression" and targets.dim() != 2:
         raise fault("targets of shape (samples, outputs)", f"{tuple(targets.shape)}", "use targets[:, None]")
+
+
+def check_images(data: Data, where: str, inputs: Tensor, targets: Tensor) -> None:
+    """What a translation needs of its two sides.
+
+    Raises:
+        ShapeError: They are no images, or pairs of different sizes.
+        LabelError: An id of a label map is none of the classes; names value and counts.
+    """
+    if inputs.dim() != 4 or targets.dim() != 4:
+        got = f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
+        raise ShapeError(explain("images (samples, channels, height, width)", got, where, "add the missing axes"))
+    if data.paired and inputs.shape[2:] != targets.shape[2:]:
+        first, second = ("x".join(map(str, side.shape[2:])) for side in (inputs, targets))
+        remedy = "resize one side, or load with size="
+        raise ShapeError(explain("pairs of one size", f"{first} and {second} pixels", where, remedy))
+    if data.classes:
+        if inputs.shape[1] != 1:
+            expected = "label maps of one channel, with ids"
+            raise ShapeError(explain(expected, f"{inputs.shape[1]} channels", where, "give ids, or drop the classes"))
+        for row, ids in enumerate(inputs):
+            check_ids(ids, data.classes, f"{where}, sample {row}")
 
 
 def _check_unlabelled_type(data: Data, unlabelled: Tensor) -> None:

@@ -21,19 +21,26 @@ STREAM_BATCH = 256
 class Split:
     """Samples of one split, in memory or read on demand.
 
+    In translation both sides are images. Where they are no pairs their numbers may differ; a pass over the split then
+    goes round the shorter side again.
+
     Attributes:
-        inputs: Shape `(N, *input_shape)`, floating point.
-        targets: Shape `(N,)` int64 labels, or `(N, outputs)` floating point for regression.
+        inputs: Shape `(N, *input_shape)`, floating point; label maps hold ids, `(N, 1, height, width)`.
+        targets: Shape `(N,)` int64 labels, `(N, outputs)` floating point for regression, or images.
+        styles: Which of the styles of the data each target shows, int64, `(targets,)`; `None` where there is one.
     """
 
     inputs: Tensor
     targets: Tensor
+    styles: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return max(len(self.inputs), len(self.targets)) if len(self.inputs) else 0
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets of the samples at `index` (int64, shape `(batch,)`)."""
+        if 0 < len(self.inputs) != len(self.targets) > 0:
+            return self.inputs[index % len(self.inputs)], self.targets[index % len(self.targets)]
         return self.inputs[index], self.targets[index]
 
 
@@ -75,9 +82,12 @@ class Data:
         train: Training split.
         validation: For choosing and early stopping.
         test: For the final figures; never used while fitting.
-        classes: Class names in label order; empty unless the task is classification.
-        bounds: Lowest and highest legal input value, `None` where unbounded.
+        classes: Class names in label order, in classification; in translation of the label maps that the inputs are,
+            where they are; otherwise empty.
+        bounds: Lowest and highest legal input value, `None` where unbounded; in translation of all pictures.
         unlabelled: Further training inputs, `(N, *input_shape)`, for methods that learn from them; `None` for none.
+        paired: Whether, in translation, a target is the image of its input; otherwise rows mean nothing.
+        styles: Names of the styles that the targets show, in translation, where there are several.
     """
 
     name: str
@@ -88,6 +98,8 @@ class Data:
     classes: tuple[str, ...] = ()
     bounds: Bounds | None = None
     unlabelled: Tensor | None = None
+    paired: bool = True
+    styles: tuple[str, ...] = ()
 
     def with_labels(self, count: int, seed: int = 0) -> "Data":
         """Keep the labels of `count` training samples, as many of each class as can be; the others become unlabelled.

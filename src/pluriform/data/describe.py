@@ -21,7 +21,13 @@ def describe(data: Data) -> str:
     kinds = {
         "classification": f"{data.outputs} class{'es' if plural else ''}",
         "regression": f"{data.outputs} output{plural}",
-        "translation": "image to image",
+        "translation": _translation(data),
     }
     sizes = f"{len(data.train)} train / {len(data.validation)} validation / {len(data.test)} test samples"
     return f"{data.name}: {data.task}, inputs {shape}{bounds}, {kinds[data.task]}; {sizes}"
+
+
+def _translation(data: Data) -> str:
+    source = f"label map of {len(data.classes)} classes" if data.classes else "image"
+    target = f"image of {len(data.styles)} styles" if data.styles else "image"
+    return f"{source} to {target}" + ("" if data.paired else ", unpaired")

@@ -17,9 +17,11 @@ from pluriform.data.sources.cifar import cifar10, cifar100, cifar100_part
 from pluriform.data.sources.digits import digits
 from pluriform.data.sources.folders import class_folder
 from pluriform.data.sources.idx import fashion_mnist, mnist, notmnist
+from pluriform.data.sources.image_arrays import image_parts
 from pluriform.data.sources.kmnist import kmnist
 from pluriform.data.sources.npz import npz_pairs
 from pluriform.data.sources.pairs import facades, paired_folder
+from pluriform.data.sources.pictures import Size
 from pluriform.data.sources.request import Request
 from pluriform.data.sources.streams import stream_parts
 from pluriform.data.sources.tables import SUFFIXES, table_parts
@@ -59,7 +61,7 @@ def load(
     name: str | None = None,
     target: str | None = None,
     path: str | Path | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     split: int = 0,
     classes: Sequence[str] | None = None,
     bounds: Bounds | None = None,
@@ -85,9 +87,11 @@ def load(
         name: Name of the data set in reports, where the source's own does not do.
         target: Target column of a table.
         path: Folder to look in first for a named data set, before `PLURIFORM_DATA`, the user's cache and a download.
-        size: Side in pixels to resize the pictures of a folder to; needed where they differ in size.
+        size: Side in pixels to resize the pictures of a folder to, or height and width; needed where they differ in
+            size.
         split: Which published split of a `uci` or `uci-regression` set.
-        classes: Class names in label order, for arrays, tables and streams.
+        classes: Class names in label order, for arrays, tables and streams; for a folder of label maps and pictures
+            those of the ids.
         bounds: Lowest and highest legal input, for arrays, tables and streams; `None` gives [0, 1] to pictures in it.
         standardise: For arrays and tables: each feature to mean 0, deviation 1 over the training samples.
 
@@ -108,6 +112,7 @@ def load(
     if task is not None and task not in get_args(Task):
         raise ConfigError(explain(f"one of {', '.join(get_args(Task))}", repr(task), "task", "choose one of them"))
     options: dict[str, Any] = {"task": task, "classes": None if classes is None else tuple(classes), "bounds": bounds}
+    _check_size(size)
     label = name or "arrays"
     if isinstance(source, (str, Path)):
         request = Request(str(source), None if path is None else Path(path), size, split)
@@ -117,9 +122,17 @@ def load(
         parts = stream_parts(source, name or type(source).__name__, targets, **options)
     elif targets is None:
         raise ConfigError(explain("targets beside the inputs", "none", label, "write load(inputs, targets)"))
+    elif task == "translation":
+        parts = image_parts(source, targets, label, classes, bounds)
     else:
         parts = array_parts({"train": (source, targets)}, label, standardise=standardise, **options)
     return assemble(replace(parts, name=name or parts.name), validation, seed)
+
+
+def _check_size(size: Size) -> None:
+    pair = size if isinstance(size, tuple) else (1, 1) if size is None else (size, size)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ConfigError(explain("a side in pixels, or height and width", f"{size}", "size", "give size=64"))
 
 
 def _key(source: str | Path) -> str:
@@ -146,7 +159,7 @@ def _is_name(source: str) -> bool:
     )
 
 
-def _file(path: Path, target: str | None, size: int | None, standardise: bool, options: dict[str, Any]) -> Parts:
+def _file(path: Path, target: str | None, size: Size, standardise: bool, options: dict[str, Any]) -> Parts:
     path = path.expanduser()
     name = path.resolve().name
     if not path.exists():
@@ -160,7 +173,9 @@ def _file(path: Path, target: str | None, size: int | None, standardise: bool, o
         )
     if path.is_dir():
         translation = options["task"] == "translation"
-        return paired_folder(path, name, size) if translation else class_folder(path, name, size)
+        if translation:
+            return paired_folder(path, name, size, options["classes"])
+        return class_folder(path, name, size)
     if path.suffix == ".npz":
         return array_parts(npz_pairs(path), name, standardise=standardise, **options)
     if path.name.lower().endswith(SUFFIXES):

@@ -25,6 +25,8 @@ class Parts:
         classes: Class names in label order; empty unless the task is classification.
         bounds: Lowest and highest legal input value, after scaling.
         labels: Classes of the samples of `train`, where that is a stream and they are known.
+        paired: Whether rows of a translation are pairs; if not, each side is split by itself.
+        styles: Names of the styles of a translation.
         standardise: Shift and scale each input feature to mean 0 and deviation 1 over `train`, validation included.
     """
 
@@ -37,6 +39,8 @@ class Parts:
     bounds: Bounds | None = None
     labels: Tensor | None = None
     standardise: bool = False
+    paired: bool = True
+    styles: tuple[str, ...] = ()
 
 
 def assemble(parts: Parts, validation: float | int, seed: int) -> Data:
@@ -54,6 +58,8 @@ def assemble(parts: Parts, validation: float | int, seed: int) -> Data:
         ConfigError: `validation` is negative or leaves no training samples.
     """
     rest, labels, test, held = parts.train, _labels(parts), parts.test, parts.validation
+    if not parts.paired and isinstance(rest, Split):
+        return _unpaired(parts, rest, validation, seed)
     if test is None:
         stay, out = holdout(len(rest), labels, TEST_FRACTION, TEST_SEED)
         test, rest, labels = _take(rest, out), _take(rest, stay), None if labels is None else labels[stay]
@@ -62,7 +68,30 @@ def assemble(parts: Parts, validation: float | int, seed: int) -> Data:
         stay, out = holdout(len(rest), labels, validation, seed)
         held, rest = _take(rest, out), _take(rest, stay)
     train, held, test = (_finish(part, shift, scale) for part in (rest, held, test))
-    return Data(parts.name, parts.task, train, held, test, parts.classes, parts.bounds)
+    return Data(parts.name, parts.task, train, held, test, parts.classes, parts.bounds, styles=parts.styles)
+
+
+def _unpaired(parts: Parts, rest: Split, validation: float | int, seed: int) -> Data:
+    """Splits of two sides that have nothing to do with each other; targets are drawn by style."""
+    test, held = parts.test, parts.validation
+    if test is None:
+        rest, test = _two_sides(rest, TEST_FRACTION, TEST_SEED)
+    if held is None:
+        rest, held = _two_sides(rest, validation, seed)
+    train, held, test = (_finish(part, None, None) for part in (rest, held, test))
+    return Data(
+        parts.name, parts.task, train, held, test, parts.classes, parts.bounds, paired=False, styles=parts.styles
+    )
+
+
+def _two_sides(split: Split, amount: float | int, seed: int) -> tuple[Split, Split]:
+    first = holdout(len(split.inputs), None, amount, seed)
+    second = holdout(len(split.targets), split.styles, amount, seed)
+    stay, out = (
+        Split(split.inputs[mine], split.targets[other], None if split.styles is None else split.styles[other])
+        for mine, other in zip(first, second, strict=True)
+    )
+    return stay, out
 
 
 def _labels(parts: Parts) -> Tensor | None:
@@ -74,7 +103,8 @@ def _labels(parts: Parts) -> Tensor | None:
 def _take(split: Split | StreamSplit, index: Tensor) -> Split | StreamSplit:
     if isinstance(split, StreamSplit):
         return StreamSplit(split.dataset, split.order[index])
-    return split if len(index) == len(split) else Split(split.inputs[index], split.targets[index])
+    styles = None if split.styles is None else split.styles[index]
+    return split if len(index) == len(split) else Split(split.inputs[index], split.targets[index], styles)
 
 
 def _standard(split: Split) -> tuple[Tensor, Tensor]:
@@ -90,7 +120,7 @@ def _finish(split: Split | StreamSplit, shift: Tensor | None, scale: Tensor | No
     inputs, targets = _unit(split.inputs), _unit(split.targets)
     if shift is not None and scale is not None:
         inputs = ((inputs - shift) / scale).float()
-    return Split(inputs, targets)
+    return Split(inputs, targets, split.styles)
 
 
 def _unit(values: Tensor) -> Tensor:

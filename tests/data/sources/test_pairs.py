@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from pluriform.data.check import check_fit_data
+from pluriform.data.describe import describe
 from pluriform.data.load import load
 from pluriform.errors import ConfigError, DataNotFoundError, ShapeError
 
@@ -23,12 +25,18 @@ def test_two_folders_with_matching_names(tmp_path):
     data = load(tmp_path, task="translation")
     assert data.task == "translation"
     assert data.bounds == (0.0, 1.0)
-    pairs = values(data.train) + values(data.validation) + values(data.test)
-    assert sorted(pairs) == [[at, 100 + at] for at in range(10)]  # label comes before photo
+    assert data.classes == tuple(str(at) for at in range(10))
+    pairs = [
+        [float(side.amax()) for side in pair]
+        for part in (data.train, data.validation, data.test)
+        for pair in zip(part.inputs, part.targets, strict=True)
+    ]
+    assert sorted(pairs) == [[at, pytest.approx((100 + at) / 255)] for at in range(10)]  # ids, and pixels
     assert [len(part) for part in (data.train, data.validation, data.test)] == [7, 1, 2]
     check_fit_data(data)
     draw(tmp_path / "photo" / "alone.png", 0)
-    with pytest.raises(DataNotFoundError, match="expected each picture in both label and photo; got alone in one only"):
+    expected = "expected each picture in both label and photo; got photo/alone.png in one only"
+    with pytest.raises(DataNotFoundError, match=expected):
         load(tmp_path, task="translation")
 
 
@@ -44,7 +52,12 @@ def test_lettered_folders_paired_and_unpaired(tmp_path):
     for at in range(2):
         draw(tmp_path / "trainB" / f"more{at}.png", 53 + at)
     data = load(tmp_path, task="translation", validation=0.0)
-    assert values(data.train) == [[0, 50], [1, 51], [2, 52], [0, 53], [1, 54]]
+    assert not data.paired
+    assert (len(data.train), len(data.train.inputs), len(data.train.targets)) == (5, 3, 5)
+    inputs, targets = data.train.batch(torch.arange(5))
+    assert (inputs[:, 0, 0, 0] * 255).round().tolist() == [0, 1, 2, 0, 1]
+    assert (targets[:, 0, 0, 0] * 255).round().tolist() == [50, 51, 52, 53, 54]
+    check_fit_data(data)
 
 
 def test_side_by_side(tmp_path):
@@ -76,15 +89,103 @@ def test_odd_width(tmp_path):
         load(tmp_path, task="translation")
 
 
+def test_unpaired_sides_are_split_by_themselves(tmp_path):
+    for at in range(20):
+        draw(tmp_path / "trainA" / f"a{at}.png", at)
+    for at in range(10):
+        draw(tmp_path / "trainB" / "day" / f"b{at}.png", 100 + at)
+        draw(tmp_path / "trainB" / "night" / f"b{at}.png", 200 + at)
+        draw(tmp_path / "trainB" / "night" / f"c{at}.png", 220 + at)
+    data = load(tmp_path, task="translation", validation=0.25)
+    splits = (data.train, data.validation, data.test)
+    assert data.styles == ("day", "night")
+    assert [len(part.inputs) for part in splits] == [12, 4, 4]
+    assert [len(part.targets) for part in splits] == [18, 6, 6]
+    seen = torch.cat([part.inputs[:, 0, 0, 0] * 255 for part in splits]).round().sort().values
+    assert seen.tolist() == list(range(20))  # No picture is in two splits.
+    for part in splits:
+        assert torch.equal(part.styles, (part.targets[:, 0, 0, 0] * 255 > 199.5).long())
+    assert describe(data).startswith(
+        f"{tmp_path.name}: translation, inputs 1x4x4 in [0, 1], image to image of 2 styles"
+    )
+
+
+def test_train_in_the_names(tmp_path):
+    draw(tmp_path / "train_label" / "a.png", 1)
+    draw(tmp_path / "train_img" / "a.png", 100)
+    draw(tmp_path / "gtFine" / "val" / "b_gtFine_labelIds.png", 2)
+    with pytest.raises(ConfigError, match="got folders gtFine, img, label"):
+        load(tmp_path, task="translation")
+    (tmp_path / "gtFine" / "val" / "b_gtFine_labelIds.png").unlink()
+    data = load(tmp_path, task="translation", classes=("sky", "tree"))
+    assert data.train.inputs.flatten().tolist() == [1.0] * 16
+    assert data.classes == ("sky", "tree")
+
+
+def test_cityscapes_names(tmp_path):
+    for part in ("train", "val"):
+        draw(tmp_path / "gtFine" / part / "bonn" / "x_gtFine_labelIds.png", 3)
+        draw(tmp_path / "leftImg8bit" / part / "bonn" / "x_leftImg8bit.png", 100)
+    data = load(tmp_path, task="translation")
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [1, 1, 0]
+    assert data.train.inputs.unique().tolist() == [3.0]
+
+
+def test_unmatched_pairs_are_named(tmp_path):
+    draw(tmp_path / "sketch" / "a.png", 0)
+    for name in "abcdef":
+        draw(tmp_path / "real" / f"{name}.png", 0)
+    expected = r"got real/b.png, real/c.png, real/d.png and 2 more in one only \(.*add the partner under the same name"
+    with pytest.raises(DataNotFoundError, match=expected):
+        load(tmp_path, task="translation")
+
+
+def test_one_side_or_one_picture_only(tmp_path, caplog):
+    draw(tmp_path / "trainA" / "a.png", 0)
+    with pytest.raises(DataNotFoundError, match="pictures of both sides, trainB too; got only those of trainA/a.png"):
+        load(tmp_path, task="translation")
+    draw(tmp_path / "trainB" / "a.png", 0)
+    assert [len(part) for part in (load(tmp_path, task="translation").train,)] == [1]
+    assert "one picture only on a side" in caplog.text
+
+
+def test_sides_of_different_sizes(tmp_path):
+    draw(tmp_path / "label" / "a.png", 0, (8, 8))
+    draw(tmp_path / "photo" / "a.png", 0, (8, 4))
+    with pytest.raises(ShapeError, match="pairs of one size; got 8x8 and 4x8 .label/a.png and photo/a.png"):
+        load(tmp_path, task="translation")
+    data = load(tmp_path, task="translation", size=(4, 6))
+    assert data.input_shape == (1, 4, 6)
+    assert data.train.targets.shape == (1, 1, 4, 6)
+
+
+def test_empty_folder(tmp_path):
+    with pytest.raises(DataNotFoundError, match="expected pictures .*; got none"):
+        load(tmp_path, task="translation")
+
+
+def test_sixteen_bits_are_kept(tmp_path):
+    (tmp_path / "trainA").mkdir()
+    (tmp_path / "trainB").mkdir()
+    deep = np.array([[0, 1], [1000, 65535]], dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "trainA" / "a.png")
+    np.save(tmp_path / "trainB" / "a.npy", np.full((2, 2, 5), 65535, dtype=np.uint16))
+    data = load(tmp_path, task="translation")
+    assert torch.equal(data.train.inputs[0, 0], torch.from_numpy(deep.astype(np.float32) / 65535))
+    assert data.train.targets.shape == (1, 5, 2, 2)
+    assert float(data.train.targets.min()) == 1.0
+
+
 def test_facades(shared_data):
     data = load("facades", size=32)
     assert [len(part) for part in (data.train, data.validation, data.test)] == [360, 40, 100]
-    assert data.input_shape == (3, 32, 32)
+    assert data.input_shape == (1, 32, 32)
     assert data.train.targets.shape == (360, 3, 32, 32)
+    assert data.classes[:3] == ("background", "facade", "window")
+    assert len(data.classes) == 12
+    assert data.paired
     check_fit_data(data)
-    # Label maps have few colours, photographs many.
     whole = load("facades")
-    colours = [
-        len(torch.unique((side[0] * 255).round().flatten(1), dim=1).T) for side in whole.test.batch(torch.tensor([0]))
-    ]
-    assert colours[0] <= 12 < 1000 < colours[1]
+    ids, photographs = whole.test.batch(torch.tensor([0]))
+    assert set(ids.unique().tolist()) <= set(range(12))
+    assert len(photographs.unique()) > 100

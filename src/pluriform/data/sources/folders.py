@@ -8,7 +8,7 @@ import torch
 
 from pluriform.data.data import Split
 from pluriform.data.parts import Parts
-from pluriform.data.sources.pictures import SUFFIXES, read_pictures
+from pluriform.data.sources.pictures import SUFFIXES, Size, read_pictures
 from pluriform.errors import DataNotFoundError, LabelError, explain
 
 __all__ = ["class_folder", "class_parts", "part_of", "picture_names"]
@@ -16,7 +16,7 @@ __all__ = ["class_folder", "class_parts", "part_of", "picture_names"]
 PARTS = {"train": r"train(ing)?", "validation": r"val(id(ation)?)?", "test": r"test(ing)?"}
 
 
-def class_folder(folder: Path, name: str, size: int | None) -> Parts:
+def class_folder(folder: Path, name: str, size: Size) -> Parts:
     """A folder of class folders, alone or below `train`, `val` and `test`.
 
     Classes are the folder names in alphabetical order. Hidden files and files that are no pictures are passed over.
@@ -30,9 +30,7 @@ def class_folder(folder: Path, name: str, size: int | None) -> Parts:
     return class_parts(name, picture_names(folder), lambda picture: (folder / picture).read_bytes(), size, str(folder))
 
 
-def class_parts(
-    name: str, pictures: Sequence[str], read: Callable[[str], bytes], size: int | None, where: str = ""
-) -> Parts:
+def class_parts(name: str, pictures: Sequence[str], read: Callable[[str], bytes], size: Size, where: str = "") -> Parts:
     """Splits from picture paths of the form `[part/]class/...`."""
     groups: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
     parted = any(part_of(PurePosixPath(picture).parts[0]) == "train" for picture in pictures)
@@ -76,18 +74,25 @@ def part_of(folder: str) -> str | None:
     return next((part for part, words in PARTS.items() if re.fullmatch(words, folder.lower())), None)
 
 
-def picture_names(folder: Path) -> list[str]:
-    """Paths of all pictures below a folder, relative to it, sorted.
+def picture_names(folder: Path, further: Sequence[str] = ()) -> list[str]:
+    """Paths of all pictures (and files of `further` suffixes) below a folder, relative to it, sorted.
 
     Raises:
         DataNotFoundError: There are none.
     """
     paths = (
-        path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.suffix.lower() in (*SUFFIXES, *further) and path.is_file()
     )
     names = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
     if not names:
         raise DataNotFoundError(
-            explain(f"pictures ({' '.join(SUFFIXES)})", "none", str(folder), "check the folder, or give a file instead")
+            explain(
+                f"pictures ({' '.join((*SUFFIXES, *further))})",
+                "none",
+                str(folder),
+                "check the folder, or give a file instead",
+            )
         )
     return names

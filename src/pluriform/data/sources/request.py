@@ -13,13 +13,13 @@ class Request:
     Attributes:
         name: The name asked for, for instance `mnist` or `uci:iris`.
         path: Folder to look in before all others.
-        size: Side of the pictures in pixels; `None` for that of the source.
+        size: Side of the pictures in pixels, or height and width; `None` for that of the source.
         split: Which of the published splits, where there are several.
     """
 
     name: str
     path: Path | None = None
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     split: int = 0
 
     @property
