@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pluriform.axes import Inputs
 from pluriform.errors import LabelError, explain
 
 __all__ = ["check_ids", "histogram", "one_hot"]
@@ -29,8 +28,7 @@ def check_ids(ids: Tensor, classes: Sequence[str], where: str) -> None:
         Traceback (most recent call last):
         ...
         pluriform.errors.LabelError: expected label ids 0..1 for 2 classes; got 7, 1 pixel of it (b.png; its values: \
-1 in 2 pixels, 0 in 1, 7 in 1). To fix: name all classes, or correct the file; 255 is unknown only where the last class \
-is called so.
+1 in 2 pixels, 0 in 1, 7 in 1). To fix: name all classes, or correct the file.
     """
     least, most = (float(end) for end in torch.aminmax(ids)) if ids.numel() else (0.0, 0.0)
     if least >= 0 and most < len(classes) and (not ids.is_floating_point() or bool((ids == ids.round()).all())):
@@ -43,7 +41,8 @@ is called so.
             f"label ids 0..{len(classes) - 1} for {len(classes)} classes",
             f"{value:g}, {count} pixel{'s' if count > 1 else ''} of it",
             f"{where}; its values: {histogram(ids)}",
-            "name all classes, or correct the file; 255 is unknown only where the last class is called so",
+            "name all classes, or correct the file"
+            + ("; 255 means unlabelled where the last class is called unknown" if value == 255 else ""),
         )
     )
 
@@ -58,7 +57,7 @@ def histogram(ids: Tensor) -> str:
     return ", ".join(words) + (f" and {len(pairs) - SHOWN} further" if len(pairs) > SHOWN else "")
 
 
-def one_hot(ids: Inputs, classes: int) -> Inputs:
+def one_hot(ids: Tensor, classes: int) -> Tensor:
     """A channel for each class, from ids `(batch, 1, height, width)`; the type of `ids` is kept.
 
     Example:

@@ -53,8 +53,8 @@ class LabelMaps:
 def read_table(folder: Path, classes: Sequence[str] | None = None) -> Table | None:
     """The classes of a folder: as given, or from one of three files in it; `None` where nobody says.
 
-    `classes.json` holds a list of names in id order, or a mapping of names to `[red, green, blue]`; `class_dict.csv` has
-    the columns name, r, g, b; `label_colors.txt` has lines `r g b name`.
+    `classes.json` holds a list of names in id order, or a mapping of names to `[red, green, blue]`; `class_dict.csv`
+    has the columns name, r, g, b; `label_colors.txt` has lines `r g b name`.
 
     Raises:
         CorruptFileError: The file is there and not like that.
@@ -114,8 +114,8 @@ def read_label_maps(
 
     Grey pictures of 8 or 16 bits, palette pictures (by index) and integer `.npy` arrays `(height, width)` hold ids;
     coloured pictures are looked up in the colours of `table`, or in all the colours that occur. Without a table the
-    classes are `0` to the largest id; 255 is then taken as unlabelled and becomes a last class `unknown`. With one whose
-    last class is called `unknown`, 255 is that one.
+    classes are `0` to the largest id; 255 is then taken as unlabelled and becomes a last class `unknown`. With one
+    whose last class is called `unknown`, 255 is that one.
 
     Args:
         names: Which files.
