@@ -1,0 +1,135 @@
+"""Bayesian optimisation over candidates: propose the move from a good candidate that the model believes in most."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pluriform.errors import ConfigError, explain
+from pluriform.search.acquisition import acquisition
+from pluriform.search.candidate_model import CandidateModel, Covariates, feature_map
+from pluriform.search.space import Space, draw
+from pluriform.search.strategy import Trials
+from pluriform.search.surrogate import Belief
+
+__all__ = ["BayesianSearch"]
+
+
+class BayesianSearch:
+    """A Gaussian process on an embedded distance; neighbours of the best candidates compete by one draw of belief each.
+
+    Args:
+        space: Where candidates live. With `distance_parts(candidates, others)` (an array for each part of the distance)
+            the parts get length scales of their own; with `distances(candidates, others)` it is fast.
+        seed: Of all draws.
+        direction: `"maximize"` or `"minimize"` the score.
+        initial: Random candidates first.
+        start: Candidates to propose first.
+        kernel: `"distance"` (embedded), `"one-hot"` or `"weisfeiler-lehman"`.
+        acquisition: `"thompson"`, `"ei"` or `"ucb"`.
+        beta: Of the confidence bound.
+        parents: Neighbours of at least that many best candidates compete, of the best alone at first:
+        share: and of this share of all scored ones, so that a long search leaves a summit that it has climbed.
+        randoms: Together with so many random candidates.
+        children: At most so many neighbours of one parent, drawn at random.
+        linear: Fit a linear term of the kernel beside the Gaussian one.
+        covariates: Numbers of a candidate in which the prior mean is linear: `candidate -> sequence`.
+
+    Attributes:
+        trials: What was asked and told.
+        model: Beliefs about candidates.
+
+    Raises:
+        ConfigError: Numbers or names that cannot be.
+
+    References:
+        Jin, Song, Hu 2019, Auto-Keras, arXiv:1806.10282. White, Neiswanger, Savani 2021, BANANAS, arXiv:1910.11858
+        (mutation of the best, independent Thompson sampling).
+
+    Example:
+        >>> class Line:
+        ...     def random(self, generator): return int(generator.integers(100))
+        ...     def neighbours(self, candidate): return [n for n in (candidate - 1, candidate + 1) if 0 <= n < 100]
+        ...     def distance(self, a, b): return abs(a - b)
+        >>> strategy = BayesianSearch(Line(), seed=0, initial=3)
+        >>> for _ in range(30):
+        ...     candidate = strategy.ask()
+        ...     strategy.tell(candidate, -(candidate - 42) ** 2)
+        >>> strategy.trials.best.candidate
+        42
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        seed: int = 0,
+        direction: str = "maximize",
+        initial: int = 10,
+        start: Sequence[Any] = (),
+        kernel: str = "distance",
+        acquisition: str = "thompson",
+        beta: float | int = 2.576,
+        parents: int = 3,
+        share: float = 0.08,
+        randoms: int = 5,
+        children: int = 100,
+        linear: bool = True,
+        covariates: Covariates | None = None,
+    ) -> None:
+        if min(parents, children) < 1 or randoms < 0 or beta < 0:
+            got = f"parents {parents}, children {children}, randoms {randoms}, beta {beta}"
+            raise ConfigError(explain("one parent and child or more", got, "BayesianSearch", "give larger numbers"))
+        self.trials = Trials(space, seed=seed, direction=direction, initial=initial, start=start)
+        self.model = CandidateModel(self.trials, feature_map(kernel, space, seed), linear=linear, covariates=covariates)
+        self._acquisition = _acquisition(acquisition, beta)
+        self.parents, self.share, self.randoms, self.children = parents, share, randoms, children
+
+    def ask(self) -> Any:
+        """The candidate to score next."""
+        return self.trials.ask(self._propose)
+
+    def tell(self, candidate: Any, score: float | int, variance: float | int = 0.0) -> None:
+        """The score of a candidate; NaN says that it failed.
+
+        Args:
+            candidate: Asked for or not.
+            score: Of it.
+            variance: Of the score, where it is known: `p (1 - p) / n` of an accuracy `p` on `n` samples.
+        """
+        self.trials.tell(candidate, score, variance)
+
+    def predict(self, candidates: Sequence[Any]) -> Belief:
+        """What scores are expected, in their own units; needs two scores told.
+
+        Args:
+            candidates: Known or not.
+        """
+        belief = self.model.predict_gain(candidates)
+        return belief if self.trials.direction == "maximize" else Belief(-belief.mean, belief.deviation)
+
+    def _propose(self, generator: np.random.Generator) -> Any:
+        pool = self._pool(generator)
+        if not pool:
+            return self.trials.random_new(generator)
+        belief = self.model.predict(pool)
+        best = float(self.model.standardised.values.max())
+        return pool[int(np.argmax(self._acquisition(belief, best, generator)))]
+
+    def _pool(self, generator: np.random.Generator) -> list[Any]:
+        """Unknown neighbours of the best candidates, and some at random."""
+        pool: dict[Any, None] = {}
+        for parent in self.trials.ranked()[: max(self.parents, round(self.share * len(self.trials.observed)))]:
+            children = self.trials.unknown_neighbours(parent.candidate)
+            if len(children) > self.children:
+                chosen = generator.choice(len(children), size=self.children, replace=False)
+                children = [children[int(index)] for index in sorted(chosen)]
+            pool.update(dict.fromkeys(children))
+        for _ in range(self.randoms):
+            candidate = draw(self.trials.space, generator)
+            if candidate not in self.trials:
+                pool[candidate] = None
+        return list(pool)
+
+
+_acquisition = acquisition

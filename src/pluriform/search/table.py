@@ -1,0 +1,198 @@
+"""A finite space with a score for every candidate: searches on it cost nothing, so strategies can be compared.
+
+A candidate is a tuple of choices, one per position. Its distance to another is a sum over parts of the positions, each
+with a table of costs between joint choices; a table of costs that is a metric makes the sum one.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pluriform.errors import ConfigError, ShapeError, explain
+from pluriform.search.strategy import DIRECTIONS, Strategy
+
+__all__ = ["Choices", "Part", "Replay", "Table", "replay"]
+
+Choices = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Positions whose joint choice contributes one cost to the distance.
+
+    Attributes:
+        positions: Which ones.
+        costs: Cost between joint choices, counted with the last position fastest, `(joint, joint)`; a metric.
+    """
+
+    positions: tuple[int, ...]
+    costs: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A search space with known scores.
+
+    Attributes:
+        name: Of the benchmark.
+        sizes: Number of choices at every position.
+        guide: The score that a search is told, by canonical candidate.
+        true: The score by which its result is judged.
+        parts: Of the distance; by default one for every position, where any two choices differ by 1.
+        equivalents: All candidates that are the same network as this one; by default itself alone. The canonical one
+            is the first.
+        direction: `"maximize"` or `"minimize"` the scores.
+
+    Raises:
+        ShapeError: A candidate or a cost table does not fit the sizes.
+
+    Example:
+        >>> scores = {(i, j): i + j for i in range(3) for j in range(3)}
+        >>> table = Table("sum", (3, 3), scores, scores)
+        >>> table.neighbours((0, 2)), table.distance((0, 2), (1, 1)), table.best
+        ([(1, 2), (2, 2), (0, 0), (0, 1)], 2.0, 4.0)
+    """
+
+    name: str
+    sizes: Choices
+    guide: Mapping[Choices, float]
+    true: Mapping[Choices, float]
+    parts: tuple[Part, ...] = ()
+    equivalents: Callable[[Choices], Sequence[Choices]] | None = None
+    direction: str = "maximize"
+    _neighbours: dict[Choices, list[Choices]] = field(default_factory=dict, repr=False)
+    _codes: dict[Choices, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.direction not in DIRECTIONS:
+            raise ConfigError(explain("maximize or minimize", self.direction, f"table {self.name}", "name one"))
+        if not self.parts:
+            parts = tuple(Part((i,), 1.0 - np.eye(size)) for i, size in enumerate(self.sizes))
+            object.__setattr__(self, "parts", parts)
+        for part in self.parts:
+            joint = int(np.prod([self.sizes[i] for i in part.positions]))
+            if part.costs.shape != (joint, joint):
+                got = f"{part.costs.shape} for positions {part.positions}"
+                raise ShapeError(explain(f"costs ({joint}, {joint})", got, f"table {self.name}", "give all costs"))
+        wrong = next((one for one in self.guide if not self._fits(one)), None)
+        if wrong is not None or set(self.guide) != set(self.true):
+            got = "other candidates in `true` than in `guide`" if wrong is None else f"the candidate {wrong}"
+            remedy = "give one tuple of choices and two scores for every network"
+            raise ShapeError(explain(f"choices within {self.sizes}", got, f"table {self.name}", remedy))
+        object.__setattr__(self, "_keys", sorted(self.guide))
+
+    def _fits(self, candidate: Choices) -> bool:
+        return len(candidate) == len(self.sizes) and all(0 <= c < s for c, s in zip(candidate, self.sizes, strict=True))
+
+    def __len__(self) -> int:
+        """Networks in the table."""
+        return len(self.guide)
+
+    @property
+    def best(self) -> float:
+        """The best true score of all."""
+        sign = DIRECTIONS[self.direction]
+        return sign * max(sign * score for score in self.true.values())
+
+    def canonical(self, candidate: Choices) -> Choices:
+        """The candidate that stands for all its equivalents."""
+        return candidate if self.equivalents is None else self.equivalents(candidate)[0]
+
+    def random(self, generator: np.random.Generator) -> Choices:
+        """Every network of the table with the same probability."""
+        keys: list[Choices] = self._keys
+        return keys[int(generator.integers(len(keys)))]
+
+    def neighbours(self, candidate: Choices) -> list[Choices]:
+        """Networks that differ from the candidate, or from one of its equivalents, in one choice."""
+        found = self._neighbours.get(candidate)
+        if found is None:
+            same = [candidate] if self.equivalents is None else self.equivalents(candidate)
+            moved = (self.canonical(one) for start in same for one in _one_changed(start, self.sizes))
+            found = [one for one in dict.fromkeys(moved) if one != candidate and one in self.guide]
+            self._neighbours[candidate] = found
+        return found
+
+    def distance(self, a: Choices, b: Choices) -> float:
+        """Sum of the costs of all parts."""
+        return float(self.distances([a], [b])[0, 0])
+
+    def distances(self, candidates: Sequence[Choices], others: Sequence[Choices]) -> NDArray[np.float64]:
+        """Distances of every candidate to every other, `(candidates, others)`."""
+        rows, columns = self._codes_of(candidates), self._codes_of(others)
+        total = np.zeros((len(candidates), len(others)))
+        for index, part in enumerate(self.parts):
+            total += part.costs[rows[:, index, None], columns[None, :, index]]
+        return total
+
+    def one_hot(self, candidate: Choices) -> NDArray[np.float64]:
+        """One coordinate for every choice at every position, 1 where it is taken."""
+        return np.concatenate([np.eye(size)[choice] for size, choice in zip(self.sizes, candidate, strict=True)])
+
+    def _codes_of(self, candidates: Sequence[Choices]) -> NDArray[np.int64]:
+        rows = []
+        for candidate in candidates:
+            code = self._codes.get(candidate)
+            if code is None:
+                canonical = self.canonical(candidate)
+                code = np.array([self._joint(canonical, part.positions) for part in self.parts], dtype=np.int64)
+                self._codes[candidate] = code
+            rows.append(code)
+        return np.array(rows, dtype=np.int64).reshape(len(candidates), len(self.parts))
+
+    def _joint(self, candidate: Choices, positions: tuple[int, ...]) -> int:
+        code = 0
+        for position in positions:
+            code = code * self.sizes[position] + candidate[position]
+        return code
+
+
+def _one_changed(candidate: Choices, sizes: Choices) -> list[Choices]:
+    places = range(len(sizes))
+    return [(*candidate[:i], c, *candidate[i + 1 :]) for i in places for c in range(sizes[i]) if c != candidate[i]]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One search on a table.
+
+    Attributes:
+        guide: The score told at every evaluation.
+        regret: How far the true score of the incumbent (by the scores told) is from the best, after every evaluation.
+        guide_regret: How far the told score of the incumbent is from the best told score.
+        asked: Proposals, repeats counted.
+    """
+
+    guide: tuple[float, ...]
+    regret: tuple[float, ...]
+    guide_regret: tuple[float, ...]
+    asked: int
+
+
+def replay(strategy: Strategy, table: Table, evaluations: int = 150, most_asked: int = 3000) -> Replay:
+    """Let a strategy search a table; a candidate that it was told before is free.
+
+    Args:
+        strategy: Over the table.
+        table: With the scores.
+        evaluations: Different candidates to score.
+        most_asked: Stop after that many proposals, where a strategy keeps repeating itself.
+    """
+    sign, told = DIRECTIONS[table.direction], {}
+    asked = 0
+    while len(told) < min(evaluations, len(table)) and asked < most_asked:
+        candidate = table.canonical(strategy.ask())
+        asked += 1
+        told.setdefault(candidate, table.guide[candidate])
+        strategy.tell(candidate, told[candidate])
+    best_told, best = sign * max(sign * score for score in table.guide.values()), table.best
+    running = list(itertools.accumulate(told, lambda a, b: b if sign * table.guide[b] > sign * table.guide[a] else a))
+    return Replay(
+        tuple(told.values()),
+        tuple(sign * (best - table.true[one]) for one in running),
+        tuple(sign * (best_told - table.guide[one]) for one in running),
+        asked,
+    )
