@@ -17,7 +17,7 @@ from pluriform.graph.ops import Op
 from pluriform.search.deepen import add_node, unit_layer
 from pluriform.search.morphism import Change, Insertion, Morph, NewLayer, refusal
 from pluriform.search.outline import Outline, layer_node
-from pluriform.search.places import Family, Place, Places
+from pluriform.search.places import Family, Place
 
 __all__ = ["Feed", "add_skip", "add_skip_moves", "feed", "skip_pairs"]
 
@@ -35,33 +35,36 @@ class Feed:
     result: Node
 
 
-def add_skip_moves(outline: Outline, places: Places) -> Iterator[Morph]:
+def add_skip_moves(outline: Outline) -> Iterator[Morph]:
     """Every pair of tensors that an added skip can join."""
-    for start, end in skip_pairs(outline, places):
+    for start, end in skip_pairs(outline):
         yield Morph("add_skip", (start, end))
 
 
-def skip_pairs(outline: Outline, places: Places) -> Iterator[tuple[str, str]]:
+def skip_pairs(outline: Outline) -> Iterator[tuple[str, str]]:
     """Start and end of every skip: the start earlier, at least as long, and not joined to the end already."""
-    for end, target in places.ends.items():
+    for end, target in outline.places.ends.items():
         joined = _joined(outline, end)
-        for start, source in places.ends.items():
-            if places.order[start] < places.order[end] and start not in joined and _fits(source, target):
+        for start, source in outline.places.ends.items():
+            if (
+                outline.places.order[start] < outline.places.order[end]
+                and start not in joined
+                and _fits(source, target)
+            ):
                 yield start, end
 
 
-def add_skip(outline: Outline, places: Places, morph: Morph) -> Change:
+def add_skip(outline: Outline, morph: Morph) -> Change:
     """Plan a skip that is added.
 
     Args:
         outline: The network.
-        places: Its places.
         morph: `place` names start and end.
 
     Raises:
         GraphError: No block ends there, the end comes first, or the lengths do not fit.
     """
-    source, target = ends_of(places, morph)
+    source, target = ends_of(outline, morph)
     stem = outline.fresh_name("add")
     fed = feed(source, target, stem)
     layer = NewLayer(f"{stem}.layer", unit_layer(target, source.width, target.width), "zero")
@@ -70,15 +73,15 @@ def add_skip(outline: Outline, places: Places, morph: Morph) -> Change:
     return Change((*fed.layers, layer), Insertion(target.node.name, (*fed.nodes, node, summed)))
 
 
-def ends_of(places: Places, morph: Morph) -> tuple[Place, Place]:
+def ends_of(outline: Outline, morph: Morph) -> tuple[Place, Place]:
     """Start and end of a skip, checked.
 
     Raises:
         GraphError: They cannot be joined.
     """
     start, end = morph.place
-    source, target = places.at(start), places.at(end)
-    if places.order[start] >= places.order[end]:
+    source, target = outline.places.at(start), outline.places.at(end)
+    if outline.places.order[start] >= outline.places.order[end]:
         raise refusal("a start that comes before the end", f"{source.node} -> {target.node}", morph.operation)
     if not _fits(source, target):
         got = f"{source.node} of {source.node.shape} -> {target.node} of {target.node.shape}"
@@ -88,7 +91,7 @@ def ends_of(places: Places, morph: Morph) -> tuple[Place, Place]:
 
 def feed(source: Place, target: Place, stem: str) -> Feed:
     """ReLU where values may be negative, and average pooling to the lengths of the target."""
-    modules = [] if source.nonnegative else [("activation", nn.ReLU())]
+    modules: list[tuple[str, nn.Module]] = [] if source.nonnegative else [("activation", nn.ReLU())]
     shape = source.node.shape
     if source.family is Family.CONV and source.spatial != target.spatial:
         modules.append(("pool", _pool(source.spatial, target.spatial)))

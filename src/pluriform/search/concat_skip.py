@@ -14,29 +14,28 @@ from pluriform.search.add_skip import ends_of, feed, skip_pairs
 from pluriform.search.deepen import unit_layer
 from pluriform.search.morphism import Change, Insertion, Morph, NewLayer
 from pluriform.search.outline import Outline, layer_node
-from pluriform.search.places import Family, Places
+from pluriform.search.places import Family
 
 __all__ = ["concat_skip", "concat_skip_moves"]
 
 
-def concat_skip_moves(outline: Outline, places: Places) -> Iterator[Morph]:
+def concat_skip_moves(outline: Outline) -> Iterator[Morph]:
     """Every pair of tensors that a concatenated skip can join."""
-    for start, end in skip_pairs(outline, places):
+    for start, end in skip_pairs(outline):
         yield Morph("concat_skip", (start, end))
 
 
-def concat_skip(outline: Outline, places: Places, morph: Morph) -> Change:
+def concat_skip(outline: Outline, morph: Morph) -> Change:
     """Plan a skip that is concatenated.
 
     Args:
         outline: The network.
-        places: Its places.
         morph: `place` names start and end.
 
     Raises:
         GraphError: No block ends there, the end comes first, or the lengths do not fit.
     """
-    source, target = ends_of(places, morph)
+    source, target = ends_of(outline, morph)
     stem = outline.fresh_name("concat")
     fed, end = feed(source, target, stem), target.node
     axis = 1 if target.family is Family.CONV else len(end.shape) - 1

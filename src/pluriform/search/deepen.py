@@ -12,6 +12,7 @@ References:
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -19,40 +20,39 @@ from pluriform.graph.graph import Node
 from pluriform.graph.ops import Op
 from pluriform.search.morphism import Change, Insertion, Morph, NewLayer, refusal
 from pluriform.search.outline import Outline, layer_node
-from pluriform.search.places import CONVS, Family, Place, Places, kernels_within
+from pluriform.search.places import CONVS, Family, Place, kernels_within
 
 __all__ = ["add_node", "branch_moves", "deepen", "deepen_branch", "deepen_moves", "unit_layer"]
 
 
-def deepen_moves(places: Places) -> Iterator[Morph]:
+def deepen_moves(outline: Outline) -> Iterator[Morph]:
     """Every identity layer with ReLU that keeps the function."""
-    for name, place in places.ends.items():
+    for name, place in outline.places.ends.items():
         if place.nonnegative:
             kernels = kernels_within(place.spatial) if place.family is Family.CONV else (1,)
             for kernel in kernels:
                 yield Morph("deepen", (name,), (kernel,))
 
 
-def branch_moves(places: Places) -> Iterator[Morph]:
+def branch_moves(outline: Outline) -> Iterator[Morph]:
     """Every zero branch, as wide as the tensor that it is added to."""
-    for name, place in places.ends.items():
+    for name, place in outline.places.ends.items():
         kernels = kernels_within(place.spatial)[1:] or (1,)
         for kernel in kernels if place.family is Family.CONV else (1,):
             yield Morph("deepen_branch", (name,), (place.width, kernel))
 
 
-def deepen(outline: Outline, places: Places, morph: Morph) -> Change:
+def deepen(outline: Outline, morph: Morph) -> Change:
     """Plan an identity layer with ReLU behind a tensor that is never negative.
 
     Args:
         outline: The network.
-        places: Its places.
         morph: `place` names the tensor, `numbers` the kernel length (odd; 1 for a dense layer).
 
     Raises:
         GraphError: No block ends there, the tensor may be negative, or the kernel is even.
     """
-    place, (kernel,) = places.at(morph.place[0]), morph.numbers
+    place, (kernel,) = outline.places.at(morph.place[0]), morph.numbers
     _check_kernel(kernel, place)
     if not place.nonnegative:
         got = f"{place.node}, whose values may be negative, so that ReLU would change them"
@@ -64,26 +64,25 @@ def deepen(outline: Outline, places: Places, morph: Morph) -> Change:
     return Change((layer, activation), Insertion(place.node.name, nodes))
 
 
-def deepen_branch(outline: Outline, places: Places, morph: Morph) -> Change:
+def deepen_branch(outline: Outline, morph: Morph) -> Change:
     """Plan a residual branch behind a tensor, whose last layer begins at zero.
 
     Args:
         outline: The network.
-        places: Its places.
         morph: `place` names the tensor, `numbers` the hidden width and the kernel length (odd; 1 for a dense layer).
 
     Raises:
         GraphError: No block ends there, the kernel is even, or the width is below one.
     """
-    place, (hidden, kernel) = places.at(morph.place[0]), morph.numbers
+    place, (hidden, kernel) = outline.places.at(morph.place[0]), morph.numbers
     _check_kernel(kernel, place)
     if hidden < 1:
         raise refusal("a hidden width of at least 1", str(hidden), f"deepen_branch behind {place.node}")
     stem = outline.fresh_name("branch")
-    norm = places.norm(place, hidden)
-    layers = [NewLayer(f"{stem}.first", _layer(place, place.width, hidden, kernel))]
+    norm = outline.places.norm(place, hidden)
+    layers = [NewLayer(f"{stem}.first", _layer(place, place.width, hidden, kernel, bias=norm is None))]
     layers += [] if norm is None else [NewLayer(f"{stem}.norm", norm)]
-    layers += [NewLayer(f"{stem}.activation", places.activation())]
+    layers += [NewLayer(f"{stem}.activation", outline.places.activation())]
     layers += [NewLayer(f"{stem}.second", unit_layer(place, hidden, place.width), "zero")]
     nodes = chained(place, layers)
     return Change(tuple(layers), Insertion(place.node.name, (*nodes, add_node(f"{stem}_add", place.node, nodes[-1]))))
@@ -111,12 +110,14 @@ def unit_layer(place: Place, inputs: int, outputs: int) -> nn.Module:
     return CONVS[len(place.spatial)](inputs, outputs, 1, device="meta")
 
 
-def _layer(place: Place, inputs: int, outputs: int, kernel: int) -> nn.Module:
+def _layer(place: Place, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> nn.Module:
+    """Without a bias where a norm follows, which would take it away again."""
     if place.family is Family.DENSE:
-        return nn.Linear(inputs, outputs, device="meta")
+        return nn.Linear(inputs, outputs, bias, device="meta")
     lengths = tuple(kernel if length > 1 else 1 for length in place.spatial)
     padding = tuple(length // 2 for length in lengths)
-    return CONVS[len(place.spatial)](inputs, outputs, lengths, padding=padding, device="meta")  # type: ignore[arg-type]
+    conv: Any = CONVS[len(place.spatial)]
+    return conv(inputs, outputs, lengths, padding=padding, bias=bias, device="meta")
 
 
 def _shape(place: Place, width: int) -> tuple[int, ...]:

@@ -28,7 +28,6 @@ from pluriform.search.edit import write
 from pluriform.search.grow_kernel import grow_kernel, grow_kernel_moves
 from pluriform.search.morphism import Change, Morph, refusal
 from pluriform.search.outline import Outline
-from pluriform.search.places import Places, places_of
 from pluriform.search.widen import widen, widen_moves
 
 __all__ = ["OPERATIONS", "Operation", "apply", "draw_moves", "legal_moves", "predict", "replay"]
@@ -45,20 +44,18 @@ class Operation:
     """
 
     family: str
-    moves: Callable[[Outline, Places], Iterator[Morph]]
-    plan: Callable[[Outline, Places, Morph], Change]
+    moves: Callable[[Outline], Iterator[Morph]]
+    plan: Callable[[Outline, Morph], Change]
 
 
 OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     {
-        "deepen": Operation("deepen", lambda _, places: deepen_moves(places), deepen),
-        "deepen_branch": Operation("deepen", lambda _, places: branch_moves(places), deepen_branch),
-        "widen": Operation("widen", lambda outline, _: widen_moves(outline), lambda outline, _, m: widen(outline, m)),
+        "deepen": Operation("deepen", deepen_moves, deepen),
+        "deepen_branch": Operation("deepen", branch_moves, deepen_branch),
+        "widen": Operation("widen", widen_moves, widen),
         "add_skip": Operation("skip", add_skip_moves, add_skip),
         "concat_skip": Operation("skip", concat_skip_moves, concat_skip),
-        "grow_kernel": Operation(
-            "kernel", lambda outline, _: grow_kernel_moves(outline), lambda outline, _, m: grow_kernel(outline, m)
-        ),
+        "grow_kernel": Operation("kernel", grow_kernel_moves, grow_kernel),
     }
 )
 """Every operation, by name."""
@@ -85,8 +82,7 @@ def legal_moves(network: Graph | Outline, operations: Iterable[str] = tuple(OPER
         widen 0 8
     """
     outline = network if isinstance(network, Outline) else Outline.of(network)
-    places = places_of(outline)
-    return [morph for name in operations for morph in _operation(name).moves(outline, places)]
+    return [morph for name in operations for morph in _operation(name).moves(outline)]
 
 
 def draw_moves(network: Graph | Outline, count: int, generator: np.random.Generator) -> list[Morph]:
@@ -123,7 +119,7 @@ def plan(outline: Outline, morph: Morph) -> Change:
         GraphError: The network does not allow it; names the node and the reason.
     """
     try:
-        return _operation(morph.operation).plan(outline, places_of(outline), morph)
+        return _operation(morph.operation).plan(outline, morph)
     except (IndexError, ValueError, TypeError) as error:
         if isinstance(error, GraphError):
             raise

@@ -18,6 +18,7 @@ from pluriform.graph.ops import Op
 from pluriform.graph.spelling import module_spelling
 from pluriform.search.architecture import Architecture, architecture
 from pluriform.search.morphism import Change, refusal
+from pluriform.search.places import Places, places_of
 
 __all__ = ["Outline", "layer_node"]
 
@@ -31,12 +32,16 @@ class Outline:
         layers: By dotted path, those that nodes call; unchanged ones are shared with the outline before.
         tensors: Parameters and buffers that the code of the network reads itself, by dotted path.
         examples: Inputs that it was traced with, as tensors without data.
+        code: Of the network before any morph, which tells where its lengths come from.
+        names: Name in that code, by name of the node.
     """
 
     nodes: tuple[Node, ...]
     layers: Mapping[str, nn.Module]
     tensors: Mapping[str, Tensor]
     examples: tuple[Any, ...]
+    code: fx.Graph
+    names: Mapping[str, str]
 
     @staticmethod
     def of(graph: Graph) -> "Outline":
@@ -51,7 +56,7 @@ class Outline:
             if node.op is Op.PARAMETER:
                 tensor = operator.attrgetter(path := node.attributes["path"])(graph.module)
                 tensors[path] = memo.get(id(tensor), torch.empty_like(tensor, device="meta"))
-        return Outline(graph.nodes, layers, tensors, graph.examples)
+        return Outline(graph.nodes, layers, tensors, graph.examples, graph.module.graph, graph.names)
 
     def __getitem__(self, name: str) -> Node:
         if name not in self._by_name:
@@ -83,6 +88,11 @@ class Outline:
         return architecture(self)
 
     @cached_property
+    def places(self) -> Places:
+        """Where layers may be put."""
+        return places_of(self.nodes, self._consumers)
+
+    @cached_property
     def flow(self) -> ChannelFlow:
         """Which channels stand where, and the weights that follow them."""
         shell = fx.GraphModule(nn.Module(), fx.Graph())
@@ -90,7 +100,8 @@ class Outline:
             shell.add_submodule(path, layer)
         for path, tensor in self.tensors.items():
             _put(shell, path, tensor)
-        return ChannelFlow(Graph(self.nodes, shell, shell, self.examples, {}), RULES)
+        shell._graph = self.code  # only read: compiling it, as the setter does, would take longer than all the rest
+        return ChannelFlow(Graph(self.nodes, shell, shell, self.examples, self.names), RULES)
 
     @cached_property
     def addresses(self) -> Mapping[int, tuple[str, ...]]:
@@ -109,27 +120,33 @@ class Outline:
         changed: dict[str, nn.Module] = {}
 
         def own(path: str) -> nn.Module:
-            if path not in changed:
+            if path in changed:
+                return changed[path]
+            if path in layers:
                 changed[path] = layers[path] = _copied(layers[path])
+            else:  # inside a layer of several parts, such as the projection of an attention layer
+                above, _, name = path.rpartition(".")
+                changed[path] = own(above)._modules[name] = _copied(getattr(own(above), name))
             return changed[path]
 
         for edit in change.weights:
-            new: Tensor | None = None
+            new = None
             for address in edit.addresses:
                 path, _, name = address.rpartition(".")
-                while path and path not in layers:
-                    path, _, rest = path.rpartition(".")
-                    name = f"{rest}.{name}"
-                old = tensors[address] if address in tensors else operator.attrgetter(name)(layers[path])
-                new = _blank(old, edit.shape) if new is None else new
                 if address in tensors:
-                    tensors[address] = new
-                if path in layers:
+                    new = tensors[address] = _blank(tensors[address], edit.shape) if new is None else new
+                if self._in_layer(path):
+                    new = _blank(getattr(own(path), name), edit.shape) if new is None else new
                     _put(own(path), name, new)
         for setting in change.settings:
             setattr(own(setting.path), setting.attribute, setting.value)
         layers.update((new.path, new.module) for new in change.layers)
-        return Outline(self._nodes_after(change, layers, {*changed}), layers, tensors, self.examples)
+        return replace(self, nodes=self._nodes_after(change, layers, {*changed}), layers=layers, tensors=tensors)
+
+    def _in_layer(self, path: str) -> bool:
+        while path and path not in self.layers:
+            path = path.rpartition(".")[0]
+        return bool(path)
 
     def _nodes_after(self, change: Change, layers: Mapping[str, nn.Module], changed: set[str]) -> tuple[Node, ...]:
         nodes, insertion = [], change.insertion

@@ -1,6 +1,6 @@
-"""Where layers may be put into a network: tensors with a channel axis, ends of blocks, values that are never negative."""
+"""Where layers may be put into a network: tensors with a channel axis, where a block of layers ends."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -10,7 +10,6 @@ from torch import nn
 from pluriform.graph.graph import Node
 from pluriform.graph.ops import Op
 from pluriform.search.morphism import refusal
-from pluriform.search.outline import Outline
 
 __all__ = ["CONVS", "Family", "Place", "Places", "kernels_within", "places_of"]
 
@@ -123,55 +122,61 @@ class Places:
         return nn.LayerNorm(width, device="meta") if (Op.LAYER_NORM, False) in self.norms else None
 
 
-def places_of(outline: Outline) -> Places:
-    """The places of a network."""
-    axes, nonnegative = _channel_axes(outline), _nonnegative(outline)
-    last = {name for node in outline.nodes if node.op is Op.OUTPUT for name in node.inputs}
+def places_of(nodes: Sequence[Node], consumers: Mapping[str, Sequence[Node]]) -> Places:
+    """The places of a network.
+
+    Args:
+        nodes: In execution order.
+        consumers: Nodes that read each node, by name.
+    """
+    axes, nonnegative = _channel_axes(nodes), _nonnegative(nodes)
+    last = {name for node in nodes if node.op is Op.OUTPUT for name in node.inputs}
     ends = {}
-    for node in outline.nodes:
-        readers = outline.consumers(node.name)
+    for node in nodes:
+        readers = consumers.get(node.name, ())
         if node.op in (Op.INPUT, Op.PARAMETER) or node.name in last or not readers:
             continue
         if node.name in axes and (len(readers) > 1 or readers[0].op not in CARRIED_ON):
             place = _place(node, axes[node.name], node.name in nonnegative)
             if place is not None:
                 ends[node.name] = place
-    functions = [str(node.attributes["function"]) for node in outline.nodes if node.op is Op.ACTIVATION]
-    groups = [node.attributes["num_groups"] for node in outline.nodes if node.op is Op.GROUP_NORM]
+    functions = [str(node.attributes["function"]) for node in nodes if node.op is Op.ACTIVATION]
+    groups = [node.attributes["num_groups"] for node in nodes if node.op is Op.GROUP_NORM]
     return Places(
         ends,
-        {node.name: position for position, node in enumerate(outline.nodes)},
+        {node.name: position for position, node in enumerate(nodes)},
         next((ACTIVATIONS[name] for name in functions if name in ACTIVATIONS), nn.ReLU),
-        frozenset((node.op, len(node.shape) > 2 and node.op is not Op.LAYER_NORM) for node in outline.nodes),
+        frozenset((node.op, len(node.shape) > 2 and node.op is not Op.LAYER_NORM) for node in nodes),
         groups[0] if groups else 1,
     )
 
 
 def _place(node: Node, axis: int, nonnegative: bool) -> Place | None:
-    if node.dtype is None or not node.dtype.is_floating_point:
+    shape = node.shape
+    if node.dtype is None or not node.dtype.is_floating_point or len(shape) < 2:
         return None
-    if axis == len(node.shape) - 1:
-        return Place(node, Family.DENSE, node.shape[-1], (), nonnegative)
-    if axis == 1 and len(node.shape) <= 5:
-        return Place(node, Family.CONV, node.shape[1], tuple(node.shape[2:]), nonnegative)
+    if axis == len(shape) - 1:
+        return Place(node, Family.DENSE, shape[-1], (), nonnegative)
+    if axis == 1 and len(shape) <= 5:
+        return Place(node, Family.CONV, shape[1], tuple(shape[2:]), nonnegative)
     return None
 
 
-def _channel_axes(outline: Outline) -> dict[str, int]:
+def _channel_axes(nodes: Sequence[Node]) -> dict[str, int]:
     """The channel axis of the nodes that depend on the input and where it is known."""
     axes: dict[str, int] = {}
-    seen: set[str] = set()
-    for node in outline.nodes:
+    seen: dict[str, int] = {}
+    for node in nodes:
         if node.op is not Op.INPUT and not any(name in seen for name in node.inputs):
             continue
-        seen.add(node.name)
-        axis = _channel_axis(outline, node, axes)
+        seen[node.name] = len(node.shape)
+        axis = _channel_axis(node, axes, seen)
         if axis is not None and not any(isinstance(length, tuple) for length in node.shape):
             axes[node.name] = axis
     return axes
 
 
-def _channel_axis(outline: Outline, node: Node, axes: Mapping[str, int]) -> int | None:
+def _channel_axis(node: Node, axes: Mapping[str, int], ranks: Mapping[str, int]) -> int | None:
     rank = len(node.shape)
     if rank < 2:
         return None
@@ -179,7 +184,7 @@ def _channel_axis(outline: Outline, node: Node, axes: Mapping[str, int]) -> int 
         return rank - 1
     if node.op in CHANNELS_FIRST:
         return 1
-    known = [axes[name] for name in node.inputs if name in axes and len(outline[name].shape) == rank]
+    known = [axes[name] for name in node.inputs if name in axes and ranks[name] == rank]
     if node.op in POINTWISE and known:
         return known[0] if node.op is not Op.CONCAT or node.attributes["dim"] == known[0] else None
     if node.op is Op.PERMUTE and known:
@@ -189,13 +194,13 @@ def _channel_axis(outline: Outline, node: Node, axes: Mapping[str, int]) -> int 
     return 1 if node.op is Op.PAD and known == [1] else None
 
 
-def _nonnegative(outline: Outline) -> set[str]:
+def _nonnegative(nodes: Sequence[Node]) -> set[str]:
     """Nodes whose values are never below zero."""
     found: set[str] = set()
-    for node in outline.nodes:
+    for node in nodes:
         inner = bool(node.inputs) and all(name in found for name in node.inputs)
-        number = node.attributes.get("scalar", 0)
-        safe = node.op in KEPT and (not isinstance(number, int | float) or number >= 0)
+        numbers = (node.attributes.get("scalar", 0), node.attributes.get("alpha", 1))
+        safe = node.op in KEPT and all(isinstance(number, int | float) and number >= 0 for number in numbers)
         clipped = node.op is Op.ACTIVATION and node.attributes["function"] in NONNEGATIVE
         if clipped or (node.op is Op.SOFTMAX and node.attributes["function"] == "softmax") or (inner and safe):
             found.add(node.name)

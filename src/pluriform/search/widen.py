@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from pluriform.graph.flow import ChannelFlow, GroupedConv, Role, Slot
-from pluriform.graph.graph import Shape
+from pluriform.graph.graph import Node, Shape
 from pluriform.graph.layout import Layout
 from pluriform.graph.ops import Op
 from pluriform.graph.selection import grouped_weight, norm_groups, positions
@@ -153,13 +153,13 @@ def _width(flow: ChannelFlow, width: Width) -> Width | str:
         length = sum(span.length for span in layout)
         if norm.groups == length and norm.groups > 1:
             continue
-        if len(layout) > 1 or (length // norm.groups) % layout[0].repeat:
+        if len(layout) > 1 or (length // norm.groups) % max(span.repeat for span in layout):
             return f"{norm.node} averages it with other channels"
         if norm.groups == 1:
             copied = True
         else:
             grouped_norm = True
-            units.append(length // norm.groups // layout[0].repeat)
+            units.append(length // norm.groups * width.size // length)
     for conv in flow.grouped:
         for layout in (flow.ties.resolve(conv.inputs), flow.ties.resolve(conv.outputs)):
             if not any(span.channels == width.channels for span in layout):
@@ -167,10 +167,22 @@ def _width(flow: ChannelFlow, width: Width) -> Width | str:
             if len(layout) > 1 or width.size % conv.groups:
                 return f"the groups of {conv.node} hold it with other channels"
             blocks = math.lcm(blocks, conv.groups)
+    if copied and (dropout := _dropout(flow, width)):
+        return f"{dropout} would draw anew for copies that a norm averages"
     if width.size % blocks or (grouped_norm and (blocks > 1 or copied)):
         return "convolutions and norms group it in different ways"
     unit = math.lcm(*units, blocks)
     return Width(width.name, width.part, width.channels, width.size, unit, blocks, copied)
+
+
+def _dropout(flow: ChannelFlow, width: Width) -> Node | None:
+    """A dropout on the way of the channels."""
+    for node in flow.graph.nodes:
+        if node.op is Op.DROPOUT and node.attributes["p"] > 0 and node.name in flow.axes:
+            spans = [span for layout in flow.axes[node.name] for span in flow.ties.resolve(layout)]
+            if any(span.channels == width.channels for span in spans):
+                return node
+    return None
 
 
 def _spread(width: Width, added: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
