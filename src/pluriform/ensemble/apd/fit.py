@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from pluriform.data.data import Data
-from pluriform.ensemble.apd.iterations import Iterations
 from pluriform.ensemble.apd.sgld import SGLD, Langevin
 from pluriform.ensemble.apd.vectors import Distilled, Stored
 from pluriform.ensemble.apd.wgan import WGAN, Coordinates
@@ -21,6 +20,7 @@ from pluriform.method import FitContext, Method
 from pluriform.training.augmentation import Augmentation
 from pluriform.training.cost import FitCost, peak_resident
 from pluriform.training.feed import Batch, Feed
+from pluriform.training.iterations import Iterations
 from pluriform.training.loss import Loss
 from pluriform.training.recipe import Recipe
 from pluriform.training.seeds import derive_seed
