@@ -72,7 +72,7 @@ class RandomNet(nn.Module):
                 "instance": lambda out=out: instance(out, affine=True, track_running_stats=True),
                 "single": lambda out=out: nn.GroupNorm(1, out),
             }
-            if norm != "none":
+            if norm != "none" and (norm != "instance" or longer > 1):
                 self.steps.append(("call", self.layer(norms[norm]())))
             if self.rng.random() < 0.8:
                 self.steps.append(("call", self.activation()))
