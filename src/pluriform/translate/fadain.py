@@ -44,12 +44,12 @@ def channel_statistics(x: Tensor, eps: float = EPS) -> ChannelStatistics:
     return ChannelStatistics(mean, (variance + eps).sqrt())
 
 
-def fadain(x: Tensor, s: Tensor, alpha: float | int = 1.0) -> Tensor:
+def fadain(x: Tensor, s: Tensor | ChannelStatistics, alpha: float | int = 1.0) -> Tensor:
     """`alpha * ((x - mean(x)) / std(x) * std(s) + mean(s)) + (1 - alpha) * x`.
 
     Args:
         x: Trunk, `(batch, channels, height, width)`.
-        s: Style features of as many channels, of any size.
+        s: Style features of as many channels, of any size, or their statistics.
         alpha: Strength of the style; 0 leaves x.
 
     Raises:
@@ -64,10 +64,12 @@ def fadain(x: Tensor, s: Tensor, alpha: float | int = 1.0) -> Tensor:
         >>> bool(torch.allclose(fadain(x, x), x))
         True
     """
-    if s.shape[1] != x.shape[1]:
+    style = channel_statistics(s) if isinstance(s, Tensor) else s
+    if style.mean.shape[1] != x.shape[1]:
         remedy = "take the level of the style stream with the channels of the trunk"
-        raise ShapeError(explain(f"style features of {x.shape[1]} channels", f"{s.shape[1]}", "FAdaIN", remedy))
-    own, style = channel_statistics(x), channel_statistics(s)
+        got = f"{style.mean.shape[1]}"
+        raise ShapeError(explain(f"style features of {x.shape[1]} channels", got, "FAdaIN", remedy))
+    own = channel_statistics(x)
     scale = style.std / own.std
     shift = style.mean - own.mean * scale
     if alpha != 1:

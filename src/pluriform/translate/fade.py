@@ -51,7 +51,7 @@ class FADE(nn.Module):
                     "take the level of the content stream with the size of the trunk",
                 )
             )
-        of_gamma, of_beta = self.modulation.bias.chunk(2)
+        of_gamma, of_beta = self.modulation.bias.chunk(2)  # type: ignore[union-attr]
         bias = torch.cat((of_gamma + 1, of_beta))  # 1 + gamma for the price of gamma.
         scale, beta = F.conv2d(f, self.modulation.weight, bias, padding=1).chunk(2, 1)
         return torch.addcmul(beta, normal, scale)

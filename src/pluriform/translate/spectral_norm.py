@@ -64,6 +64,8 @@ class SpectralConv2d(nn.Conv2d):
 
     def draw_directions(self) -> None:
         """Draw `u` anew and iterate until both directions are close to the leading singular vectors."""
+        if self.weight.is_meta:
+            return
         with torch.no_grad():
             self.u.copy_(F.normalize(torch.randn_like(self.u), dim=0, eps=TINY))
         for _ in range(WARM_UP):
@@ -96,7 +98,7 @@ class SpectralConv2d(nn.Conv2d):
         if self.training and self.weight.requires_grad and torch.is_grad_enabled():
             sigma = self.iterate()
         u, v = self.u.clone(), self.v.clone()  # Further passes before the backward pass overwrite the buffers.
-        if self.fused and self._heavy(x) and not torch.is_autocast_enabled(x.device.type):
+        if self.fused and self._heavy(x) and not (x.is_meta or torch.is_autocast_enabled(x.device.type)):
             return _HeavyConvolution.apply(x, self.weight, self.bias, sigma, u, v, self.stride, self.padding)
         weight = self.weight / torch.dot(u, torch.mv(self.weight.flatten(1), v))
         return F.conv2d(x, weight, self.bias, self.stride, self.padding)
@@ -131,7 +133,7 @@ class _HeavyConvolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (grad,) = grads
         x, weight, bias, sigma, u, v, y = ctx.saved_tensors
         scaled = grad / sigma
