@@ -31,6 +31,7 @@ class BayesianSearch:
         parents: Neighbours of at least that many best candidates compete, of the best alone at first:
         share: and of this share of all scored ones, so that a long search leaves a summit that it has climbed.
         randoms: Together with so many random candidates.
+        rounds: So many times neighbours of the leading competitors join the competition.
         children: At most so many neighbours of one parent, drawn at random.
         linear: Fit a linear term of the kernel beside the Gaussian one.
         covariates: Numbers of a candidate in which the prior mean is linear: `candidate -> sequence`.
@@ -73,6 +74,7 @@ class BayesianSearch:
         parents: int = 3,
         share: float = 0.08,
         randoms: int = 5,
+        rounds: int = 0,
         children: int = 100,
         linear: bool = True,
         covariates: Covariates | None = None,
@@ -83,7 +85,7 @@ class BayesianSearch:
         self.trials = Trials(space, seed=seed, direction=direction, initial=initial, start=start)
         self.model = CandidateModel(self.trials, feature_map(kernel, space, seed), linear=linear, covariates=covariates)
         self._acquisition = _acquisition(acquisition, beta)
-        self.parents, self.share, self.randoms, self.children = parents, share, randoms, children
+        self.parents, self.share, self.randoms, self.children, self.rounds = parents, share, randoms, children, rounds
 
     def ask(self) -> Any:
         """The candidate to score next."""
@@ -112,19 +114,32 @@ class BayesianSearch:
         pool = self._pool(generator)
         if not pool:
             return self.trials.random_new(generator)
-        belief = self.model.predict(pool)
+        values = self._value(pool, generator)
+        for _ in range(self.rounds):
+            leaders = sorted(values, key=lambda one: -values[one])[: self.parents]
+            moved = (child for leader in leaders for child in self._children(leader, generator))
+            new = [child for child in dict.fromkeys(moved) if child not in values]
+            if new:
+                values |= self._value(new, generator)
+        return max(values, key=lambda one: values[one])
+
+    def _value(self, candidates: list[Any], generator: np.random.Generator) -> dict[Any, float]:
         best = float(self.model.standardised.values.max())
-        return pool[int(np.argmax(self._acquisition(belief, best, generator)))]
+        found = self._acquisition(self.model.predict(candidates), best, generator)
+        return dict(zip(candidates, map(float, found), strict=True))
+
+    def _children(self, parent: Any, generator: np.random.Generator) -> list[Any]:
+        """Unknown neighbours, some of them where they are many."""
+        children = self.trials.unknown_neighbours(parent)
+        if len(children) <= self.children:
+            return children
+        return [children[int(i)] for i in sorted(generator.permutation(len(children))[: self.children])]
 
     def _pool(self, generator: np.random.Generator) -> list[Any]:
         """Unknown neighbours of the best candidates, and some at random."""
         pool: dict[Any, None] = {}
         for parent in self.trials.ranked()[: max(self.parents, round(self.share * len(self.trials.observed)))]:
-            children = self.trials.unknown_neighbours(parent.candidate)
-            if len(children) > self.children:
-                chosen = generator.choice(len(children), size=self.children, replace=False)
-                children = [children[int(index)] for index in sorted(chosen)]
-            pool.update(dict.fromkeys(children))
+            pool.update(dict.fromkeys(self._children(parent.candidate, generator)))
         for _ in range(self.randoms):
             candidate = draw(self.trials.space, generator)
             if candidate not in self.trials:
