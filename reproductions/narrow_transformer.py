@@ -1,14 +1,14 @@
 """A small vision transformer: alone, distilled, and by wide-then-narrow, its heads and MLPs widened inside.
 
     PLURIFORM_DATA=... OMP_NUM_THREADS=1 python reproductions/narrow_transformer.py
-        [--seeds 0 1 2] [--arms ...] [--images 5000] [--epochs 24] [--wide-epochs 12]
+        [--seeds 0 1 2] [--arms ...] [--images 3000] [--epochs 24] [--wide-epochs 12]
         [--out runs/narrow_transformer] [--assemble]
 
 FashionMNIST in 16 patches of 7x7; pre-norm blocks of attention and an MLP, the residual stream 32 wide. The thin
 network has one head of 8 in each block and MLPs of 16; its wide partner eight times as many of both, drawn anew and
 trained once a seed, and the same stream. So units of imitation end where both are equally wide, without linear maps.
 
-5,000 training images, 1,000 others for validation, the official 10,000 test images. Every arm gives the thin network
+3,000 training images, 1,000 others for validation, the official 10,000 test images. Every arm gives the thin network
 the same number of passes over the training images (of wide-then-narrow half to units, which count as their share of
 the network, a third to the wide network's probabilities, a sixth to labels). `alone-long` trains alone for as many
 more passes as the wide network's training costs in multiply-accumulates. The learning rate of each arm is the best of
@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--wide-epochs", type=int, default=12)
-    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--out", type=Path, default=Path("runs/narrow_transformer"))
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--assemble", action="store_true", help="only write the JSON from the parts")

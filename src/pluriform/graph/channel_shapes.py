@@ -59,7 +59,7 @@ def _reshape(flow: ChannelFlow, node: Node) -> Axes | None:
         block = axes[start:end]
         if start == 0 and sum(size > 1 for size in sizes[:end]) > 1:
             flow.freeze(block, f"{node} mixes it with the batch")
-        merged = flow.ties.flatten(block, reason) if block else flow.ties.fresh(1, "an axis of length one")
+        merged = flow.flatten(block, reason) if block else flow.ties.fresh(1, "an axis of length one")
         result += flow.unflatten(node, done, merged, shape[done:until], reason) if until > done else []
         start, done = end, until
     if isinstance(flow.module(node), nn.Unflatten):

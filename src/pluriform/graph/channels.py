@@ -2,7 +2,8 @@
 
 Found by union-find over channel sets (`layout`), one pass over the graph (`flow`) with a rule for each operation
 (`channel_rules`). Fixed are the channels of the network's inputs and outputs, those that meet an operation without a
-rule, and those whose number is written out in the network's own code (found by tracing a resized copy).
+rule, and those whose number is written out in the network's own code (found by tracing a resized copy). Where the code
+takes it from an attribute of a module (`self.heads`), the attribute follows (`lengths`).
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ class ChannelGroup:
     Attributes:
         name: Of the first node that makes them, with `.each` or `.input` where nodes only carry or read them, and with
             `[0]`, `[1]` where a node has channels of several groups.
-        size: Number of channels.
+        size: Number of channels, or of blocks of them that are only copied whole, such as the heads of attention.
         producers: Nodes whose weights make the channels (their rows).
         consumers: Nodes whose weights read them (their columns).
         carriers: Nodes with weights for each channel: norms, depthwise convolutions, slopes, scales.

@@ -4,6 +4,7 @@ The flow visits the nodes in order. A rule for each operation (`channel_rules`) 
 what must be equal, and registers the weights whose axes follow a layout.
 """
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ class ChannelFlow:
     """Layouts of all nodes of a graph, with the weights that follow them.
 
     Of the axes that one axis is split into, one can keep changing. The flow runs twice where there is a choice: first
-    with all of them loose, to see which ones meet an operation that fixes them; then with the first of the others.
+    with all of them loose, to see which ones meet an operation that fixes them, and which ones are tied to others; then
+    with one of them, such as the heads.
 
     Args:
         graph: The traced network.
@@ -94,7 +96,7 @@ class ChannelFlow:
         self._kept: dict[tuple[str, int], int] | None = None
         self._loose: dict[tuple[str, int], list[Layout]] = {}
         self._run(rules)
-        self._kept = {place: self._first_free(axes) for place, axes in self._loose.items()}
+        self._kept = {place: self._choice(axes) for place, axes in self._loose.items()}
         if self._kept:
             self._run(rules)
 
@@ -163,6 +165,12 @@ class ChannelFlow:
         for layout in axes:
             self.ties.freeze(layout, reason)
 
+    def flatten(self, axes: Axes, reason: str) -> Layout:
+        """The layout of axes merged into one; while axes are loose, without a choice among them."""
+        if self._kept is None and self._loose and sum(self.ties.free(layout) for layout in axes) > 1:
+            return self.ties.fresh(math.prod(length_of(layout) for layout in axes))
+        return self.ties.flatten(axes, reason)
+
     def unflatten(self, node: Node, first: int, layout: Layout, sizes: Shape, reason: str) -> list[Layout]:
         """Layouts of the axes that a node splits one into, from axis `first` of its output on.
 
@@ -179,10 +187,12 @@ class ChannelFlow:
         self._loose[node.name, first] = axes
         return axes
 
-    def _first_free(self, axes: list[Layout]) -> int:
-        """The first of some axes that nothing fixes, else the first that is longer than one."""
-        free = [axis for axis, layout in enumerate(axes) if self.ties.free(layout)]
-        return free[0] if free else next((axis for axis, layout in enumerate(axes) if length_of(layout) > 1), 0)
+    def _choice(self, axes: list[Layout]) -> int:
+        """Which of some axes keeps changing: the first of those that are not fixed and are tied to most others."""
+        loose = [self.ties.resolve(layout) for each in self._loose.values() for layout in each]
+        counts = [loose.count(self.ties.resolve(layout)) if self.ties.free(layout) else 0 for layout in axes]
+        longer = next((axis for axis, layout in enumerate(axes) if length_of(layout) > 1), 0)
+        return counts.index(max(counts)) if max(counts) else longer
 
     def _argument(self, node: Node, name: str) -> Tensor | None:
         """The tensor that a function was given as its weight or bias."""

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import fx, nn
 
@@ -52,6 +53,10 @@ class SharedLength:
     source_axis: int
 
 
+FOUND: WeakKeyDictionary[Graph, tuple[AttributeLength, ...]] = WeakKeyDictionary()
+"""Since the groups of one graph are asked for several times."""
+
+
 class _Spelled(int):
     """An attribute that remembers whose it is; what is computed from it is an ordinary number."""
 
@@ -64,6 +69,12 @@ def attribute_lengths(graph: Graph) -> tuple[AttributeLength, ...]:
 
     Found by tracing a copy whose attributes know their names; the copy shares all tensors.
     """
+    if graph not in FOUND:
+        FOUND[graph] = _attribute_lengths(graph)
+    return FOUND[graph]
+
+
+def _attribute_lengths(graph: Graph) -> tuple[AttributeLength, ...]:
     if not any(node.op in (*RESHAPES, Op.SPLIT) and node.module is None for node in graph.nodes):
         return ()
     root = graph.root
