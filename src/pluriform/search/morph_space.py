@@ -28,7 +28,7 @@ CHILDREN = 24
 REMEMBERED = 2000
 """Networks whose children are remembered."""
 DRAWS = 2
-"""Moves that are drawn for each child wanted; some are refused, too large, or lead to the same network."""
+"""Moves that are drawn for each child wanted; some are refused, or lead to the same network."""
 
 
 class Grown:
@@ -75,7 +75,7 @@ class MorphSpace:
         seed: Of the moves that are offered for each network.
         fits: Whether a network may be tried: a limit of size.
         children: Offered for each network, as `neighbours`.
-        walk: Most moves of a network drawn at random, each among the neighbours.
+        walk: Most moves of a network drawn at random.
 
     Example:
         >>> import torch
@@ -118,7 +118,8 @@ class MorphSpace:
         """A walk of a few random moves from the start."""
         found = self.start
         for _ in range(int(generator.integers(1, self.walk + 1))):
-            children = self.neighbours(found)
+            near = self.neighbours(found) if found is self.start else self.draw(found, 1, generator)
+            children = [one for one in near if self.fits(one)]
             found = children[int(generator.integers(len(children)))] if children else found
         return found
 
@@ -131,17 +132,17 @@ class MorphSpace:
             digest = hashlib.blake2b(words.encode(), digest_size=8).digest()
             generator = np.random.default_rng(int.from_bytes(digest, "big"))
             self._offered[candidate.moves] = self.draw(candidate, self.children, generator)
-        return self._offered[candidate.moves]
+        return [one for one in self._offered[candidate.moves] if self.fits(one)]
 
     def draw(self, candidate: Grown, count: int, generator: np.random.Generator) -> list[Grown]:
-        """At most so many different networks one random move away that fit."""
+        """At most so many different networks one random move away, of any size."""
         found: dict[Grown, None] = {}
         for morph in draw_moves(candidate.outline, DRAWS * count, generator):
             try:
                 child = Grown((*candidate.moves, morph), predict(candidate.outline, morph))
             except GraphError:
                 continue
-            if child != candidate and self.fits(child):
+            if child != candidate:
                 found.setdefault(child)
             if len(found) == count:
                 break
@@ -172,9 +173,10 @@ class MorphSpace:
         found = np.zeros((len(candidates), len(others)))
         for row, one in enumerate(candidates):
             for column, other in enumerate(others):
-                pair = one.architecture.skips, other.architecture.skips
+                pair = (one.architecture.skips, other.architecture.skips)
+                back = (pair[1], pair[0])
                 if pair[0] != pair[1] and pair not in self._skips:
-                    self._skips[pair] = self._skips[pair[::-1]] = skip_distance(*pair)
+                    self._skips[pair] = self._skips[back] = skip_distance(*pair)
                 found[row, column] = self._skips.get(pair, 0.0)
         return found
 

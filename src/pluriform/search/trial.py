@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 
 from pluriform.data.data import Data
-from pluriform.errors import RunBusyError
+from pluriform.errors import MemoryBudgetError, RunBusyError, explain
 from pluriform.graph.graph import Graph
 from pluriform.graph.parameters import weights_of
 from pluriform.metrics.latency import repeated
 from pluriform.runs import Run, replace_file
+from pluriform.search.memory import MemoryModel, predicted_bytes
 from pluriform.search.morphism import Morph
 from pluriform.search.moves import replay
 from pluriform.search.start import morphable
@@ -35,7 +36,7 @@ from pluriform.training.recipe import Recipe
 from pluriform.training.step import training_step
 from pluriform.training.validation import Assessment, assess
 
-__all__ = ["Common", "Measured", "Task", "network_of", "read_weights", "run_trial"]
+__all__ = ["Common", "Measured", "Task", "bytes_of", "network_of", "read_weights", "run_trial"]
 
 RESULT = "result.json"
 WEIGHTS = "weights.safetensors"
@@ -76,6 +77,7 @@ class Task:
         least: Scores to go on with after each own epoch.
         deadline: Unix time at which it ends with what it has; `None` for no end.
         also_untrained: Also score the network as it comes, before its first epoch: the start.
+        cap: Bytes that its training may take; `None` for any.
         checkpoint: Whether it could be resumed.
     """
 
@@ -89,6 +91,7 @@ class Task:
     least: tuple[float, ...] = ()
     deadline: float | None = None
     also_untrained: bool = False
+    cap: float | None = None
     checkpoint: bool = True
 
 
@@ -130,13 +133,25 @@ def run_trial(task: Task, common: Common) -> Measured:
 def _measured(task: Task, common: Common, run: Run, device: torch.device) -> Measured:
     begin = time.perf_counter()
     network: Any = network_of(task, common).module.to(device)
+    needed = bytes_of(network, common)
+    if task.cap is not None and (refusal := MemoryModel(task.cap).refusal(needed)):
+        remedy = "smaller networks are tried; lower batch_size, or close other programs, for larger ones"
+        raise MemoryBudgetError(explain("a network that fits into memory", refusal, f"trial {task.number}", remedy))
     session = _Session(network, task, common, run if task.checkpoint else None)
     score = session.train()
     if score is None:
         return Measured(None, {"ended": session.ended})
     write_weights(network, run.path / WEIGHTS)
     figures = session.figures() | {"latency": _latency(network, common.data, device), "parameters": _count(network)}
+    figures["bytes"] = needed
     return Measured(score, figures | {"seconds": session.earlier + time.perf_counter() - begin})
+
+
+def bytes_of(network: nn.Module, common: Common) -> float:
+    """What training it will take, predicted."""
+    recipe, (inputs, targets) = common.recipe, common.data.train.batch(torch.arange(2))
+    size = min(recipe.batch_size, len(common.data.train))
+    return predicted_bytes(network, inputs, targets, recipe, Loss(common.data.task), size)
 
 
 def network_of(task: Task, common: Common) -> Graph:

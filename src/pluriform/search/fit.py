@@ -1,0 +1,163 @@
+"""`MorphismSearch`: grow a better network from yours."""
+
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pluriform.data.data import Data
+from pluriform.errors import ConfigError, explain
+from pluriform.method import FitContext, Method
+from pluriform.runs import Run
+from pluriform.search.budget import Budget
+from pluriform.search.facts import search_facts
+from pluriform.search.journal import Journal
+from pluriform.search.python_source import readable
+from pluriform.search.searched import Searched
+from pluriform.search.trial import Common
+from pluriform.search.trials import Plan, Search
+from pluriform.search.validation_split import with_validation
+from pluriform.training.recipe import Recipe
+from pluriform.training.validation import residual_variance
+
+__all__ = ["MorphismSearch"]
+
+JOURNAL = "journal.sqlite"
+STEPS, MOST_EPOCHS = 600, 20
+
+
+def _recipe() -> Recipe:
+    return Recipe(learning_rate=2e-3)
+
+
+@dataclass(frozen=True)
+class MorphismSearch(Method):
+    """Search for a better architecture, starting from the given network.
+
+    Networks grow by morphs that keep their function (deeper, wider, with skips, with larger kernels). A strategy says
+    which one is next; each child inherits the weights of its parent, is trained for a few epochs and scored on held-out
+    samples; in the end the best is trained on. A journal in the run holds every trial: a search that was killed goes on
+    where it was, and `fit` with a larger budget on the same run goes on with a finished one. Ctrl-C gives the best
+    network so far.
+
+    Args:
+        minutes: Wall time, over all sittings of a run; `None` for no limit.
+        trials: Networks in all, those that fail included; `None` for as many as there is time for (20 without a time).
+        epochs: Of each trial; `None` for about 600 steps, at most 20 epochs.
+        final: Share of the minutes (or of the epochs of all trials) that the best network is trained on in the end.
+        strategy: `bayesian` (a Gaussian process over architectures), `random` (moves by chance), `mutate` (moves of
+            the best by chance).
+        early_stopping: Share of children that end early, compared with others after as many own epochs; 0 for none.
+        max_parameters: Of every network that is tried; `None` for any.
+        max_latency: Of the network that comes out, in ms for one input here; `None` for any.
+        workers: Trials run in this process (`serial`), in local `processes` (each on a GPU where there are several), or
+            on a `ray` cluster that sees the folder of the run.
+        processes: Local processes.
+        training: How every network is trained; `epochs` and `patience` are not used.
+
+    References:
+        Jin, Song, Hu 2019, Auto-Keras: An Efficient Neural Architecture Search System, arXiv:1806.10282.
+
+    Example:
+        >>> import pluriform as pf
+        >>> data = pf.load("digits")
+        >>> form = pf.MorphismSearch(trials=2, epochs=1, final=0).fit(pf.nets.build("mlp", data), data)
+        >>> [trial["parent"] for trial in form.facts["trials"]]
+        [None, 0]
+        >>> "class Network(nn.Module):" in form.to_python()
+        True
+    """
+
+    budget: ClassVar[tuple[str, ...]] = ("minutes", "trials", "workers", "processes")
+
+    minutes: float | int | None = None
+    trials: int | None = None
+    epochs: int | None = None
+    final: float | int = 0.3
+    strategy: Literal["bayesian", "random", "mutate"] = "bayesian"
+    early_stopping: float | int = 0.25
+    max_parameters: int | None = None
+    max_latency: float | int | None = None
+    workers: Literal["serial", "processes", "ray"] = "serial"
+    processes: int = 2
+    training: Recipe = field(default_factory=_recipe)
+
+    def __post_init__(self) -> None:
+        Budget(self.trials, self.minutes)
+        self._require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1, or None")
+        self._require(0 <= self.final < 1, "final", "a share in [0, 1)")
+        self._require(0 <= self.early_stopping < 1, "early_stopping", "a share in [0, 1)")
+        self._require(self.strategy in ("bayesian", "random", "mutate"), "strategy", "'bayesian', 'random' or 'mutate'")
+        self._require(self.workers in ("serial", "processes", "ray"), "workers", "'serial', 'processes' or 'ray'")
+        self._require(self.processes >= 1, "processes", "at least 1")
+        for name in ("max_parameters", "max_latency"):
+            value = getattr(self, name)
+            self._require(value is None or 0 < value < math.inf, name, "a number above 0, or None")
+
+    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
+        if not fulfilled:
+            got = repr(getattr(self, name))
+            raise ConfigError(explain(f"{name}: {expected}", got, "MorphismSearch", f"change {name}"))
+
+    def _goes_on(self, run: Run) -> bool:
+        with Journal(run.path / JOURNAL) as journal:
+            begun = sum(not trial.plan.get("final") for trial in journal.trials())
+            budget = Budget(self.trials, self.minutes, journal.fact("seconds", 0.0))
+            return not budget.spent(begun) and not journal.fact("exhausted", False)
+
+    def _fit(self, module: Any, data: Data, context: FitContext) -> Searched:
+        budget, known = Budget(self.trials, self.minutes), data
+        data = with_validation(data, context.seed)
+        with ExitStack() as stack:
+            folder = stack.enter_context(_folder(context.run))
+            journal = stack.enter_context(Journal(folder / JOURNAL))
+            budget = replace(budget, earlier=journal.fact("seconds", 0.0))
+            common = Common(module, data, self.training, context.device.type)
+            search = Search(self._plan(budget, data, context), common, folder / "trials", journal)
+            search.run()
+            best = search.best()
+            network = readable(search.network(best)).to(context.device).eval()
+            facts = search_facts(search, best)
+        noise = None
+        if data.task == "regression":
+            noise = residual_variance(network, data.validation, context.device)
+        return Searched(network, known.signature, facts, noise, _cost(facts, len(data.train)))
+
+    def _plan(self, budget: Budget, data: Data, context: FitContext) -> Plan:
+        per_epoch = max(1, len(data.train) // self.training.batch_size)
+        usual = max(1, min(MOST_EPOCHS, math.ceil(STEPS / per_epoch)))
+        return Plan(
+            budget=budget,
+            epochs=self.epochs or usual,
+            final=self.final,
+            strategy=self.strategy,
+            stopped=self.early_stopping,
+            max_parameters=self.max_parameters,
+            max_latency=self.max_latency,
+            workers=self.workers,
+            processes=self.processes,
+            seed=context.seed,
+        )
+
+
+@contextmanager
+def _folder(run: Run | None) -> Iterator[Path]:
+    """Of the run; without one, a folder that goes away."""
+    if run is not None:
+        yield run.path
+        return
+    with tempfile.TemporaryDirectory(prefix="pluriform-search-") as name:
+        yield Path(name)
+
+
+def _cost(facts: dict[str, Any], samples: int) -> dict[str, float | int]:
+    done = [trial for trial in facts["trials"] if trial["state"] == "done"]
+    epochs = sum(trial["epochs"] for trial in done)
+    return {
+        "training_seconds": facts["seconds"],
+        "epochs": round(epochs),
+        "sample_passes": round(epochs * samples),
+    }

@@ -1,0 +1,435 @@
+"""The run of a search: asks the strategy, journals, hands trials to workers, tells what came out, picks the best.
+
+    ask -> journal -> train -> journal -> tell
+
+A trial stands in the journal before it begins, and its score before the strategy hears of it. What is under way counts
+as pending for the strategy, so several workers get different networks, and a score that comes in late is told late.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from pluriform.distribute import LATER, Outcome, Workers, map_tasks
+from pluriform.errors import ConfigError, RunConflictError, TaskError, explain
+from pluriform.search.bayesian_search import BayesianSearch
+from pluriform.search.budget import Budget
+from pluriform.search.journal import Journal, Trial
+from pluriform.search.memory import MemoryModel, ran_out_of_memory
+from pluriform.search.morph_space import Grown, MorphSpace
+from pluriform.search.morphism import Morph
+from pluriform.search.mutate_incumbent import MutateIncumbent
+from pluriform.search.random_search import RandomSearch
+from pluriform.search.start import morphable
+from pluriform.search.stopping import least_scores
+from pluriform.search.trial import WEIGHTS, Common, Measured, Task, bytes_of, network_of, run_trial
+from pluriform.search.validation_split import score_variance
+from pluriform.training.loss import Loss
+from pluriform.training.seeds import derive_seed
+
+__all__ = ["Plan", "Search", "StrategyName"]
+
+StrategyName = Literal["bayesian", "random", "mutate"]
+
+FIRST = 3
+"""Trials after which a search ends whose trials all fail."""
+KEPT = 20
+"""Best trials whose weights are kept for children."""
+INITIAL = 4
+MOST_FINAL_EPOCHS = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a search goes.
+
+    Attributes:
+        budget: Trials and time.
+        epochs: Own epochs of every trial.
+        final: Share of the time, or of the epochs of all trials, that the best one is trained on in the end.
+        strategy: Which network is next.
+        stopped: Share of children that early stopping may end.
+        max_parameters: Of every network.
+        max_latency: Of the result, in ms for one input.
+        workers: Where trials run.
+        processes: How many at once.
+        seed: Of everything.
+    """
+
+    budget: Budget
+    epochs: int
+    final: float | int
+    strategy: StrategyName
+    stopped: float | int
+    max_parameters: int | None
+    max_latency: float | int | None
+    workers: Workers
+    processes: int
+    seed: int
+
+
+class Search:
+    """One sitting of a search.
+
+    Args:
+        plan: How it goes.
+        common: Network, data and recipe.
+        folder: Of the trials.
+        journal: Of this search, old or new.
+        checkpoints: Whether trials could be resumed.
+
+    Raises:
+        UnsupportedOpError: The start cannot be read; names the node.
+        ConfigError: The start has more parameters than are allowed.
+        RunConflictError: The journal is of another search.
+    """
+
+    def __init__(self, plan: Plan, common: Common, folder: Path, journal: Journal, *, checkpoints: bool = True) -> None:
+        self.plan, self.common, self.folder, self.journal = plan, common, folder, journal
+        self.checkpoints = checkpoints
+        inputs, targets = common.data.train.batch(torch.arange(2))
+        start = morphable(common.module, inputs)
+        self.most_bytes = math.inf
+        self.space = MorphSpace(start, derive_seed(plan.seed, "moves"), fits=self._fits)
+        self._check_start()
+        self.strategy = _strategy(plan, self.space)
+        self.candidates: dict[int, Grown] = {}
+        self.order: list[int] = []  # Numbers of the trials, in the order handed out.
+        self.interrupted = False
+        device = torch.device(common.device)
+        side = plan.processes if plan.workers == "processes" and device.type == "cpu" else 1
+        network = start.module.to(device)
+        self.memory = MemoryModel.calibrated(
+            network, inputs.to(device), targets.to(device), common.recipe, Loss(common.data.task), side
+        )
+        network.cpu()
+        self._remember()
+
+    def _check_start(self) -> None:
+        most, own = self.plan.max_parameters, self.space.start
+        if most is not None and own.parameters > most:
+            got = f"{own.parameters:,} of the start, the smallest network of the search (trial 0)"
+            remedy = "raise max_parameters, or start from a smaller network"
+            raise ConfigError(explain(f"at most {most:,} parameters", got, "constraints of a search", remedy))
+        known = self.journal.fact("start")
+        if known is not None and known != [own.key, self.plan.seed]:
+            remedy = "name another run folder, or delete this one; nothing was overwritten"
+            got = f"{own.key} with seed {self.plan.seed}"
+            expected = f"the search stored there, from {known[0]} with seed {known[1]}"
+            raise RunConflictError(explain(expected, got, str(self.journal.path), remedy))
+        self.journal.note("start", [own.key, self.plan.seed])
+
+    def _fits(self, one: Grown) -> bool:
+        most = self.plan.max_parameters
+        return (most is None or one.parameters <= most) and outline_bytes(one, self.common) <= self.most_bytes
+
+    def _remember(self) -> None:
+        """Tell the strategy the old scores in the old order, and what is under way."""
+        for trial in self.journal.told():
+            self._take_in(trial)
+        for trial in self.journal.running():
+            if not trial.plan.get("final"):
+                self.strategy.trials.expect(self._candidate(trial))
+
+    def run(self) -> None:
+        """Search until the budget is spent, then train the best one on.
+
+        Raises:
+            TaskError: All of the first trials failed; the message holds their common cause.
+            KeyboardInterrupt: Ctrl-C before the first score.
+        """
+        try:
+            self._map(self._tasks())
+            self._map(self._final())
+        except KeyboardInterrupt:
+            if not self.done:
+                raise
+            self.interrupted = True
+            logging.getLogger("pluriform").warning("search stopped; the same call goes on with it")
+        finally:
+            self.journal.note("seconds", self.plan.budget.seconds)
+
+    def _map(self, tasks: Iterator[Any]) -> None:
+        self.order.clear()
+        count = torch.cuda.device_count() if self.common.device == "cuda" else 0
+        plan, several = self.plan, range(count) if count > 1 else ()
+        map_tasks(
+            run_trial,
+            tasks,
+            workers=plan.workers,
+            processes=plan.processes,
+            tell=self._tell,
+            shared=self.common,
+            devices=tuple(several),
+        )
+
+    @property
+    def done(self) -> list[Trial]:
+        """Trials with a score, in the order told."""
+        return [trial for trial in self.journal.told() if trial.state == "done"]
+
+    def _tasks(self) -> Iterator[Any]:
+        for trial in self.journal.running():
+            yield self._task(trial)
+        while not self._over():
+            trials = self.journal.trials()
+            if trials and trials[0].told is None:  # Children need what the start has learnt.
+                yield LATER
+                continue
+            trial = self._ask(trials)
+            if trial is None:
+                if not self.journal.running():
+                    self.journal.note("exhausted", True)
+                    return
+                yield LATER
+                continue
+            yield self._task(trial)
+
+    def _over(self) -> bool:
+        begun = sum(not trial.plan.get("final") for trial in self.journal.trials())
+        return self.plan.budget.spent(begun) or self._search_seconds() <= 0
+
+    def _search_seconds(self) -> float:
+        """Seconds left before the best one is trained on."""
+        budget = self.plan.budget
+        return math.inf if budget.minutes is None else budget.left - self.plan.final * 60 * budget.minutes
+
+    def _ask(self, trials: Sequence[Trial]) -> Trial | None:
+        """The next trial, in the journal; `None` where the strategy has nothing new."""
+        candidate = self.strategy.ask()
+        if any(trial.key == candidate.key and not trial.plan.get("final") for trial in trials):
+            return None
+        parent = self._ancestor(candidate)
+        known = 0 if parent is None else len(self._candidate(parent).moves)
+        plan: dict[str, Any] = {"epochs": self.plan.epochs, "parameters": candidate.parameters}
+        plan |= {"cap": self.memory.cap / self.memory.scale, "least": self._least(parent), **self._belief(candidate)}
+        trial = Trial(
+            len(trials),
+            None if parent is None else parent.number,
+            tuple(morph.to_json() for morph in candidate.moves[known:]),
+            candidate.key,
+            plan,
+        )
+        self.candidates[trial.number] = candidate
+        self.journal.begin(trial)
+        return trial
+
+    def _ancestor(self, candidate: Grown) -> Trial | None:
+        """The nearest ancestor whose weights are kept."""
+        kept = [trial for trial in self.done if trial.number in self._kept()]
+        for length in range(len(candidate.moves), -1, -1):
+            same = [trial for trial in kept if self._candidate(trial).moves == candidate.moves[:length]]
+            if same:
+                return max(same, key=lambda trial: trial.score or -math.inf)
+        return None
+
+    def _least(self, parent: Trial | None) -> list[float | None]:
+        children = [trial for trial in self.done if trial.parent is not None and not trial.plan.get("final")]
+        histories = [trial.figures["scores"] for trial in children]
+        found = least_scores(histories, self.plan.epochs, 1, self.plan.stopped if parent is not None else 0.0)
+        return [value if math.isfinite(value) else None for value in found]
+
+    def _belief(self, candidate: Grown) -> dict[str, float]:
+        if not isinstance(self.strategy, BayesianSearch) or len(self.strategy.trials.observed) < 2:
+            return {}
+        belief = self.strategy.predict([candidate])
+        return {"predicted": float(belief.mean[0]), "deviation": float(belief.deviation[0])}
+
+    def _task(self, trial: Trial) -> Task:
+        self.order.append(trial.number)
+        candidate, budget = self._candidate(trial), self.plan.budget
+        moves = tuple(map(Morph.from_json, trial.moves))
+        parent = None if trial.parent is None else self.folder / f"{trial.parent:06d}" / WEIGHTS
+        least = tuple(-math.inf if value is None else value for value in trial.plan.get("least", []))
+        share = 1.0 if trial.plan.get("final") else 1.0 - self.plan.final
+        return Task(
+            number=trial.number,
+            folder=str((self.folder / f"{trial.number:06d}").resolve()),
+            ancestry=candidate.moves[: len(candidate.moves) - len(moves)],
+            moves=moves,
+            weights=None if parent is None else str(parent.resolve()),
+            seed=derive_seed(self.plan.seed, "trial", trial.number),
+            epochs=trial.plan["epochs"],
+            least=least,
+            deadline=budget.deadline(share),
+            also_untrained=trial.number == 0 or bool(trial.plan.get("final")),
+            cap=trial.plan.get("cap"),
+            checkpoint=self.checkpoints,
+        )
+
+    def _candidate(self, trial: Trial) -> Grown:
+        """Its moves from the start, through its ancestors."""
+        if trial.number not in self.candidates:
+            before = () if trial.parent is None else self._candidate(self.journal.trial(trial.parent)).moves
+            self.candidates[trial.number] = self.space.grown((*before, *map(Morph.from_json, trial.moves)))
+        return self.candidates[trial.number]
+
+    def _tell(self, outcome: Outcome[Measured]) -> None:
+        trial = self.journal.trial(self.order[outcome.position])
+        if outcome.ok:
+            measured = outcome.value()
+            if measured.score is None:  # The time was up before it had a score: it stays under way.
+                return
+            figures = self._accumulated(trial, measured.figures)
+            trial = self.journal.end(trial.number, score=measured.score, figures=figures)
+        else:
+            trial = self.journal.end(trial.number, failure=outcome.failure)
+        self.journal.note("seconds", self.plan.budget.seconds)
+        self._take_in(trial)
+        self._prune()
+        self._report(trial)
+        told = self.journal.told()
+        if len(told) >= FIRST and not any(trial.state == "done" for trial in told):
+            raise _common_cause(told)
+
+    def _accumulated(self, trial: Trial, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """With what its ancestors spent before it."""
+        before = {} if trial.parent is None else self.journal.trial(trial.parent).figures
+        totals = {f"total_{name}": figures[name] + before.get(f"total_{name}", 0.0) for name in ("epochs", "seconds")}
+        return {**figures, **totals}
+
+    def _take_in(self, trial: Trial) -> None:
+        """What a finished trial teaches."""
+        candidate = self._candidate(trial)
+        if ran_out_of_memory(trial.failure):
+            self.most_bytes = min(self.most_bytes, 0.999 * outline_bytes(candidate, self.common))
+            self.memory = self.memory.after_failure(self._bytes(trial))
+        if trial.plan.get("final"):
+            return
+        if trial.score is None:
+            self.strategy.tell(candidate, math.nan)
+            return
+        samples = len(self.common.data.validation)
+        classes = self.common.data.task == "classification"
+        self.strategy.tell(candidate, self._told_score(trial), score_variance(trial.score, samples) if classes else 0.0)
+
+    def _told_score(self, trial: Trial) -> float:
+        """The score, lower by as much as the network is too slow."""
+        most = self.plan.max_latency
+        slow = 0.0 if most is None else max(0.0, trial.figures["latency"] / most - 1.0)
+        return float(trial.score or 0.0) - slow
+
+    def _bytes(self, trial: Trial) -> float:
+        try:
+            task = replace(self._task(trial), weights=None)
+            self.order.pop()
+            return bytes_of(network_of(task, self.common).module, self.common)
+        except Exception:  # What cannot even be built teaches by its outline alone.
+            return math.inf
+
+    def _kept(self) -> set[int]:
+        """Trials whose weights may still be needed."""
+        ranked = sorted(self.done, key=lambda trial: (-(trial.score or 0.0), trial.number))
+        return {0, *(trial.number for trial in ranked[:KEPT])}
+
+    def _prune(self) -> None:
+        kept = self._kept() | {trial.parent for trial in self.journal.running()}
+        for trial in self.done:
+            if trial.number not in kept:
+                (self.folder / f"{trial.number:06d}" / WEIGHTS).unlink(missing_ok=True)
+
+    def _report(self, trial: Trial) -> None:
+        best = max(self.done, key=lambda each: each.score or -math.inf, default=None)
+        left = self.plan.budget.left
+        words = [str(Morph.from_json(move)) for move in trial.moves] or [
+            "train on" if trial.parent is not None else "start"
+        ]
+        logging.getLogger("pluriform.search").info(
+            "trial %d%s: %s: %s; best %s; %s",
+            trial.number,
+            "" if trial.parent is None else f" of {trial.parent}",
+            " then ".join(words),
+            f"failed, {trial.reason}"
+            if trial.score is None
+            else f"{trial.score:.4f} in {trial.figures['seconds']:.1f} s",
+            "none yet" if best is None else f"{best.score:.4f} (trial {best.number})",
+            f"{left / 60:.1f} min left"
+            if math.isfinite(left)
+            else f"{len(self.journal.told())} of {self.plan.budget.most_trials:.0f}",
+        )
+
+    def _final(self) -> Iterator[Any]:
+        """Train the best one on, with what is left."""
+        done, budget = [trial for trial in self.done if self._meets(trial)], self.plan.budget
+        if not done or not self.plan.final:
+            return
+        best = max(done, key=lambda trial: trial.score or -math.inf)
+        trials = self.journal.trials()
+        if trials[-1].plan.get("final"):  # Nothing was found since.
+            return
+        epochs = math.ceil(self.plan.final * len(trials) * self.plan.epochs)
+        if budget.minutes is not None:
+            each = best.figures["seconds"] / max(best.figures["epochs"], 1e-9)
+            epochs = min(MOST_FINAL_EPOCHS, math.floor(budget.left / max(each, 1e-9)))
+        if epochs < 1 or budget.left <= 0:
+            return
+        plan = {"epochs": min(epochs, MOST_FINAL_EPOCHS), "parameters": best.figures["parameters"], "final": True}
+        trial = Trial(len(trials), best.number, (), best.key, plan)
+        self.candidates[trial.number] = self._candidate(best)
+        self.journal.begin(trial)
+        yield self._task(trial)
+
+    def _meets(self, trial: Trial) -> bool:
+        most = self.plan.max_latency
+        return most is None or trial.figures["latency"] <= most
+
+    def best(self) -> Trial:
+        """The best trial that meets the constraints.
+
+        Raises:
+            ConfigError: None does; names the closest.
+            TaskError: There is none with a score.
+        """
+        done = self.done
+        if not done:
+            failed = self.journal.told()
+            if failed:
+                raise _common_cause(failed)
+            got = "none before the time was up"
+            raise TaskError(explain("a trial with a score", got, "search", "give more minutes, or a faster start"))
+        fine = [trial for trial in done if self._meets(trial)]
+        if not fine:
+            closest = min(done, key=lambda trial: trial.figures["latency"])
+            got = f"{closest.figures['latency']:.3g} ms of trial {closest.number}, the closest"
+            expected = f"a network of at most {self.plan.max_latency} ms for one input"
+            remedy = "raise max_latency, or start from a faster network"
+            raise ConfigError(explain(expected, got, "constraints of a search", remedy))
+        return max(fine, key=lambda trial: (trial.score or -math.inf, -trial.number))
+
+    def network(self, trial: Trial) -> torch.fx.GraphModule:
+        """The network of a finished trial, with the weights that were scored."""
+        task = replace(self._task(trial), moves=(), ancestry=self._candidate(trial).moves)
+        weights = self.folder / f"{trial.number:06d}" / WEIGHTS
+        return network_of(replace(task, weights=str(weights)), self.common).module
+
+
+def outline_bytes(one: Grown, common: Common) -> float:
+    """A rough size of a training, without building the network: parameters four times, and all tensors of a batch."""
+    outputs = sum(
+        math.prod(node.shape[1:]) for node in one.outline.nodes if all(isinstance(n, int) for n in node.shape)
+    )
+    return 16.0 * one.parameters + 4.0 * common.recipe.batch_size * outputs
+
+
+def _strategy(plan: Plan, space: MorphSpace) -> Any:
+    seed, start = derive_seed(plan.seed, "strategy") % 2**32, [space.start]
+    if plan.strategy == "random":
+        return RandomSearch(space, seed=seed, start=start)
+    if plan.strategy == "mutate":
+        return MutateIncumbent(space, seed=seed, initial=1, start=start)
+    return BayesianSearch(
+        space, seed=seed, initial=INITIAL, start=start, covariates=lambda one: [math.log(one.parameters)]
+    )
+
+
+def _common_cause(failed: Sequence[Trial]) -> TaskError:
+    cause, count = Counter(trial.reason for trial in failed).most_common(1)[0]
+    full = next(trial.failure for trial in failed if trial.reason == cause)
+    got = f"{len(failed)} that failed, {count} of them with {cause}"
+    return TaskError(explain("a trial that can be trained", got, "search", f"mend the cause\n{full}"))
