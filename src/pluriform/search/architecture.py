@@ -8,7 +8,7 @@ are the whole network, and two networks have equal architectures exactly where o
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from pluriform.graph.graph import Node
@@ -20,7 +20,6 @@ Value = int | float | str | tuple[int, ...]
 """Of an attribute of a layer: a number, a number for each axis, or words."""
 
 COMMUTATIVE = frozenset({Op.ADD, Op.MULTIPLY})
-PASSED = frozenset({Op.IDENTITY})
 STATELESS = frozenset({
     Op.ACTIVATION, Op.SOFTMAX, Op.MAX_POOL, Op.AVG_POOL, Op.LP_POOL, Op.ADAPTIVE_AVG_POOL, Op.ADAPTIVE_MAX_POOL,
     Op.FLATTEN, Op.RESHAPE, Op.DROPOUT, Op.UPSAMPLE, Op.PAD, Op.PIXEL_SHUFFLE, Op.GLU, Op.UNFOLD, Op.FOLD,
@@ -144,7 +143,6 @@ class _Element:
     inputs: tuple[str, ...]
     kind: Layer | None
     depth: int
-    digest: bytes
 
 
 def _elements(nodes: Sequence[Node]) -> dict[str, _Element]:
@@ -154,24 +152,32 @@ def _elements(nodes: Sequence[Node]) -> dict[str, _Element]:
     first = next((node.name for node in nodes if node.op is Op.INPUT), None)
     for node in nodes:
         inputs = tuple(passed.get(name, name) for name in node.inputs if passed.get(name, name) in found)
-        if node.op in PASSED and len(inputs) == 1:
+        if node.op is Op.IDENTITY and len(inputs) == 1:
             passed[node.name] = inputs[0]
             continue
         if node.op is Op.PARAMETER:
             continue
         joins = len(inputs) > 1 or node.op is Op.OUTPUT or node.name == first
         layer = None if joins else _layer(node)
-        below = [found[name] for name in inputs]
-        digests = [element.digest for element in below]
-        word = (node.op.value, layer, sorted(digests) if node.op in COMMUTATIVE else digests)
-        depth = 1 + max((element.depth for element in below), default=-1)
-        found[node.name] = _Element(node, inputs, layer, depth, _digest(word))
+        depth = 1 + max((found[name].depth for name in inputs), default=-1)
+        found[node.name] = _Element(node, inputs, layer, depth)
+    return found
+
+
+def _digests(elements: Mapping[str, _Element]) -> dict[str, bytes]:
+    """A hash of everything that each element is computed from."""
+    found: dict[str, bytes] = {}
+    for name, element in elements.items():
+        below = [found[each] for each in element.inputs]
+        ordered = sorted(below) if element.node.op in COMMUTATIVE else below
+        found[name] = _digest((element.node.op.value, element.kind, ordered))
     return found
 
 
 def _canonical(elements: Mapping[str, _Element]) -> list[str]:
     """Names in depth-first order from the output, shorter inputs first."""
     order: dict[str, None] = {}
+    digests: dict[str, bytes] = {}
     stack = [([*elements][-1], False)]
     while stack:
         name, read = stack.pop()
@@ -181,8 +187,12 @@ def _canonical(elements: Mapping[str, _Element]) -> list[str]:
             order[name] = None
             continue
         stack.append((name, True))
-        below = sorted({*elements[name].inputs}, key=lambda each: (elements[each].depth, elements[each].digest))
-        stack += [(each, False) for each in reversed(below)]
+        below = list(dict.fromkeys(elements[name].inputs))
+        if len({elements[each].depth for each in below}) < len(below):  # only equal depths ask for more
+            digests = digests or _digests(elements)
+            below.sort(key=digests.__getitem__)
+        below.sort(key=lambda each: elements[each].depth, reverse=True)
+        stack += [(each, False) for each in below]
     first = next((name for name, each in elements.items() if each.node.op is Op.INPUT), None)
     rest = [name for name in order if name != first]
     return [first, *rest] if first is not None else ["", *rest]
@@ -254,13 +264,8 @@ def _by_axis(value: Any) -> tuple[int, ...] | None:
     return tuple(int(item[0]) for item in value) if pairs else None
 
 
-@lru_cache(maxsize=65536)
-def _hash(word: str) -> bytes:
-    return hashlib.blake2b(word.encode(), digest_size=12).digest()
-
-
 def _digest(thing: object) -> bytes:
-    return _hash(repr(thing))
+    return hashlib.blake2b(repr(thing).encode(), digest_size=12).digest()
 
 
 def _words(attributes: tuple[tuple[str, Value], ...]) -> str:

@@ -117,7 +117,8 @@ def widen(outline: Outline, morph: Morph) -> Change:
     generator = torch.Generator().manual_seed(morph.seed)
     index, new = _spread(width, added, generator)
     growth = _Growth(outline, {width.channels: index}, {width.channels: new}, width.copied)
-    return Change(weights=growth.weights(), settings=growth.settings(), shapes=growth.shapes(flow))
+    weights = growth.weights()
+    return Change(weights=weights, settings=growth.settings(), shapes=growth.shapes(flow, weights))
 
 
 def _wanted(outline: Outline, morph: Morph) -> Width:
@@ -249,9 +250,9 @@ class _Growth:
                 found.append(Setting(norm.node.module, "num_groups", groups))
         return tuple(found)
 
-    def shapes(self, flow: ChannelFlow) -> dict[str, Shape]:
+    def shapes(self, flow: ChannelFlow, weights: tuple[WeightEdit, ...]) -> dict[str, Shape]:
         tensors = {}
-        for edit in self.weights():
+        for edit in weights:
             tensors.update(dict.fromkeys(edit.addresses, edit.shape))
         found = {}
         for node in self.outline.nodes:
