@@ -1,4 +1,4 @@
-"""Bayesian optimisation over candidates: propose the move from a good candidate that the model believes in most."""
+"""Bayesian optimisation over candidates: propose what the model believes in most, a few moves from the best."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,10 @@ __all__ = ["BayesianSearch"]
 
 
 class BayesianSearch:
-    """A Gaussian process on an embedded distance; neighbours of the best candidates compete by one draw of belief each.
+    """A Gaussian process on an embedded distance; candidates a few moves from the best compete by expected improvement.
+
+    Neighbours of the best scored candidates are the first competitors; then, for some rounds, neighbours of the leading
+    competitors join them. So a proposal is at most `rounds + 1` moves from a scored candidate, or drawn at random.
 
     Args:
         space: Where candidates live. With `distance_parts(candidates, others)` (an array for each part of the distance)
@@ -26,9 +29,9 @@ class BayesianSearch:
         initial: Random candidates first.
         start: Candidates to propose first.
         kernel: `"distance"` (embedded), `"one-hot"` or `"weisfeiler-lehman"`.
-        acquisition: `"thompson"`, `"ei"` or `"ucb"`.
+        acquisition: `"ei"`, `"thompson"` or `"ucb"`.
         beta: Of the confidence bound.
-        parents: Neighbours of at least that many best candidates compete, of the best alone at first:
+        parents: Neighbours of at least that many best candidates compete,
         share: and of this share of all scored ones, so that a long search leaves a summit that it has climbed.
         randoms: Together with so many random candidates.
         rounds: So many times neighbours of the leading competitors join the competition.
@@ -45,7 +48,7 @@ class BayesianSearch:
 
     References:
         Jin, Song, Hu 2019, Auto-Keras, arXiv:1806.10282. White, Neiswanger, Savani 2021, BANANAS, arXiv:1910.11858
-        (mutation of the best, independent Thompson sampling).
+        (mutation of the best).
 
     Example:
         >>> class Line:
@@ -69,12 +72,12 @@ class BayesianSearch:
         initial: int = 10,
         start: Sequence[Any] = (),
         kernel: str = "distance",
-        acquisition: str = "thompson",
+        acquisition: str = "ei",
         beta: float | int = 2.576,
         parents: int = 3,
         share: float = 0.08,
         randoms: int = 5,
-        rounds: int = 0,
+        rounds: int = 2,
         children: int = 100,
         linear: bool = True,
         covariates: Covariates | None = None,
