@@ -53,6 +53,9 @@ def small_cases() -> dict[str, Method]:
         "PrunedWide": PrunedWide(training=training, wide_training=training),
         "DAT": pf.DAT(training=pf.Training(epochs=2, learning_rate=1e-3), pretraining=4, steps=3),
         "JEM": pf.JEM(training=pf.Training(epochs=3, learning_rate=3e-3), buffer_size=500),
+        "MorphismSearch": pf.MorphismSearch(
+            trials=3, epochs=4, final=0, strategy="mutate", training=pf.Training(batch_size=32, learning_rate=3e-3)
+        ),
         "MNF": pf.MNF(members=3, training=pf.Training(epochs=15, batch_size=32)),
         "Transfer": pf.Transfer("last-n", training=pf.Training(epochs=4, batch_size=32, learning_rate=1e-3)),
     }

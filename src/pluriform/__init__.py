@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pluriform import infinite, nets
+    from pluriform import infinite, nets, search
     from pluriform.attacks.attack import attack
     from pluriform.attacks.auto_attack import auto_attack
     from pluriform.attacks.threat import Threat
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pluriform.robust.adversarial_training import AdversarialTraining
     from pluriform.robust.checkpoints import load_robust_imagenet
     from pluriform.robust.transfer import Transfer
+    from pluriform.search.fit import MorphismSearch
 
 _PLACES = {
     "APD": "pluriform.ensemble.apd.fit",
@@ -63,6 +64,7 @@ _PLACES = {
     "MCDropout": "pluriform.ensemble.mc_dropout",
     "MNF": "pluriform.ensemble.mnf.fit",
     "Method": "pluriform.method",
+    "MorphismSearch": "pluriform.search.fit",
     "PluriformError": "pluriform.errors",
     "Prediction": "pluriform.prediction",
     "Predictor": "pluriform.prediction",
@@ -85,7 +87,7 @@ _PLACES = {
     "trace": "pluriform.graph.trace",
     "write_report": "pluriform.report.page",
 }
-_ROOMS = ("infinite", "nets")
+_ROOMS = ("infinite", "nets", "search")
 
 __all__ = [
     "APD",
@@ -102,6 +104,7 @@ __all__ = [
     "MCDropout",
     "MNF",
     "Method",
+    "MorphismSearch",
     "PluriformError",
     "Prediction",
     "Predictor",
@@ -124,6 +127,7 @@ __all__ = [
     "load_form",
     "load_robust_imagenet",
     "nets",
+    "search",
     "trace",
     "write_report",
 ]

@@ -46,6 +46,7 @@ METHODS = {
     "wide-then-narrow": "pluriform.narrow.wide_then_narrow:WideThenNarrow",
     "fitnets": "pluriform.narrow.fitnets:FitNets",
     "pruned-wide": "pluriform.narrow.pruned:PrunedWide",
+    "morphism-search": "pluriform.search.fit:MorphismSearch",
 }
 DEFAULT_FORMS = ("training", "deep-ensemble", "hypergan", "infinite-width")
 

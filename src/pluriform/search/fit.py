@@ -15,10 +15,11 @@ from pluriform.runs import Run
 from pluriform.search.budget import Budget
 from pluriform.search.facts import search_facts
 from pluriform.search.journal import Journal
+from pluriform.search.plan import Plan
 from pluriform.search.python_source import readable
 from pluriform.search.searched import Searched
 from pluriform.search.trial import Common
-from pluriform.search.trials import Plan, Search
+from pluriform.search.trials import Search
 from pluriform.search.validation_split import with_validation
 from pluriform.training.recipe import Recipe
 from pluriform.training.validation import residual_variance

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -109,6 +110,10 @@ class Measured:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
+_STARTS: WeakKeyDictionary[Common, Graph] = WeakKeyDictionary()
+"""The start as a graph: reading it takes longer than a short training."""
+
+
 class _End(Exception):  # noqa: N818 -- no error: leaves the loop between two steps
     """The training ends here."""
 
@@ -162,10 +167,10 @@ def network_of(task: Task, common: Common) -> Graph:
         GraphError: A move is not legal.
         CorruptFileError: The parent's weights cannot be read.
     """
-    example, _ = common.data.train.batch(torch.arange(2))
-    graph = morphable(common.module, example)
-    if task.ancestry:
-        graph = replay(graph, task.ancestry)
+    if common not in _STARTS:
+        example, _ = common.data.train.batch(torch.arange(2))
+        _STARTS[common] = morphable(common.module, example)
+    graph = replay(_STARTS[common], task.ancestry)
     if task.weights is not None:
         load_weights(graph.module, read_weights(Path(task.weights)))
     return replay(graph, task.moves) if task.moves else graph

@@ -8,24 +8,22 @@ as pending for the strategy, so several workers get different networks, and a sc
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from pluriform.distribute import LATER, Outcome, Workers, map_tasks
-from pluriform.errors import ConfigError, RunConflictError, TaskError, explain
+from pluriform.distribute import LATER, Outcome, map_tasks
+from pluriform.errors import ConfigError, RunConflictError, explain
 from pluriform.search.bayesian_search import BayesianSearch
-from pluriform.search.budget import Budget
+from pluriform.search.choice import best_of, common_cause, feasible, score_of
 from pluriform.search.journal import Journal, Trial
 from pluriform.search.memory import MemoryModel, ran_out_of_memory
 from pluriform.search.morph_space import Grown, MorphSpace
 from pluriform.search.morphism import Morph
-from pluriform.search.mutate_incumbent import MutateIncumbent
-from pluriform.search.random_search import RandomSearch
+from pluriform.search.plan import Plan, strategy_of
 from pluriform.search.start import morphable
 from pluriform.search.stopping import least_scores
 from pluriform.search.trial import WEIGHTS, Common, Measured, Task, bytes_of, network_of, run_trial
@@ -33,45 +31,13 @@ from pluriform.search.validation_split import score_variance
 from pluriform.training.loss import Loss
 from pluriform.training.seeds import derive_seed
 
-__all__ = ["Plan", "Search", "StrategyName"]
-
-StrategyName = Literal["bayesian", "random", "mutate"]
+__all__ = ["Search"]
 
 FIRST = 3
 """Trials after which a search ends whose trials all fail."""
 KEPT = 20
 """Best trials whose weights are kept for children."""
-INITIAL = 4
 MOST_FINAL_EPOCHS = 50
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a search goes.
-
-    Attributes:
-        budget: Trials and time.
-        epochs: Own epochs of every trial.
-        final: Share of the time, or of the epochs of all trials, that the best one is trained on in the end.
-        strategy: Which network is next.
-        stopped: Share of children that early stopping may end.
-        max_parameters: Of every network.
-        max_latency: Of the result, in ms for one input.
-        workers: Where trials run.
-        processes: How many at once.
-        seed: Of everything.
-    """
-
-    budget: Budget
-    epochs: int
-    final: float | int
-    strategy: StrategyName
-    stopped: float | int
-    max_parameters: int | None
-    max_latency: float | int | None
-    workers: Workers
-    processes: int
-    seed: int
 
 
 class Search:
@@ -98,7 +64,7 @@ class Search:
         self.most_bytes = math.inf
         self.space = MorphSpace(start, derive_seed(plan.seed, "moves"), fits=self._fits)
         self._check_start()
-        self.strategy = _strategy(plan, self.space)
+        self.strategy = strategy_of(plan, self.space)
         self.candidates: dict[int, Grown] = {}
         self.order: list[int] = []  # Numbers of the trials, in the order handed out.
         self.interrupted = False
@@ -175,6 +141,8 @@ class Search:
         return [trial for trial in self.journal.told() if trial.state == "done"]
 
     def _tasks(self) -> Iterator[Any]:
+        if self.plan.budget.left <= 0:
+            return
         for trial in self.journal.running():
             yield self._task(trial)
         while not self._over():
@@ -226,7 +194,7 @@ class Search:
         for length in range(len(candidate.moves), -1, -1):
             same = [trial for trial in kept if self._candidate(trial).moves == candidate.moves[:length]]
             if same:
-                return max(same, key=lambda trial: trial.score or -math.inf)
+                return max(same, key=score_of)
         return None
 
     def _least(self, parent: Trial | None) -> list[float | None]:
@@ -286,7 +254,7 @@ class Search:
         self._report(trial)
         told = self.journal.told()
         if len(told) >= FIRST and not any(trial.state == "done" for trial in told):
-            raise _common_cause(told)
+            raise common_cause(told)
 
     def _accumulated(self, trial: Trial, figures: Mapping[str, Any]) -> dict[str, Any]:
         """With what its ancestors spent before it."""
@@ -325,7 +293,7 @@ class Search:
 
     def _kept(self) -> set[int]:
         """Trials whose weights may still be needed."""
-        ranked = sorted(self.done, key=lambda trial: (-(trial.score or 0.0), trial.number))
+        ranked = sorted(self.done, key=lambda trial: (-score_of(trial), trial.number))
         return {0, *(trial.number for trial in ranked[:KEPT])}
 
     def _prune(self) -> None:
@@ -335,31 +303,25 @@ class Search:
                 (self.folder / f"{trial.number:06d}" / WEIGHTS).unlink(missing_ok=True)
 
     def _report(self, trial: Trial) -> None:
-        best = max(self.done, key=lambda each: each.score or -math.inf, default=None)
-        left = self.plan.budget.left
-        words = [str(Morph.from_json(move)) for move in trial.moves] or [
-            "train on" if trial.parent is not None else "start"
-        ]
+        best, budget = max(self.done, key=score_of, default=None), self.plan.budget
+        score = f"{trial.score:.4f} in {trial.figures['seconds']:.1f} s" if trial.state == "done" else trial.reason
+        left = f"{max(0, budget.most_trials - len(self.journal.told())):.0f} trials left"
         logging.getLogger("pluriform.search").info(
-            "trial %d%s: %s: %s; best %s; %s",
+            "trial %d%s, %s: %s; best %s; %s",
             trial.number,
             "" if trial.parent is None else f" of {trial.parent}",
-            " then ".join(words),
-            f"failed, {trial.reason}"
-            if trial.score is None
-            else f"{trial.score:.4f} in {trial.figures['seconds']:.1f} s",
+            " then ".join(str(Morph.from_json(move)) for move in trial.moves) or "trained",
+            score,
             "none yet" if best is None else f"{best.score:.4f} (trial {best.number})",
-            f"{left / 60:.1f} min left"
-            if math.isfinite(left)
-            else f"{len(self.journal.told())} of {self.plan.budget.most_trials:.0f}",
+            f"{max(0.0, budget.left) / 60:.1f} min left" if math.isfinite(budget.left) else left,
         )
 
     def _final(self) -> Iterator[Any]:
         """Train the best one on, with what is left."""
-        done, budget = [trial for trial in self.done if self._meets(trial)], self.plan.budget
+        done, budget = feasible(self.done, self.plan.max_latency), self.plan.budget
         if not done or not self.plan.final:
             return
-        best = max(done, key=lambda trial: trial.score or -math.inf)
+        best = max(done, key=score_of)
         trials = self.journal.trials()
         if trials[-1].plan.get("final"):  # Nothing was found since.
             return
@@ -375,10 +337,6 @@ class Search:
         self.journal.begin(trial)
         yield self._task(trial)
 
-    def _meets(self, trial: Trial) -> bool:
-        most = self.plan.max_latency
-        return most is None or trial.figures["latency"] <= most
-
     def best(self) -> Trial:
         """The best trial that meets the constraints.
 
@@ -386,21 +344,7 @@ class Search:
             ConfigError: None does; names the closest.
             TaskError: There is none with a score.
         """
-        done = self.done
-        if not done:
-            failed = self.journal.told()
-            if failed:
-                raise _common_cause(failed)
-            got = "none before the time was up"
-            raise TaskError(explain("a trial with a score", got, "search", "give more minutes, or a faster start"))
-        fine = [trial for trial in done if self._meets(trial)]
-        if not fine:
-            closest = min(done, key=lambda trial: trial.figures["latency"])
-            got = f"{closest.figures['latency']:.3g} ms of trial {closest.number}, the closest"
-            expected = f"a network of at most {self.plan.max_latency} ms for one input"
-            remedy = "raise max_latency, or start from a faster network"
-            raise ConfigError(explain(expected, got, "constraints of a search", remedy))
-        return max(fine, key=lambda trial: (trial.score or -math.inf, -trial.number))
+        return best_of(self.journal.told(), self.plan.max_latency)
 
     def network(self, trial: Trial) -> torch.fx.GraphModule:
         """The network of a finished trial, with the weights that were scored."""
@@ -415,21 +359,3 @@ def outline_bytes(one: Grown, common: Common) -> float:
         math.prod(node.shape[1:]) for node in one.outline.nodes if all(isinstance(n, int) for n in node.shape)
     )
     return 16.0 * one.parameters + 4.0 * common.recipe.batch_size * outputs
-
-
-def _strategy(plan: Plan, space: MorphSpace) -> Any:
-    seed, start = derive_seed(plan.seed, "strategy") % 2**32, [space.start]
-    if plan.strategy == "random":
-        return RandomSearch(space, seed=seed, start=start)
-    if plan.strategy == "mutate":
-        return MutateIncumbent(space, seed=seed, initial=1, start=start)
-    return BayesianSearch(
-        space, seed=seed, initial=INITIAL, start=start, covariates=lambda one: [math.log(one.parameters)]
-    )
-
-
-def _common_cause(failed: Sequence[Trial]) -> TaskError:
-    cause, count = Counter(trial.reason for trial in failed).most_common(1)[0]
-    full = next(trial.failure for trial in failed if trial.reason == cause)
-    got = f"{len(failed)} that failed, {count} of them with {cause}"
-    return TaskError(explain("a trial that can be trained", got, "search", f"mend the cause\n{full}"))

@@ -1,0 +1,61 @@
+"""How a search goes: budget, strategy, constraints, workers."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pluriform.distribute import Workers
+from pluriform.search.bayesian_search import BayesianSearch
+from pluriform.search.budget import Budget
+from pluriform.search.morph_space import MorphSpace
+from pluriform.search.mutate_incumbent import MutateIncumbent
+from pluriform.search.random_search import RandomSearch
+from pluriform.training.seeds import derive_seed
+
+__all__ = ["Plan", "StrategyName", "strategy_of"]
+
+StrategyName = Literal["bayesian", "random", "mutate"]
+
+INITIAL = 4
+"""Trials before the Gaussian process proposes, the start included."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a search goes.
+
+    Attributes:
+        budget: Trials and time.
+        epochs: Own epochs of every trial.
+        final: Share of the time, or of the epochs of all trials, that the best one is trained on in the end.
+        strategy: Which network is next.
+        stopped: Share of children that early stopping may end.
+        max_parameters: Of every network.
+        max_latency: Of the result, in ms for one input.
+        workers: Where trials run.
+        processes: How many at once.
+        seed: Of everything.
+    """
+
+    budget: Budget
+    epochs: int
+    final: float | int
+    strategy: StrategyName
+    stopped: float | int
+    max_parameters: int | None
+    max_latency: float | int | None
+    workers: Workers
+    processes: int
+    seed: int
+
+
+def strategy_of(plan: Plan, space: MorphSpace) -> Any:
+    """The strategy of that name, which proposes the start first."""
+    seed, start = derive_seed(plan.seed, "strategy") % 2**32, [space.start]
+    if plan.strategy == "random":
+        return RandomSearch(space, seed=seed, start=start)
+    if plan.strategy == "mutate":
+        return MutateIncumbent(space, seed=seed, initial=1, start=start)
+    return BayesianSearch(
+        space, seed=seed, initial=INITIAL, start=start, covariates=lambda one: [math.log(one.parameters)]
+    )
