@@ -26,9 +26,9 @@ class TSITGenerator(nn.Module):
     """From the start tensor up: for every level FAdaIN by the style, FADE block by the content, nearest x2.
 
     Then LeakyReLU 0.2, conv 3x3, tanh. Levels i = 0..L-1 have `width * min(2^i, cap)` channels and `size / 2^i` pixels;
-    both streams compute level 0, and the trunk reads levels L-1..1. Images whose sides do not halve evenly are reflected at
-    the border and the output is cropped. One image costs about 97 GMACs at 256 pixels with the published widths; cost
-    grows with `width^2` and with pixels.
+    both streams compute level 0, and the trunk reads levels L-1..1. Images whose sides do not halve evenly are
+    reflected at the border and the output is cropped. One image costs about 97 GMACs at 256 pixels with the published
+    widths; cost grows with `width^2` and with pixels.
 
     Args:
         content: Channels of the content image, or labels of a one-hot map; 0 switches the content stream off.
