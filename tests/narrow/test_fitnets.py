@@ -60,7 +60,9 @@ def test_the_first_stage_changes_the_prefix_alone_and_the_second_goes_on(digits,
     start = state(net)
     form = FitNets(wide=wide, training=SHORT, hint_training=SHORT).fit(net, digits)
     assert [stage["label"] for stage in seen] == ["hint", "training"]
-    assert form.facts == {"guided": "2", "hint": "2"}
+    assert (form.facts["guided"], form.facts["hint"]) == ("2", "2")
+    assert set(form.facts["networks"]) == {"thin", "wide"}
+    assert form.cost["sample_passes"] == form.cost["hint_sample_passes"] + form.cost["training_sample_passes"]
     hinted = {name for name in seen[0]["after"] if not name.startswith("regressor")}
     assert {name.split(".")[1] for name in hinted} == {"0", "1"}
     assert seen[0]["after"]["regressor.weight"].shape == (12, 4)

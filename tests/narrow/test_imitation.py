@@ -9,9 +9,11 @@ from torch import nn
 
 import pluriform as pf
 from pluriform.data.data import Split
+from pluriform.errors import MemoryBudgetError
 from pluriform.graph.gather import widen
 from pluriform.graph.trace import trace
 from pluriform.method import FitContext
+from pluriform.narrow.fused_unit import fused_unit
 from pluriform.narrow.imitation import Imitation, bytes_held
 from pluriform.narrow.plan import plan_units
 from pluriform.runs import Run
@@ -109,15 +111,15 @@ def test_augmented_images_are_computed_anew(data):
 
 def test_it_goes_on_after_a_kill_to_the_same_bits(graphs, data, tmp_path, monkeypatch):
     whole = imitated(graphs, data)
-    train, trained = Imitation._train, []
+    loop, trained = Imitation._loop, []
 
     def killed(self, place, *rest):
         if place == 2 and len(trained) == 2:
             raise KeyboardInterrupt
-        train(self, place, *rest)
         trained.append(place)
+        return loop(self, place, *rest)
 
-    monkeypatch.setattr(Imitation, "_train", killed)
+    monkeypatch.setattr(Imitation, "_loop", killed)
     with Run(tmp_path / "run", {}) as run, pytest.raises(KeyboardInterrupt):
         imitated(graphs, data, run=run)
     trained.append(None)
@@ -132,3 +134,37 @@ def test_the_room_of_a_cache_is_that_of_its_tensors(graphs, data):
     samples = len(data.train) + len(data.validation)
     # Inputs and targets of the first unit, while those of the second are computed from them.
     assert bytes_held(plan, data) == 4 * samples * (64 + 48 + 12 + 48)
+
+
+def test_fused_kernels_give_the_same_up_to_rounding(data, monkeypatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(),
+        nn.AvgPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 10),
+    )  # fmt: skip
+    thin = trace(net.eval(), data.train.inputs[:2])
+    wide = trace(widen(thin, 3).root.eval(), data.train.inputs[:2])
+    few = replace(data, train=Split(*data.train.batch(torch.arange(128))))
+    plain, taken = imitated((thin, wide), few, Recipe(epochs=2, learning_rate=1e-3)), []
+
+    def watched(network, inputs):
+        taken.append(fused_unit(network, inputs))
+        return taken[-1]
+
+    monkeypatch.setattr("pluriform.narrow.imitation.LEAST_MULTIPLICATIONS", 0)
+    monkeypatch.setattr("pluriform.narrow.imitation.fused_unit", watched)
+    fused = imitated((thin, wide), few, Recipe(epochs=2, learning_rate=1e-3))
+    assert len(taken) == len(fused.maps) + 1 >= 3
+    assert None not in taken
+    for name, weight in plain.weights.items():
+        assert torch.allclose(fused.weights[name], weight, atol=5e-3)  # Adam turns rounding into steps.
+    assert fused.explained == pytest.approx(plain.explained, abs=5e-3)
+
+
+def test_a_cache_that_is_too_small_is_refused(graphs, data):
+    needed = bytes_held(plan_units(*graphs), data)
+    words = (
+        rf"at most 1,000 bytes for the cache; got activations of 4 units.*{needed:,} bytes.*set cache_bytes to {needed}"
+    )
+    with pytest.raises(MemoryBudgetError, match=words):
+        imitated(graphs, data, cache_bytes=1000)

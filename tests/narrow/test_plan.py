@@ -99,7 +99,7 @@ def test_named_ends_are_taken_and_checked():
 def test_networks_that_do_not_line_up_are_named():
     graph = zoo("lenet")
     other = trace(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), torch.zeros(2, 1, 8, 8))
-    with pytest.raises(GraphError, match="a node 'features.2' in the wide network"):
+    with pytest.raises(GraphError, match="a node 'features.2' in the wide network, of shape 6x4x4 but"):
         plan_units(graph, other)
     larger = trace(pf.nets.lenet.LeNet((1, 12, 12), 10), torch.zeros(2, 1, 12, 12))
     with pytest.raises(GraphError, match="the shape 6x4x4 at features.2 but for its channels; got 6x6x6"):

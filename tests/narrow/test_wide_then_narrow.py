@@ -1,5 +1,6 @@
 """The whole method: what comes out is the user's own network, it learned, and sittings do not matter."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,9 @@ from torch import nn
 
 import pluriform as pf
 from pluriform.data.data import Split
-from pluriform.errors import ConfigError, GraphError
-from pluriform.narrow.fold import merged
+from pluriform.errors import ConfigError, GraphError, MemoryBudgetError
+from pluriform.narrow import fold
+from pluriform.narrow.fold import merge
 from pluriform.narrow.wide_then_narrow import WideThenNarrow
 
 CLASSES = 10
@@ -97,19 +99,69 @@ def test_a_deep_thin_network_learns_what_it_does_not_learn_alone(data):
     assert hits[1] > hits[0] + 0.02
 
 
-def test_the_merged_network_is_the_one_with_maps(data, monkeypatch):
-    seen = []
+def test_the_merged_network_is_the_one_with_maps(few, monkeypatch):
+    seen, x = [], few.test.inputs[:50]
 
     def watched(graph, maps, batches):
-        made = merged(graph, maps, batches)
-        seen.append((set(maps), made))
+        made = merge(graph, maps, batches)
+        passed = x.flatten(1)
+        for name, layer in graph.root.named_children():
+            passed = passed if name == "0" else layer(passed)
+            passed = passed @ maps[name].T if name in maps else passed
+        seen.append((set(maps), passed, made.network(x)))
         return made
 
-    monkeypatch.setattr("pluriform.narrow.wide_then_narrow.merged", watched)
-    form = method(inputs="forced").fit(deep_thin(), data)
-    ((maps, made),) = seen
+    monkeypatch.setattr("pluriform.narrow.wide_then_narrow.merge", watched)
+    form = method(inputs="forced").fit(deep_thin(), few)
+    ((maps, right, found),) = seen
     assert maps == {unit.split()[1] for unit in form.facts["plan"].splitlines()[1:-1]}
-    assert [name for name, _ in made.named_parameters()] == [name for name, _ in deep_thin().named_parameters()]
+    assert (found - right).abs().max() < 1e-5 * right.abs().max()
+    assert [name for name, _ in form.module.named_parameters()] == [name for name, _ in deep_thin().named_parameters()]
+
+
+def test_what_a_fit_took_and_what_came_of_it_is_told(few):
+    form = method(4, units=3).fit(deep_thin(), few)
+    facts = form.facts
+    assert json.loads(json.dumps(facts)) == facts
+    merged = facts["merge"]
+    ends = [row.split()[1] for row in facts["plan"].splitlines()[1:-1]]
+    assert list(merged["places"]) == ends
+    assert list(facts["explained"]) == [*ends, "output"]
+    assert merged["places"][ends[0]] == f"forward into {int(ends[0]) + 1}"
+    assert 0 < merged["evaluation"] <= merged["tolerance"] == 1e-5
+    assert 0 < merged["training"] <= 1e-5
+    thin, wide = facts["networks"]["thin"], facts["networks"]["wide"]
+    hidden = 6 * (12 * 12 + 12) + 64 * 12 + 12 + 12 * 10 + 10
+    assert thin["parameters"] == hidden == sum(p.numel() for p in form.module.parameters())
+    assert wide["macs"] == 64 * 48 + 6 * 48 * 48 + 48 * 10
+    assert wide["memory"] > thin["memory"] > 0
+    assert all(found["latency"].keys() == {"1", "128"} and min(found["latency"].values()) > 0 for found in (thin, wide))
+
+
+def test_passes_are_shares_of_the_thin_network(few):
+    cost = method(4, units=3).fit(deep_thin(), few).facts["cost"]
+    samples, held = 3 * 64, len(few.train) + len(few.validation)  # Three steps of a batch.
+    whole, lifted = 64 * 12 + 6 * 144 + 120, 48 * 12
+    products = 2 * 12 * 12 * 48 / short().batch_size  # Of a lift and a reducing map, once a batch.
+    units = whole + 2 * lifted + 2 * 144 + products
+    assert cost["thin_passes"]["imitation"] == pytest.approx(samples * units / whole)
+    assert cost["thin_passes"]["logits"] == cost["thin_passes"]["labels"] == cost["wide_passes"] == samples
+    assert cost["wide_forward_passes"] == pytest.approx(held + len(few.train))
+    assert 0 < cost["thin_forward_passes"] < held
+    streamed = method(4, units=3, cache_bytes=0).fit(deep_thin(), few).facts["cost"]
+    assert streamed["thin_passes"] == cost["thin_passes"]
+    assert streamed["wide_forward_passes"] > samples + samples
+
+
+def test_the_plan_is_told_before_anything_is_trained(few, caplog, monkeypatch):
+    def refused(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pluriform.training.loop.Loop.run", refused)
+    with caplog.at_level("INFO", "pluriform"), pytest.raises(KeyboardInterrupt):
+        method(3).fit(deep_thin(), few)
+    assert str(method(3).plan(deep_thin(), few)) in caplog.text
+    assert "12    36    pair" in caplog.text
 
 
 def test_regression_ends_with_a_noise_variance():
@@ -128,7 +180,7 @@ def test_a_saved_wide_network_is_taken_as_it_is(data, tmp_path):
     assert form.cost["wide_seconds"] == 0
     assert "48" in str(method(wide=str(tmp_path / "wide")).plan(deep_thin(), data))
     pf.Training(epochs=1).fit(deep_thin(48, layers=5), data).save(tmp_path / "other")
-    with pytest.raises(GraphError, match="wide network"):
+    with pytest.raises(GraphError, match="a node '10' in the wide network, of shape 12 but for its channels; got none"):
         method(wide=str(tmp_path / "other")).fit(deep_thin(), data)
 
 
@@ -177,5 +229,36 @@ def test_bad_settings_say_what_to_do(data):
     with pytest.raises(ConfigError, match="channels that stay inside a block"):
         method(widening="inner").fit(deep_thin(), data)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
-    with pytest.raises(GraphError, match="group of channels that can be widened"):
+    with pytest.raises(GraphError, match="at least one group of channels that can be widened; got"):
         method().fit(linear, data)
+
+
+def test_a_wide_network_of_other_shapes_is_named_by_block_and_shape(data, tmp_path):
+    def convolutions(stride):
+        first = nn.Conv2d(1, 4, 3, padding=1, stride=stride)
+        return nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                             nn.Flatten(), nn.Linear(4, CLASSES))  # fmt: skip
+
+    pf.Training(epochs=1).fit(convolutions(2), data).save(tmp_path / "wide")
+    with pytest.raises(GraphError, match="the shape 4x8x8 at 1 but for its channels; got 4x4x4"):
+        method(wide=str(tmp_path / "wide")).fit(convolutions(1), data)
+
+
+def test_what_cannot_work_is_said_before_anything_is_trained(few, monkeypatch):
+    monkeypatch.setattr("pluriform.training.loop.Loop.run", lambda _: pytest.fail("trained"))
+    with pytest.raises(MemoryBudgetError, match="at most 1,000 bytes for the cache; got activations of 6 units for"):
+        method(cache_bytes=1000).fit(deep_thin(), few)
+    with pytest.raises(GraphError, match="nowhere"):
+        method(ends=("nowhere",)).fit(deep_thin(), few)
+
+
+def test_a_merge_that_is_not_exact_is_refused_and_names_the_path(few, monkeypatch):
+    def inexact(root, folds, maps):
+        made = multiplied(root, folds, maps)
+        made.get_submodule(folds[0].layers[0].layer).weight.data[0] += 0.1
+        return made
+
+    multiplied = fold._multiplied
+    monkeypatch.setattr(fold, "_multiplied", inexact)
+    with pytest.raises(GraphError, match=r"apart.*map behind \d+, multiplied forward into \d+"):
+        method().fit(deep_thin(), few)

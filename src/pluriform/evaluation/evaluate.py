@@ -21,6 +21,7 @@ from pluriform.evaluation.detection import measure_detection
 from pluriform.evaluation.diversity import measure_diversity
 from pluriform.evaluation.environment import environment
 from pluriform.evaluation.findings import Findings, merged
+from pluriform.evaluation.narrowing import measure_narrowing
 from pluriform.evaluation.outliers import measure_outliers
 from pluriform.evaluation.regression import measure_regression
 from pluriform.evaluation.robustness import measure_robustness
@@ -132,6 +133,7 @@ def _findings(
             Findings() if corruptions == () else measure_corruption(subject, corruptions, samples=samples),
             measure_samples(subject),
             measure_cost(subject),
+            measure_narrowing(subject),
         ]
     given = {"outliers": outliers, "robustness": threats, "corruptions": corruptions, "auto_attack": auto_attack}
     skipped = {name: {"skipped": "defined for classification"} for name, value in given.items() if value}
@@ -139,6 +141,7 @@ def _findings(
         measure_regression(subject),
         measure_diversity(subject),
         measure_cost(subject),
+        measure_narrowing(subject),
         Findings(protocol=skipped),
     ]
 

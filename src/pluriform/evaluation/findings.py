@@ -41,6 +41,11 @@ BETTER: Mapping[str, Literal["higher", "lower"] | None] = {
     "latency": "lower",
     "peak_memory": "lower",
     "training_seconds": "lower",
+    "wide_parameters": None,
+    "wide_macs": None,
+    "wide_latency": None,
+    "wide_peak_memory": None,
+    "explained_variance": "higher",
     "rmse": "lower",
     "coverage": None,
 }

@@ -17,6 +17,7 @@ from pluriform.errors import ConfigError, explain
 from pluriform.method import FitContext, Method
 from pluriform.narrow.losses import distillation
 from pluriform.narrow.narrowed import Narrowed
+from pluriform.narrow.network_cost import network_costs
 from pluriform.narrow.teacher import CACHE_BYTES, Teacher
 from pluriform.narrow.wide import TrainedWide, macs_of, trained_wide
 from pluriform.training.cost import FitCost
@@ -132,12 +133,14 @@ class FromWide(Method, ABC):
         """Make and run the loops, each from the weights that the one before leaves, and make the form."""
         history: dict[str, list[float]] = {}
         costs: list[FitCost] = []
+        labels: list[str] = []
         for stage in stages:
             begin = time.perf_counter()
             loop = stage()
             setup = time.perf_counter() - begin  # A cache is filled.
             cost = loop.run()
             costs.append(replace(cost, training_seconds=cost.training_seconds + setup))
+            labels.append(loop.label)
             prefix = "" if stage is stages[-1] else f"{loop.label}_"
             history |= {f"{prefix}{name}": values for name, values in loop.columns.items()}
         noise = None
@@ -146,6 +149,10 @@ class FromWide(Method, ABC):
             noise = residual_variance(module, known, context.device)
         sample, _ = take(data.train, torch.arange(1))
         figures = reduce(add, costs).to_json() | wide.cost
+        for label, cost in zip(labels, costs, strict=True) if len(stages) > 1 else ():
+            figures |= {f"{label}_seconds": cost.training_seconds, f"{label}_sample_passes": cost.sample_passes}
         figures["training_seconds"] += wide.cost["wide_seconds"]
         figures["thin_macs"] = macs_of(module, sample.to(context.device))
-        return Narrowed(module.eval(), data.signature, noise, figures, history, facts)
+        told = network_costs({"thin": module.eval(), "wide": wide.network}, data, context.device)
+        networks = {name: cost.to_json() for name, cost in told.items()}
+        return Narrowed(module, data.signature, noise, figures, history, {**(facts or {}), "networks": networks})

@@ -1,31 +1,40 @@
 """`Imitation`: a thin network learns the inner outputs of a wide one, unit after unit from the inputs on."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pluriform.data.data import Data
+from pluriform.errors import MemoryBudgetError, explain
 from pluriform.graph.graph import Graph
+from pluriform.graph.parameters import modes_kept
 from pluriform.method import FitContext
+from pluriform.narrow.fused_unit import fused_unit
 from pluriform.narrow.losses import imitation, softened_divergence, target_variance
 from pluriform.narrow.plan import NarrowPlan, Unit
 from pluriform.narrow.source import Held, Source, Streamed
 from pluriform.narrow.stretches import stretches
 from pluriform.narrow.unit import UnitNetwork, principal, refitted
+from pluriform.narrow.wide import macs_of
 from pluriform.training.augmentation import Augmentation
 from pluriform.training.cost import FitCost
 from pluriform.training.feed import Batch, Feed
-from pluriform.training.loop import Loop
+from pluriform.training.fused_chain import FusedChain
+from pluriform.training.loop import Loop, Step
 from pluriform.training.recipe import Recipe
 from pluriform.training.seeds import derive_seed
+from pluriform.training.step import LEAST_MULTIPLICATIONS
 from pluriform.training.validation import Assessment
 
-__all__ = ["Imitated", "Imitation", "bytes_held"]
+__all__ = ["CACHE_BYTES", "Imitated", "Imitation", "bytes_held", "is_held"]
 
+CACHE_BYTES = 2**30
 DRAWN = 2000  # Samples that maps are fitted to.
+LITTLE = 0.7  # Of the variance: a unit that explains less hardly imitates.
 
 
 @dataclass(eq=False)
@@ -37,21 +46,60 @@ class Imitated:
         maps: What is left between units, `V U`, `(channels, channels)`, by the node it belongs behind.
         explained: Of every unit, the share of the variance of the wide network's output that it gives, on validation
             samples (on training samples where there are none); of the last unit 1 less its divergence in nats.
-        cost: Of all units together.
+        cost: Of every unit.
+        passes: Of every unit, passes of samples forward and backward, as shares of passes through the thin network.
+        forward: Passes of samples forward alone, through what lies before the units: shares of the `thin` and of the
+            `wide` network.
     """
 
     weights: dict[str, Tensor] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
     explained: list[float] = field(default_factory=list)
     cost: list[FitCost] = field(default_factory=list)
+    passes: list[float] = field(default_factory=list)
+    forward: dict[str, float] = field(default_factory=lambda: {"thin": 0.0, "wide": 0.0})
 
     def figures(self, plan: NarrowPlan) -> dict[str, float | int]:
-        """Seconds, and passes of samples through units counted as shares of the whole thin network."""
+        """Seconds, passes of samples through units, and what these are in passes through the whole thin network."""
         return {
             "imitation_seconds": sum(part.training_seconds for part in self.cost),
             "imitation_unit_passes": sum(part.sample_passes for part in self.cost),
+            "imitation_passes": sum(self.passes),
             "units": len(plan.units),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class _Measure:
+    """The loss of a unit: unexplained variance, or of the last one the divergence of its class probabilities.
+
+    Attributes:
+        axis: Of the channels.
+        variance: Of the target; `None` for the divergence.
+    """
+
+    axis: int
+    variance: Tensor | None
+
+    def __call__(self, own: Tensor, wide: Tensor) -> Tensor:
+        """Of outputs of a unit and of the wide network."""
+        if self.variance is None:
+            return softened_divergence(own, wide)
+        return imitation(own, wide, axis=self.axis, variance=self.variance)
+
+    @torch.no_grad()
+    def over(self, network: nn.Module, source: Source) -> float:
+        """Mean over the validation samples, or the training samples where there are none."""
+        network.eval()
+        split = source.data.validation if len(source.data.validation) else source.data.train
+        return sum(float(self(network(x), wide)) * len(x) for x, wide in source.batches(split)) / len(split)
+
+    def fused(self, unit: FusedChain, inputs: Tensor, wide: Tensor) -> Tensor:
+        """The same, from the inputs of a unit by fused kernels."""
+        if self.variance is None:
+            return softened_divergence(unit.outputs(inputs), wide)
+        least = torch.finfo(torch.float32).tiny
+        return unit.squared_error(inputs, wide.flatten(1)) / self.variance.clamp(min=least)
 
 
 class Imitation:
@@ -63,8 +111,8 @@ class Imitation:
         plan: Where both are cut.
         recipe: Of every unit; without weight decay, which would pull the product of two maps to zero.
         inputs: What a unit reads while it learns: `own`, the thin units before it; `forced`, the wide network.
-        cache_bytes: Room for inputs and targets of a unit; above it, or with augmentation, they are computed anew for
-            every batch.
+        cache_bytes: Room for inputs and targets of a unit; 0, and augmentation, compute them anew for every batch. By
+            default they are held where 1 GiB is enough.
     """
 
     def __init__(
@@ -74,31 +122,40 @@ class Imitation:
         plan: NarrowPlan,
         recipe: Recipe,
         inputs: Literal["own", "forced"] = "own",
-        cache_bytes: int = 2**30,
+        cache_bytes: int | None = None,
     ) -> None:
         self.plan, self.recipe, self.inputs = plan, replace(recipe, weight_decay=0.0), inputs
         self.thin = stretches(thin, plan.ends)
         self.wide = [part.eval().requires_grad_(False) for part in stretches(wide, plan.ends)]
         self.cache_bytes = cache_bytes
+        self.macs = {"thin": _macs(self.thin, thin.examples[0]), "wide": _macs(self.wide, wide.examples[0])}
 
     def run(self, data: Data, context: FitContext) -> Imitated:
-        """Train all units on `data`."""
+        """Train all units on `data`.
+
+        Raises:
+            MemoryBudgetError: Inputs and targets need more than `cache_bytes`; known before they are computed.
+        """
         found, source = Imitated(), self._source(data)
         before: UnitNetwork | None = None
         for place, unit in enumerate(self.plan.units):
             network = self._network(place, before, source).to(context.device)
-            self._train(place, network, source, found, context)
+            measure = self._measure(place, source)
+            found.cost.append(self._loop(place, network, source, measure, context).run())
+            _refit(network, unit, source)
+            found.explained.append(1 - measure.over(network, source))
+            self._tell(place, found.explained[-1], source)
+            self._count(place, network, source, found)
             if place < len(self.plan.units) - 1:
-                _refit(network, unit, source)
                 source = self._passed_on(place, network, source)
             self._note(place, network, before, found)
             before = network
         return found
 
     def _source(self, data: Data) -> Source:
-        if self.recipe.augmentation.active or bytes_held(self.plan, data) > self.cache_bytes:
-            return Streamed(data, lambda x: x, self.wide[0])
-        return Held.of(data, self.wide[0])
+        if is_held(self.plan, data, self.recipe, self.cache_bytes):
+            return Held.of(data, self.wide[0])
+        return Streamed(data, lambda x: x, self.wide[0])
 
     def _passed_on(self, place: int, network: UnitNetwork, source: Source) -> Source:
         following, lift = self.wide[place + 1], self.plan.units[place].lift
@@ -122,43 +179,101 @@ class Imitation:
             lift = principal(source.drawn(DRAWN)[1], unit.thin[unit.axis - 1], unit.axis)
         return UnitNetwork(part, lifted, reduce, lift, (axis, unit.axis))
 
-    def _train(self, place: int, network: UnitNetwork, source: Source, found: Imitated, context: FitContext) -> None:
-        measure = self._measure(place, source)
+    def _loop(self, place: int, network: UnitNetwork, source: Source, measure: _Measure, context: FitContext) -> Loop:
         recipe, seed = self.recipe, derive_seed(context.seed, "unit", place)
         augmentation = Augmentation() if isinstance(source, Held) else recipe.augmentation
         feed = Feed(source.data, recipe.batch_size, seed, augmentation, context.device)
+        epochs = recipe.epochs_for(len(source.data.train))
+        return Loop(
+            network,
+            self._step(network, measure, source, feed, epochs),
+            feed,
+            recipe,
+            seed=seed,
+            epochs=epochs,
+            run=context.run,
+            validate=lambda: Assessment(torch.tensor([measure.over(network, source)]), None),
+            label=f"unit-{place + 1}",
+        )
+
+    def _step(self, network: UnitNetwork, measure: _Measure, source: Source, feed: Feed, epochs: int) -> Step:
+        """By fused kernels where plain training of the thin network, as long, would take them."""
+        whole = sum(self.macs["thin"]) * len(feed.split) * epochs
+        fused = None
+        if whole >= LEAST_MULTIPLICATIONS and feed.device.type == "cpu" and self.recipe.precision == "32":
+            fused = fused_unit(network.train(), source.drawn(1)[0])
 
         def step(batch: Batch) -> Tensor:
             inputs, targets = source.pair(batch.inputs, batch.targets)
-            return measure(network(inputs), targets)
+            return measure(network(inputs), targets) if fused is None else measure.fused(fused, inputs, targets)
 
-        @torch.no_grad()
-        def judged() -> Assessment:
-            network.eval()
-            split = source.data.validation if len(source.data.validation) else source.data.train
-            total = sum(float(measure(network(x), t)) * len(x) for x, t in source.batches(split))
-            return Assessment(torch.tensor([total / len(split)]), None)
+        return step
 
-        epochs = recipe.epochs_for(len(source.data.train))
-        loop = Loop(
-            network, step, feed, recipe, seed=seed, epochs=epochs, run=context.run, validate=judged,
-            label=f"unit-{place + 1}",
-        )  # fmt: skip
-        found.cost.append(loop.run())
-        found.explained.append(1 - float(judged().loss))
+    def _tell(self, place: int, explained: float, source: Source) -> None:
+        """Say how well a unit imitates."""
+        last = place == len(self.plan.units) - 1
+        unit = f"unit {place + 1} of {len(self.plan.units)}, up to {self.plan.units[place].end}"
+        logger = logging.getLogger("pluriform")
+        if last and source.data.task == "classification":
+            logger.info("%s: class probabilities %.3g nats from those of the wide network", unit, 1 - explained)
+        elif explained >= LITTLE:
+            logger.info("%s: explains %.3g of the variance of the wide network", unit, explained)
+        else:
+            remedy = "train units longer, or take fewer units or a less wide network"
+            logger.warning("%s: explains no more than %.3g of the wide network's variance; %s", unit, explained, remedy)
 
-    def _measure(self, place: int, source: Source) -> Callable[[Tensor, Tensor], Tensor]:
-        """The loss of a unit: unexplained variance, or of the last one the divergence of its class probabilities."""
-        if place == len(self.plan.units) - 1 and source.data.task == "classification":
-            return softened_divergence
+    def _count(self, place: int, network: UnitNetwork, source: Source, found: Imitated) -> None:
+        """Add the passes of a unit, and those through what lies before it, once a sample where pairs are held."""
+        inputs, _ = source.drawn(self.recipe.batch_size)  # Maps are multiplied once a batch.
+        macs = macs_of(network, inputs) / len(inputs) / max(1, sum(self.macs["thin"]))
+        found.passes.append(found.cost[-1].sample_passes * macs)
+        held, reads = isinstance(source, Held), "thin" if self.inputs == "own" else "wide"
+        samples = len(source.data.train) + len(source.data.validation) if held else found.cost[-1].sample_passes
+        found.forward["wide"] += samples * self._share("wide", place if held else 0, place + 1)
+        if not held or reads == "thin":
+            found.forward[reads] += samples * self._share(reads, max(0, place - 1) if held else 0, place)
+
+    def _share(self, network: str, start: int, end: int) -> float:
+        """Of the multiply-accumulates of a network, those of some stretches."""
+        return sum(self.macs[network][start:end]) / max(1, sum(self.macs[network]))
+
+    def _measure(self, place: int, source: Source) -> _Measure:
         axis = self.plan.units[place].axis
-        variance = target_variance(source.drawn(DRAWN)[1], axis)
-        return lambda own, wide: imitation(own, wide, axis=axis, variance=variance)
+        if place == len(self.plan.units) - 1 and source.data.task == "classification":
+            return _Measure(axis, None)
+        return _Measure(axis, target_variance(source.drawn(DRAWN)[1], axis))
 
     def _note(self, place: int, network: UnitNetwork, before: UnitNetwork | None, found: Imitated) -> None:
         found.weights.update({name: value.detach().clone() for name, value in network.part.state_dict().items()})
         if network.reduce is not None and before is not None and before.lift is not None:
             found.maps[self.plan.units[place - 1].end] = (network.reduce @ before.lift).detach()
+
+
+def is_held(plan: NarrowPlan, data: Data, recipe: Recipe, cache_bytes: int | None) -> bool:
+    """Whether inputs and targets of units are held in memory, else computed anew for every batch.
+
+    Args:
+        plan: The units.
+        data: The data set.
+        recipe: Of the units; with augmentation nothing is held.
+        cache_bytes: Room; 0 holds nothing, and `None` what fits into 1 GiB.
+
+    Raises:
+        MemoryBudgetError: They need more than the stated room.
+    """
+    needed = bytes_held(plan, data)
+    if cache_bytes == 0 or recipe.augmentation.active:
+        return False
+    if cache_bytes is None:
+        return needed <= CACHE_BYTES
+    if needed > cache_bytes:
+        samples = len(data.train) + len(data.validation)
+        got = f"activations of {len(plan.units)} units for {samples:,} samples, {needed:,} bytes in float32"
+        remedy = f"set cache_bytes to {needed}, or to 0 to compute them with each batch"
+        raise MemoryBudgetError(
+            explain(f"at most {cache_bytes:,} bytes for the cache", got, "cache of thin and wide activations", remedy)
+        )
+    return True
 
 
 def bytes_held(plan: NarrowPlan, data: Data) -> int:
@@ -175,3 +290,13 @@ def _refit(network: UnitNetwork, unit: Unit, source: Source) -> None:
     if network.lift is not None:
         inputs, targets = source.drawn(DRAWN)
         network.lift.copy_(refitted(network.eval().thin(inputs), targets, unit.axis))
+
+
+def _macs(parts: Sequence[nn.Module], sample: Tensor) -> list[int]:
+    """Multiply-accumulates of one sample through each of the parts, one after the other."""
+    found, passed = [], sample[:1]
+    for part in parts:
+        found.append(macs_of(part, passed))
+        with torch.no_grad(), modes_kept(part):
+            passed = part.eval()(passed)
+    return found

@@ -149,10 +149,12 @@ def _lined_up(thin: Graph, wide: Graph, end: str) -> Shape:
     Raises:
         GraphError: There is none, or it differs in more than its channels.
     """
+    own = _shape(thin, end)
     if end not in wide:
+        expected = f"a node {end!r} in the wide network, of shape {_text(own)} but for its channels"
         got = f"none in {type(wide.root).__name__}"
-        raise GraphError(explain(f"a node {end!r} in the wide network", got, "wide network", "widen the thin one"))
-    own, other = _shape(thin, end), _shape(wide, end)
+        raise GraphError(explain(expected, got, "wide network", "take a wide network of the same blocks"))
+    other = _shape(wide, end)
     if len(own) != len(other) or sum(a != b for a, b in zip(own, other, strict=True)) > 1:
         raise _misfit(thin, end, own, other)
     return other

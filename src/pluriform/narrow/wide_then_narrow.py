@@ -1,6 +1,8 @@
 """`WideThenNarrow`: the user's own thin network, taught from the inside by a wide copy of it."""
 
 import copy
+import logging
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,11 +16,11 @@ from pluriform.graph.gather import widen as widened
 from pluriform.graph.graph import Graph
 from pluriform.method import FitContext, Method
 from pluriform.narrow.distillation import Distillation
-from pluriform.narrow.fold import Fold, foldable, merged
-from pluriform.narrow.imitation import Imitation
+from pluriform.narrow.fold import Fold, foldable, merge
+from pluriform.narrow.imitation import CACHE_BYTES, Imitated, Imitation, is_held
 from pluriform.narrow.narrowed import Narrowed
 from pluriform.narrow.plan import NarrowPlan, block_ends, inner_groups, plan_units
-from pluriform.narrow.wide import read, trained_wide
+from pluriform.narrow.wide import TrainedWide, read, trained_wide
 from pluriform.training.feed import take
 from pluriform.training.recipe import Recipe
 
@@ -46,7 +48,9 @@ class WideThenNarrow(Method):
     4. All weights together learn the wide network's class probabilities, then the labels.
 
     `form.module` is of the user's own class and has its widths; its `state_dict` loads there. `plan(module, data)`
-    shows the units before anything is trained.
+    shows the units before anything is trained; a fit logs them, and shows them on a terminal. `form.facts` tells how
+    well each unit imitates (`explained`), how exact stage 3 was (`merge`), what both networks need (`networks`), and
+    what the stages took (`cost`), the passes of units counted as shares of the thin network.
 
     Args:
         widen: Factor of the channels.
@@ -61,8 +65,8 @@ class WideThenNarrow(Method):
         imitation: How each unit is, without weight decay.
         logits: How the class probabilities are learned.
         training: How the labels are learned at the end; a `Training` serves.
-        cache_bytes: Room for activations of training and validation split; above it, or with augmentation, they are
-            computed anew for every batch.
+        cache_bytes: Room for activations of training and validation split, refused where it is too small; 0, and
+            augmentation, compute them anew for every batch. By default they are kept where they fit into 1 GiB.
 
     References:
         Zhou, Ye, Chen, Meng, Tan, Song, Le, Liu, Schuurmans 2020, Go Wide, Then Narrow: Efficient Training of Deep Thin
@@ -88,14 +92,14 @@ class WideThenNarrow(Method):
     imitation: Recipe = field(default_factory=_imitation)
     logits: Recipe = field(default_factory=Recipe)
     training: Recipe = field(default_factory=_labels)
-    cache_bytes: int = 2**30
+    cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
         self._require(self.widen > 1, "widen", "a factor above 1")
         self._require(self.widening in ("auto", "all", "inner"), "widening", "'auto', 'all' or 'inner'")
         self._require(self.units >= 1, "units", "at least 1")
         self._require(self.inputs in ("own", "forced"), "inputs", "'own' or 'forced'")
-        self._require(self.cache_bytes >= 0, "cache_bytes", "0 or more")
+        self._require(self.cache_bytes is None or self.cache_bytes >= 0, "cache_bytes", "0 or more")
 
     def _require(self, fulfilled: bool, name: str, expected: str) -> None:
         if not fulfilled:
@@ -135,30 +139,72 @@ class WideThenNarrow(Method):
     def _fit(self, module: Any, data: Data, context: FitContext) -> Narrowed:
         network = module.to(context.device)
         graph = read(network, data)
+        groups = None if self.wide else self._groups(graph)
+        if self.wide is None:  # Whatever cannot work is said before the wide network is trained.
+            _show(self._checked(graph, widened(graph, self.widen, groups), data))
         wide = trained_wide(
-            network,
-            data,
-            context,
-            widen=self.widen,
-            wide=self.wide,
-            recipe=self.wide_training,
-            groups=None if self.wide else self._groups(graph),
+            network, data, context, widen=self.widen, wide=self.wide, recipe=self.wide_training, groups=groups
         )
         wide_graph = read(wide.network, data)
-        plan = self._planned(graph, wide_graph)
-        imitation = Imitation(graph, wide_graph, plan, self.imitation, self.inputs, self.cache_bytes)
-        imitated = imitation.run(data, context)
+        plan = self._checked(graph, wide_graph, data)
+        if self.wide is not None:
+            _show(plan)
+        imitated = Imitation(graph, wide_graph, plan, self.imitation, self.inputs, self.cache_bytes).run(data, context)
         network.load_state_dict(imitated.weights, strict=False)
         sample = take(data.train, torch.arange(min(8, len(data.train))))[0].to(context.device)
-        narrow = merged(read(network, data), imitated.maps, [sample]).to(context.device)
-        taught = Distillation(alpha=1.0, temperature=1.0, training=self.logits, cache_bytes=self.cache_bytes)
+        made = merge(read(network, data), imitated.maps, [sample])
+        form = self._finished(made.network.to(context.device), wide, data, context, plan)
+        kept = self.cache_bytes != 0 and not self.logits.augmentation.active
+        _add_costs(form, imitated, plan, len(data.train) if kept else int(form.cost["logits_sample_passes"]))
+        explained = dict(zip((*plan.ends, "output"), imitated.explained, strict=True))
+        form.facts |= {"explained": explained, "merge": made.report.to_json()}
+        return form
+
+    def _checked(self, thin: Graph, wide: Graph, data: Data) -> NarrowPlan:
+        """The plan, once it is known that a stated cache has room for it."""
+        plan = self._planned(thin, wide)
+        is_held(plan, data, self.imitation, self.cache_bytes)
+        return plan
+
+    def _finished(
+        self, narrow: nn.Module, wide: TrainedWide, data: Data, context: FitContext, plan: NarrowPlan
+    ) -> Narrowed:
+        """Learn the wide network's class probabilities, then the labels, by all weights together."""
+        room = CACHE_BYTES if self.cache_bytes is None else self.cache_bytes
+        taught = Distillation(alpha=1.0, temperature=1.0, training=self.logits, cache_bytes=room)
         labelled = Distillation(alpha=0.0, training=self.training)
         stages = [
             lambda: taught._loop(narrow, wide.network, data, context, "logits"),
             lambda: labelled._loop(narrow, wide.network, data, context, "labels"),
         ]
-        facts = {"plan": str(plan), "explained": dict(zip((*plan.ends, "output"), imitated.explained, strict=True))}
-        form = taught._form(narrow, data, context, wide, stages, facts)
-        form.cost |= imitated.figures(plan)
-        form.cost["training_seconds"] += form.cost["imitation_seconds"]
-        return form
+        return taught._form(narrow, data, context, wide, stages, {"plan": str(plan)})
+
+
+def _show(plan: NarrowPlan) -> None:
+    """Say what will be done: on a terminal, and to the log."""
+    logging.getLogger("pluriform").info("wide, then narrow:\n%s", plan)
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{plan}\n")
+
+
+def _add_costs(form: Narrowed, imitated: Imitated, plan: NarrowPlan, taught: int) -> None:
+    """What each stage took, in seconds and in passes through the thin network; the wide network's apart.
+
+    Args:
+        form: Its costs grow by those of the units.
+        imitated: The units.
+        plan: Likewise.
+        taught: Passes of the wide network for the class probabilities.
+    """
+    cost = form.cost
+    cost |= imitated.figures(plan)
+    cost["training_seconds"] += cost["imitation_seconds"]
+    stages = ("imitation", "logits", "labels")
+    passes = [cost["imitation_passes"], cost["logits_sample_passes"], cost["labels_sample_passes"]]
+    form.facts["cost"] = {
+        "seconds": {name: cost[f"{name}_seconds"] for name in ("wide", *stages)},
+        "thin_passes": dict(zip(stages, passes, strict=True)) | {"all": sum(passes)},
+        "thin_forward_passes": imitated.forward["thin"],
+        "wide_passes": cost["wide_sample_passes"],
+        "wide_forward_passes": imitated.forward["wide"] + taught,
+    }

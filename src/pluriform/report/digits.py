@@ -11,9 +11,17 @@ from pluriform.report.row import number
 __all__ = ["Format", "column_format", "format_of", "plain", "share", "signed", "tick"]
 
 _SHARES = frozenset(
-    {"accuracy", "robust_accuracy", "corrupted_accuracy", "coverage", "member_accuracy", "disagreement"}
+    {
+        "accuracy",
+        "robust_accuracy",
+        "corrupted_accuracy",
+        "coverage",
+        "member_accuracy",
+        "disagreement",
+        "explained_variance",
+    }
 )
-_COUNTS = frozenset({"parameters", "macs"})
+_COUNTS = frozenset({"parameters", "macs", "wide_parameters", "wide_macs"})
 _MINUS, _THIN, _DASH = "\u2212", "\u202f", "\u2013"
 
 
