@@ -23,7 +23,7 @@ __all__ = ["Feed", "add_skip", "add_skip_moves", "feed", "skip_pairs"]
 
 POOLS = {1: (nn.AvgPool1d, nn.AdaptiveAvgPool1d), 2: (nn.AvgPool2d, nn.AdaptiveAvgPool2d)}
 POOLS[3] = (nn.AvgPool3d, nn.AdaptiveAvgPool3d)
-TRANSPARENT = frozenset({Op.AVG_POOL, Op.ADAPTIVE_AVG_POOL, Op.ACTIVATION, Op.LINEAR, Op.CONV})
+POOLED, RECTIFIED = frozenset({Op.AVG_POOL, Op.ADAPTIVE_AVG_POOL}), frozenset({Op.ACTIVATION})
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,24 +121,24 @@ def _fits(source: Place, target: Place) -> bool:
 
 
 def _joined(outline: Outline, end: str) -> set[str]:
-    """What is added to the tensor already, by itself or through a skip, and the tensor itself."""
-    found, waiting = {end}, [end]
+    """What such a skip brings to the tensor already: a second one would add nothing new."""
+    found, waiting = set(), [end]
     while waiting:
         node = outline[waiting.pop()]
         if node.op is Op.ADD:
-            waiting += [name for name in node.inputs if name not in found]
+            waiting += node.inputs
             for name in node.inputs:
-                found |= _chain(outline, name)
+                found |= _skipped(outline, name)
     return found
 
 
-def _chain(outline: Outline, name: str) -> set[str]:
-    """A tensor, and what a skip between them would read."""
-    found = {name}
-    for op in ({Op.LINEAR, Op.CONV}, {Op.AVG_POOL, Op.ADAPTIVE_AVG_POOL}, {Op.ACTIVATION}):
-        node = outline[name]
-        unit = all(length == 1 for length in node.attributes.get("kernel_size", (1,))) or node.op is not Op.CONV
-        if node.op in op and unit and len(node.inputs) == 1:
-            name = node.inputs[0]
-            found.add(name)
-    return found
+def _skipped(outline: Outline, name: str) -> set[str]:
+    """What a dense layer or a convolution of kernel 1 reads, also through pooling and ReLU."""
+    node, found = outline[name], set()
+    unit = node.op is Op.LINEAR or (node.op is Op.CONV and max(node.attributes["kernel_size"]) == 1)
+    if not unit or len(node.inputs) != 1:
+        return found
+    for ops in (POOLED, RECTIFIED):
+        found.add(name := node.inputs[0])
+        node = outline[name] if outline[name].op in ops else node
+    return {*found, node.inputs[0]}

@@ -30,7 +30,8 @@ class Outline:
     Attributes:
         nodes: In execution order, inputs first, the output last.
         layers: By dotted path, those that nodes call; unchanged ones are shared with the outline before.
-        tensors: Parameters and buffers that the code of the network reads itself, by dotted path.
+        tensors: Parameters, buffers and constants that the code of the network reads itself, by dotted path.
+        constants: Which of them are no parameters or buffers.
         examples: Inputs that it was traced with, as tensors without data.
         code: Of the network before any morph, which tells where its lengths come from.
         names: Name in that code, by name of the node.
@@ -39,6 +40,7 @@ class Outline:
     nodes: tuple[Node, ...]
     layers: Mapping[str, nn.Module]
     tensors: Mapping[str, Tensor]
+    constants: frozenset[str]
     examples: tuple[Any, ...]
     code: fx.Graph
     names: Mapping[str, str]
@@ -51,12 +53,15 @@ class Outline:
             memo[id(tensor)] = _blank(tensor, tensor.shape)
         paths = dict.fromkeys(node.module for node in graph.nodes if node.module is not None)
         layers = {path: copy.deepcopy(graph.module.get_submodule(path), memo) for path in paths}
-        tensors = {}
+        tensors, constants = {}, set()
         for node in graph.nodes:
             if node.op is Op.PARAMETER:
                 tensor = operator.attrgetter(path := node.attributes["path"])(graph.module)
-                tensors[path] = memo.get(id(tensor), torch.empty_like(tensor, device="meta"))
-        return Outline(graph.nodes, layers, tensors, graph.examples, graph.module.graph, graph.names)
+                tensors[path] = memo[id(tensor)] if id(tensor) in memo else torch.empty_like(tensor, device="meta")
+                constants |= set() if id(tensor) in memo else {path}
+        return Outline(
+            graph.nodes, layers, tensors, frozenset(constants), graph.examples, graph.module.graph, graph.names
+        )
 
     def __getitem__(self, name: str) -> Node:
         if name not in self._by_name:
@@ -99,7 +104,7 @@ class Outline:
         for path, layer in self.layers.items():
             shell.add_submodule(path, layer)
         for path, tensor in self.tensors.items():
-            _put(shell, path, tensor)
+            _put(shell, path, tensor, constant=path in self.constants)
         shell._graph = self.code  # only read: compiling it, as the setter does, would take longer than all the rest
         return ChannelFlow(Graph(self.nodes, shell, shell, self.examples, self.names), RULES)
 
@@ -229,7 +234,7 @@ def _copied(module: nn.Module) -> nn.Module:
     return new
 
 
-def _put(root: nn.Module, address: str, tensor: Tensor) -> None:
+def _put(root: nn.Module, address: str, tensor: Tensor, *, constant: bool = False) -> None:
     """Set a parameter or buffer below a module, making plain modules on the way."""
     path, _, name = address.rpartition(".")
     for part in path.split(".") if path else ():
@@ -238,7 +243,7 @@ def _put(root: nn.Module, address: str, tensor: Tensor) -> None:
         root = getattr(root, part)
     if name in root._parameters or isinstance(tensor, nn.Parameter):
         root._parameters[name] = tensor  # type: ignore[assignment]
-    elif name in root._buffers:
-        root._buffers[name] = tensor
-    else:
+    elif constant:
         setattr(root, name, tensor)
+    else:
+        root._buffers[name] = tensor

@@ -53,10 +53,11 @@ def morphable(module: nn.Module, example: Any) -> Graph:
     _check_readable(evaluating)
     _check_modes(training, evaluating)
     edited = copy.deepcopy(evaluating.module)
-    edited.train(module.training)
-    _follow_mode(edited, training, evaluating)
+    edited.training = module.training
+    layers = _follow_mode(edited, training, evaluating)
     for node in evaluating.nodes:
-        _purify(edited, code_node(edited, evaluating, node.name), node)
+        if node.name not in layers:
+            _purify(edited, code_node(edited, evaluating, node.name), node)
     edited.recompile()
     return retrace(edited, evaluating, f"reading {type(module).__name__}")
 
@@ -102,8 +103,9 @@ def _two_networks(node: Node, graph: Graph) -> GraphError:
     )
 
 
-def _follow_mode(edited: fx.GraphModule, training: Graph, evaluating: Graph) -> None:
-    """Functional dropout as layers."""
+def _follow_mode(edited: fx.GraphModule, training: Graph, evaluating: Graph) -> set[str]:
+    """Functional dropout as layers; the names of the nodes that were it."""
+    changed = set()
     for one, other in zip(training.nodes, evaluating.nodes, strict=True):
         if one.op is not Op.DROPOUT or one.module is not None or one.attributes == other.attributes:
             continue
@@ -115,10 +117,14 @@ def _follow_mode(edited: fx.GraphModule, training: Graph, evaluating: Graph) -> 
         new.meta["source"] = code.meta.get("source")
         code.replace_all_uses_with(new)
         edited.graph.erase_node(code)
+        changed.add(other.name)
+    return changed
 
 
 def _purify(edited: fx.GraphModule, code: fx.Node, node: Node) -> None:
     """The same operation without writing into its input."""
+    if "out" in code.kwargs and code.kwargs["out"] is None:
+        code.kwargs = {name: value for name, value in code.kwargs.items() if name != "out"}
     if not writes_in_place(code, edited):
         return
     if code.op == "call_module":
