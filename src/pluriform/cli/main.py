@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "measure a fitted form",
     "kernel": "compute kernels of the infinitely wide network into a store",
     "report": "write one page from stored results",
+    "search": "grow a better network from yours",
 }
 
 OVERVIEW = """pluriform: every form of one network
@@ -32,6 +33,7 @@ examples:
   pluriform compare table.csv --target species --net my_package.nets:build
   pluriform fit deep-ensemble digits --members 5 --run runs/ensemble
   pluriform evaluate runs/ensemble digits --out result.json
+  pluriform search fashion-mnist --start lenet --minutes 30
   pluriform kernel mnist --net mlp --samples 10000 --test 1000 --out kernel.zarr
   pluriform report result.json other.json --out page.html
 

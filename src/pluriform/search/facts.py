@@ -64,7 +64,7 @@ def pareto_front(trials: Sequence[Trial]) -> list[int]:
     """Numbers of the trials that no other one beats in score, parameters and latency at once, the best score first."""
     found = [(t.number, (-(t.score or 0.0), t.figures["parameters"], t.figures["latency"])) for t in trials]
 
-    def beaten(mine: tuple[float, ...]) -> bool:
+    def beaten(mine: tuple[Any, ...]) -> bool:
         return any(all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for _, other in found)
 
     return [number for number, mine in sorted(found, key=lambda pair: pair[1]) if not beaten(mine)]

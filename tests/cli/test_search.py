@@ -1,0 +1,47 @@
+import importlib.util
+
+import pytest
+import torch
+
+import pluriform as pf
+from pluriform.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_search_tells_its_trials_and_writes_the_network_as_python(here, capsys):
+    words = ["search", "digits", "--start", "mlp", "--epochs", "1", "--final", "0", "--strategy", "mutate"]
+    assert main([*words, "--trials", "2", "--run", "runs/search"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "start mlp; MorphismSearch(trials=2" in told
+    assert "trial 0, trained: 0." in told
+    assert "trial 1 of 0, " in told
+    assert "best 0." in told
+    assert "1 trials left" in told
+    assert "best of 2 trials (0 failed): trial " in told
+    spec = importlib.util.spec_from_file_location("found_network", here / "runs/search/network.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    form, data = pf.load_form("runs/search"), pf.load("digits")
+    network = module.Network()
+    network.load_state_dict(form.module.state_dict())
+    assert torch.equal(network.eval()(data.test.inputs[:9]), form(data.test.inputs[:9]))
+
+    assert main([*words, "--trials", "3", "--run", "runs/search", "--out", "mine.py"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "trial 2 of " in told
+    assert "trial 1 of 0, " not in told
+    assert "best of 3 trials" in told
+    assert (here / "mine.py").exists()
+
+
+def test_errors_are_one_line(here, capsys):
+    assert main(["search", "digits", "--minutes", "0"]) == 1
+    told = capsys.readouterr().err
+    assert "got 0" in told
+    assert "give the search some time" in told
+    assert not (here / "runs").exists()
