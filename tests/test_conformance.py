@@ -20,6 +20,7 @@ from pluriform.method import Method
 from pluriform.narrow.fitnets import FitNets
 from pluriform.narrow.pruned import PrunedWide
 from pluriform.runs import Run
+from pluriform.translate.translation import Translation
 
 
 def small_cases() -> dict[str, Method]:
@@ -72,7 +73,9 @@ def all_methods() -> dict[str, type[Method]]:
     return {
         cls.__name__: cls
         for cls in below(Method)
-        if not inspect.isabstract(cls) and cls.__module__.startswith("pluriform.")
+        if not inspect.isabstract(cls)
+        and cls.__module__.startswith("pluriform.")
+        and not issubclass(cls, Translation)  # Judged in tests/translate: images in and images out.
     }
 
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pluriform.robust.adversarial_training import AdversarialTraining
     from pluriform.robust.checkpoints import load_robust_imagenet
     from pluriform.robust.transfer import Transfer
+    from pluriform.translate.fit import TSIT
     from pluriform.search.fit import MorphismSearch
 
 _PLACES = {
@@ -71,6 +72,7 @@ _PLACES = {
     "Result": "pluriform.result",
     "SWAG": "pluriform.ensemble.swag",
     "Split": "pluriform.data.data",
+    "TSIT": "pluriform.translate.fit",
     "Threat": "pluriform.attacks.threat",
     "Training": "pluriform.ordinary",
     "Transfer": "pluriform.robust.transfer",
@@ -111,6 +113,7 @@ __all__ = [
     "Result",
     "SWAG",
     "Split",
+    "TSIT",
     "Threat",
     "Training",
     "Transfer",
@@ -125,7 +128,6 @@ __all__ = [
     "infinite",
     "load",
     "load_form",
-    "load_robust_imagenet",
     "nets",
     "search",
     "trace",

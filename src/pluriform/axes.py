@@ -14,9 +14,11 @@ The aliases are read by people and, in the test run only, checked by beartype.
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-__all__ = ["Gram", "Inputs", "Labels", "Logits", "Members", "Probabilities", "Scores", "Targets"]
+__all__ = ["Gram", "Images", "Inputs", "Labels", "Logits", "Members", "Probabilities", "Scores", "Targets"]
 
 Inputs = Float[Tensor, "batch *features"]
+Images = Float[Tensor, "_ _ _ _"]
+"""`(batch, channels, height, width)`, each image argument with sizes of its own."""
 Logits = Float[Tensor, "batch outputs"]
 Probabilities = Float[Tensor, "batch outputs"]
 Members = Float[Tensor, "member batch outputs"]

@@ -75,12 +75,16 @@ class Method(ABC):
             ShapeError: The network does not take these inputs or has another output width.
             RunConflictError: `run` holds another configuration.
         """
+        return self._fit_form(module, data, seed, run, device)
+
+    def _fit_form(self, module: nn.Module | None, data: Data, seed: int, run: str | Path | None, device: str) -> Any:
+        """`fit`, for forms of any kind."""
         check_kinds(module, data, self.needs_module)
         check_fit_data(data)
         where = _device(device)
         copied = self._copied(module, data, seed)
         if copied is not None:
-            check_module(copied, data)
+            self._check_network(copied, data)
         if run is None:
             return self._fitted(copied, data, FitContext(seed, None, where), module)
         config = {
@@ -97,12 +101,16 @@ class Method(ABC):
             opened.mark_done()
             return form
 
+    def _check_network(self, module: nn.Module, data: Data) -> None:
+        """Raise where the network does not suit the data."""
+        check_module(module, data)
+
     def _copied(self, module: nn.Module | None, data: Data, seed: int) -> nn.Module | None:
         """The copy that `_fit` may change; a method that gives a network other outputs does it here."""
         del data, seed
         return copy.deepcopy(module)
 
-    def _fitted(self, module: nn.Module | None, data: Data, context: FitContext, source: nn.Module | None) -> Predictor:
+    def _fitted(self, module: nn.Module | None, data: Data, context: FitContext, source: nn.Module | None) -> Any:
         network = "" if module is None else type(module).__name__
         form = self._fit(module, data, context).eval()
         form.origin = {"label": self.label, "method": self.to_json(), "network": network, "seed": context.seed}
@@ -116,7 +124,7 @@ class Method(ABC):
         return False
 
     @abstractmethod
-    def _fit(self, module: Any, data: Data, context: FitContext) -> Predictor:
+    def _fit(self, module: Any, data: Data, context: FitContext) -> Any:
         """The recipe. `module` is a private copy that the recipe may train in place."""
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pluriform.axes import Inputs, Logits, Members, Probabilities, Scores
+from pluriform.axes import Images, Inputs, Logits, Members, Probabilities, Scores
 from pluriform.data.signature import Signature
 from pluriform.errors import NonFiniteError, ShapeError, explain
 from pluriform.forms import save_form
@@ -152,14 +152,21 @@ class Translator(nn.Module, ABC):
     """The image-to-image twin of `Predictor`.
 
     `forward(content, style=None)` maps images `(batch, channels, height, width)` to images, inside `signature.bounds`.
+
+    Args:
+        signature: Facts of the data the form was fitted on; `classes` are those of label maps, where contents are such.
+
+    Attributes:
+        origin: What made it, as of a `Predictor`.
     """
 
     def __init__(self, signature: Signature) -> None:
         super().__init__()
         self.signature = signature
+        self.origin: dict[str, Any] = {}
 
     @abstractmethod
-    def forward(self, content: Inputs, style: Inputs | None = None) -> Inputs:
+    def forward(self, content: Images, style: Images | None = None) -> Images:
         """Translated images, differentiable in both arguments."""
 
     def save(self, path: str | Path) -> Path:

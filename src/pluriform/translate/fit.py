@@ -1,0 +1,216 @@
+"""`TSIT`: one network for style transfer, label maps to photographs, many styles, and general pairs."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pluriform.data.data import Data
+from pluriform.errors import ConfigError, explain
+from pluriform.translate.conditional import OneWayGame, Sketch, Weights
+from pluriform.translate.discriminator import (
+    MultiScaleDiscriminator,
+    recommended_patch_layers,
+    recommended_scales,
+)
+from pluriform.translate.encoder import StyleEncoder
+from pluriform.translate.game_recipe import GameRecipe
+from pluriform.translate.generator import TSITGenerator, interpolate_styles
+from pluriform.translate.image_feed import ImageBatch
+from pluriform.translate.losses import gaussian_kl
+from pluriform.translate.normalisation import NORMS, recommended_norm
+from pluriform.translate.perceptual_loss import extractor_of
+from pluriform.translate.preset import PRESETS, preset_named
+from pluriform.translate.scale import Scale
+from pluriform.translate.translated import Painter
+from pluriform.translate.translation import Cast, Translation, warn_of_lost_style
+
+__all__ = ["TSIT", "Task"]
+
+Task = Literal["auto", "style-transfer", "multi-modal", "semantic", "paired"]
+UNPAIRED = ("style-transfer", "multi-modal")
+
+
+@dataclass(frozen=True)
+class TSIT(Translation):
+    """Content and style as two streams of features, joined at every scale by FADE and FAdaIN.
+
+    Minimised is the hinge loss against discriminators at several scales, plus feature matching, plus what holds the
+    content: a perceptual loss on the features of `module`, where one is given, to the content where sides are unpaired
+    and to the truth of pairs; without it `structure` (coarse light and edges of the content) or `l1` to the truth.
+
+    Tasks: `style-transfer`, an image in the style of another, unpaired; `multi-modal`, the same with several styles in
+    the data; `semantic`, label maps to images; `paired`, any image to its partner. In the first two the style stream
+    reads a reference image and the trunk starts from noise; in the others it starts from the content, or with `encoder`
+    from a latent vector that an encoder finds in the truth and that is drawn afterwards.
+
+    Args:
+        task: One of them; `auto` goes by the data: label maps are `semantic`, pairs `paired`, several styles
+            `multi-modal`.
+        preset: Widths, `tiny` (0.3 million parameters at 64 pixels), `small`, `medium`, `large`, `published`.
+        levels: Of the pyramids; `None` for as many as the smallest level of four pixels allows.
+        norm: N of FADE, `batch`, `instance` or `joint` over all channels; `auto` takes `batch` from 4 images a step on,
+            else `joint`, since BatchNorm over few images takes the style away.
+        encoder: Whether `semantic` and `paired` work starts from a latent vector, for several answers to one content.
+        feature_matching: Weight; `None` for 10 in semantic work and 1 otherwise.
+        perceptual: Weight of features of `module`; `None` for 20 in semantic work and 1 otherwise, as published for
+            VGG-19.
+        l1: Weight of the truth of pairs; `None` for 10 without `module` and 0 with one.
+        structure: Weight of coarse light and edges where sides are unpaired; `None` for 10 without `module` and 0 with
+            one.
+        training: The game.
+
+    References:
+        Jiang, Zhang, Huang, Liu, Shi, Loy 2020, TSIT: A Simple and Versatile Framework for Image-to-Image Translation,
+        arXiv:2007.12072. Written from the paper's description.
+
+    Example:
+        >>> import pluriform as pf
+        >>> images = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> data = pf.load(images, 1 - images, task="translation")
+        >>> form = TSIT(preset="tiny", training=GameRecipe(updates=2, batch_size=4)).fit(None, data)
+        >>> form(images[:2]).shape
+        torch.Size([2, 3, 16, 16])
+    """
+
+    task: Task = "auto"
+    preset: Literal["tiny", "small", "medium", "large", "published"] = "small"
+    levels: int | None = None
+    norm: Literal["auto", "batch", "instance", "joint"] = "auto"
+    encoder: bool = False
+    feature_matching: float | int | None = None
+    perceptual: float | int | None = None
+    l1: float | int | None = None
+    structure: float | int | None = None
+    training: GameRecipe = field(default_factory=GameRecipe)
+
+    def __post_init__(self) -> None:
+        tasks = ("auto", *UNPAIRED, "semantic", "paired")
+        for name, known in (("task", tasks), ("preset", tuple(PRESETS)), ("norm", ("auto", *NORMS))):
+            if getattr(self, name) not in known:
+                got = repr(getattr(self, name))
+                raise ConfigError(explain(f"{name} one of {', '.join(known)}", got, "TSIT", f"change {name}"))
+        for name in ("feature_matching", "perceptual", "l1", "structure"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ConfigError(explain(f"{name} of 0 or more, or None", f"{value}", "TSIT", f"change {name}"))
+
+    @property
+    def recipe(self) -> GameRecipe:
+        """How the game is played."""
+        return self.training
+
+    def _cast(self, module: nn.Module | None, data: Data, scale: Scale) -> Cast:
+        task = self._task(data)
+        unpaired = task in UNPAIRED
+        preset = preset_named(self.preset)
+        height, width = self._size(data)
+        levels = preset.levels_for(height, width) if self.levels is None else self.levels
+        norm = recommended_norm(self.training.batch_size) if self.norm == "auto" else self.norm
+        warn_of_lost_style(self.training, norm)
+        start = "noise" if unpaired else "latent" if self.encoder else "content"
+        generator = TSITGenerator(
+            scale.channels,
+            scale.outputs if unpaired else 0,
+            scale.outputs,
+            levels=levels,
+            width=preset.width,
+            cap=preset.cap,
+            norm=norm,
+            start=start,
+            size=(height, width) if start == "latent" else None,
+        )
+        encoder = None
+        if start == "latent":
+            side = StyleEncoder.side_for(height, width)
+            encoder = StyleEncoder(scale.outputs, side=side, width=preset.width)
+        layers, scales = recommended_patch_layers(height, width), recommended_scales(height, width)
+        seen = scale.outputs if unpaired else scale.outputs + scale.channels
+        discriminator = MultiScaleDiscriminator(seen, preset.discriminator_width, layers, scales)
+        player = TSITPlayer(generator, encoder)
+        extractor = None if unpaired and scale.classes else extractor_of(module, data, scale)
+        weights = self._weights(task, extractor is not None)
+        rules = OneWayGame(player, player.sketch, discriminator, weights, conditional=not unpaired, extractor=extractor)
+        facts = {
+            "task": task,
+            "levels": levels,
+            "norm": norm,
+            "start": start,
+            "discriminator": f"{scales} scales of {layers} layers, spectral norm"
+            + (f", R1 {self.training.r1:g}" if self.training.r1 else ""),
+            "weights": {name: value for name, value in vars(weights).items() if value},
+            "extractor": extractor.name if extractor else "none",
+        }
+        return Cast(rules, TSITPainter(generator, unpaired, start != "content"), facts, not unpaired)
+
+    def _task(self, data: Data) -> str:
+        if self.task == "auto":
+            if not data.paired:
+                return "multi-modal" if data.styles else "style-transfer"
+            return "semantic" if data.classes else "paired"
+        got = f"task={self.task!r} on {data.name}"
+        if self.task == "semantic" and not data.classes:
+            remedy = "name the folder label, or give classes="
+            raise ConfigError(explain("label maps as inputs", got + ", whose inputs are pictures", "TSIT", remedy))
+        if self.task == "multi-modal" and len(data.styles) < 2:
+            remedy = "put each style into a folder of its own below trainB, or use style-transfer"
+            raise ConfigError(explain("several styles", got + f", which names {len(data.styles)}", "TSIT", remedy))
+        return self.task
+
+    def _weights(self, task: str, extracted: bool) -> Weights:
+        def chosen(given: float | int | None, otherwise: float) -> float:
+            return otherwise if given is None else float(given)
+
+        semantic = task == "semantic"
+        return Weights(
+            chosen(self.feature_matching, 10.0 if semantic else 1.0),
+            chosen(self.perceptual, 20.0 if semantic else 1.0) if extracted else 0.0,
+            0.0 if task in UNPAIRED else chosen(self.l1, 0.0 if extracted else 10.0),
+            chosen(self.structure, 0.0 if extracted else 10.0) if task in UNPAIRED else 0.0,
+        )
+
+
+class TSITPlayer(nn.Module):
+    """What the generator's optimiser trains: the network and, where it starts from a latent vector, the encoder.
+
+    Args:
+        network: TSIT's generator.
+        encoder: Of the truth.
+    """
+
+    def __init__(self, network: TSITGenerator, encoder: StyleEncoder | None = None) -> None:
+        super().__init__()
+        self.network, self.encoder = network, encoder
+
+    def sketch(self, batch: ImageBatch, player: str) -> Sketch:
+        """The translation of a batch, with a start of its own for each player."""
+        if self.encoder is not None:
+            posterior = self.encoder(batch.target)
+            start: Any = posterior.draw(batch.generator("latent", player))
+            return Sketch(self.network(batch.content, None, start), gaussian_kl(posterior))
+        size, height, width = len(batch.content), *batch.content.shape[2:]
+        start = self.network.draw_start(size, height, width, batch.generator("start", player))
+        start = None if start is None else start.to(batch.content)
+        return Sketch(self.network(batch.content, batch.target, start))
+
+
+class TSITPainter(Painter):
+    """TSIT's generator with its start drawn by seed."""
+
+    network: TSITGenerator
+
+    def style_of(self, image: Tensor) -> Any:
+        """Statistics of the style features."""
+        return self.network.style_of(image)
+
+    def blend(self, one: Any, two: Any, share: float) -> Any:
+        """Means and deviations in between."""
+        return interpolate_styles(one, two, share)
+
+    def forward(self, content: Tensor, style: Any, seed: int, alpha: float) -> Tensor:
+        """Translate."""
+        height, width = int(content.shape[2]), int(content.shape[3])
+        start = self.network.draw_start(1, height, width, torch.Generator().manual_seed(seed))
+        start = None if start is None else start.to(content).expand(len(content), *[-1] * (start.dim() - 1))
+        return self.network(content, style, start, alpha)

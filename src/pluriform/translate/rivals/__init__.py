@@ -1,0 +1,1 @@
+"""Other translators on the same game and data: pix2pix, SPADE, CycleGAN, MUNIT."""

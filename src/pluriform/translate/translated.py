@@ -1,0 +1,228 @@
+"""`Translated`: a fitted translator, images in and images out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pluriform.axes import Images
+from pluriform.data.label_maps import check_ids
+from pluriform.data.signature import Signature
+from pluriform.errors import ConfigError, NonFiniteError, ShapeError, explain
+from pluriform.prediction import Translator
+from pluriform.training.seeds import derive_seed
+from pluriform.translate.scale import Scale
+
+__all__ = ["Painter", "Translated"]
+
+
+class Painter(nn.Module):
+    """What a translator computes between scaled images: `painter(content, style, seed, alpha)`, all in [-1, 1].
+
+    `style` is an image or what `style_of` gives, `seed` decides what is drawn: the same for every image of a batch, so
+    that an image is translated alike in whatever batch it comes. This base is the plain case: a network that takes the
+    content alone.
+
+    Args:
+        network: Content to image.
+
+    Attributes:
+        reads_style: Whether the style image counts.
+        draws: Whether the seed counts.
+    """
+
+    def __init__(self, network: nn.Module, reads_style: bool = False, draws: bool = False) -> None:
+        super().__init__()
+        self.network, self.reads_style, self.draws = network, reads_style, draws
+
+    def style_of(self, image: Tensor) -> Any:
+        """What the painter takes from a style image."""
+        return image
+
+    def draw_style(self, seed: int) -> Any:
+        """A style drawn without any image, for one content; `None` where styles come from images only."""
+        del seed
+
+    def blend(self, one: Any, two: Any, share: float) -> Any:
+        """A style between two."""
+        return torch.lerp(one, two, share)
+
+    def forward(self, content: Tensor, style: Any, seed: int, alpha: float) -> Tensor:
+        """Translate."""
+        del style, seed, alpha
+        return self.network(content)
+
+
+class Translated(Translator):
+    """A fitted translator.
+
+    Args:
+        painter: Translates in [-1, 1].
+        signature: Facts of the data.
+        scale: Between data and network.
+        styles: Some training images of the target side, in the bounds of the data, for translations without a
+            reference; `None` where the style does not count.
+        history: Mean figures of every fiftieth of the updates, by name.
+        facts: What was decided and found out, plain JSON.
+
+    Attributes:
+        cost: Seconds and updates of the training.
+        events: What the watch noticed in the training.
+        snapshots: Translations of a few contents over the training, uint8,
+            `(times, contents, channels, height, width)`; `None` where none were kept.
+    """
+
+    styles: Tensor | None
+    snapshots: Tensor | None
+
+    def __init__(
+        self,
+        painter: Painter,
+        signature: Signature,
+        scale: Scale,
+        styles: Tensor | None,
+        *,
+        history: dict[str, list[float]],
+        facts: dict[str, Any],
+        cost: dict[str, Any],
+        events: list[dict[str, Any]],
+        snapshots: Tensor | None = None,
+    ) -> None:
+        super().__init__(signature)
+        self.painter, self.scale = painter, scale
+        self.register_buffer("styles", styles)
+        self.register_buffer("snapshots", snapshots)
+        self.history, self.facts, self.cost, self.events = history, facts, cost, events
+        self.batch_size = 32
+
+    def forward(self, content: Images, style: Images | None = None, seed: int = 0, alpha: float | int = 1.0) -> Images:
+        """Translate, differentiable in content (where it is a picture) and style.
+
+        Args:
+            content: `(batch, channels, height, width)` in the bounds of the data, or label ids with one channel.
+            style: Reference images, one a content or one for all, of any size; `None` for one of `styles`, chosen by
+                `seed`. Ignored where the style does not count.
+            seed: Of what is drawn: noise or latent code, and the style without a reference.
+            alpha: Strength of the style, 0 for none.
+        """
+        return self._painted(content, self._style(style, seed), seed, float(alpha))
+
+    @torch.no_grad()
+    def translate(
+        self,
+        content: Tensor,
+        style: Tensor | None = None,
+        *,
+        seed: int = 0,
+        alpha: float | int = 1.0,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Translate in evaluation mode, batch by batch, without gradients; checked, and on the CPU.
+
+        Args:
+            content: As of `forward`.
+            style: As of `forward`.
+            seed: As of `forward`.
+            alpha: As of `forward`.
+            batch_size: Images at once.
+
+        Raises:
+            ShapeError: No images with the channels of the data, or styles that are neither one nor as many as contents.
+            NonFiniteError: NaN or infinity.
+            LabelError: An id that is no class of the label maps.
+        """
+        self.check(content, style)
+        mode = self.training
+        self.eval()
+        found = []
+        try:
+            for place in torch.arange(len(content)).split(batch_size or self.batch_size):
+                own = style if style is None or len(style) == 1 else style[place].to(self.device)
+                found.append(self(content[place].to(self.device), own, seed, alpha).cpu())
+        finally:
+            self.train(mode)
+        return torch.cat(found)
+
+    def draw(self, content: Tensor, count: int, *, seed: int = 0) -> list[Tensor]:
+        """`count` translations of every content, each with a draw and a style of its own.
+
+        Raises:
+            ConfigError: The translator knows one translation only.
+        """
+        if not (self.painter.reads_style or self.painter.draws):
+            remedy = "fit one with styles or with noise"
+            raise ConfigError(explain("a translator of several styles", "one of one", "draw", remedy))
+        return [self.translate(content, seed=derive_seed(seed, "draw", number)) for number in range(count)]
+
+    @torch.no_grad()
+    def interpolate(
+        self, content: Tensor, one: Tensor, two: Tensor, shares: Sequence[float | int], *, seed: int = 0
+    ) -> list[Tensor]:
+        """Translations in styles between those of two images: share 0 gives the first, 1 the second.
+
+        Args:
+            content: Contents.
+            one: One style image, `(1, channels, height, width)`.
+            two: Another.
+            shares: One a translation.
+            seed: Of noise.
+
+        Raises:
+            ConfigError: The style does not count.
+        """
+        if not self.painter.reads_style:
+            raise ConfigError(explain("a translator that reads styles", "none", "interpolate", "fit one with styles"))
+        self.check(content, one)
+        self.check(content, two)
+        first, second = (self.painter.style_of(self.scale.picture(image.to(self.device))) for image in (one, two))
+        content = content.to(self.device)
+        return [
+            self._painted(content, self.painter.blend(first, second, float(share)), seed, 1.0).cpu() for share in shares
+        ]
+
+    def check(self, content: Any, style: Any = None) -> None:
+        """Raise where these are no images that this translator takes."""
+        for name, images, channels in (
+            ("content", content, self.signature.input_shape[0]),
+            ("style", style, self.scale.outputs),
+        ):
+            if images is None:
+                continue
+            if not isinstance(images, Tensor) or not images.is_floating_point():
+                got = str(images.dtype) if isinstance(images, Tensor) else type(images).__name__
+                raise ShapeError(explain("a floating-point tensor", got, name, "write torch.as_tensor(images).float()"))
+            if images.dim() != 4 or images.shape[1] != channels or 0 in images.shape:
+                expected, got = f"images (batch, {channels}, height, width)", f"{tuple(images.shape)}"
+                raise ShapeError(
+                    explain(expected, got, name, "pass images like those of the data set it was fitted on")
+                )
+            if not images.isfinite().all():
+                raise NonFiniteError(explain("finite pixels", "NaN or infinity", name, "clean the images"))
+        if style is not None and len(style) not in (1, len(content)):
+            expected, got = f"1 or {len(content)} styles", f"{len(style)}"
+            raise ShapeError(explain(expected, got, "style", "give one a content, or one for all"))
+        if self.signature.classes:
+            check_ids(content, self.signature.classes, "content")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the form's tensors live."""
+        return next(self.parameters()).device
+
+    def _style(self, style: Tensor | None, seed: int) -> Any:
+        if not self.painter.reads_style:
+            return None
+        drawn = self.painter.draw_style(seed) if style is None else None
+        if drawn is not None:
+            return drawn
+        if style is None and self.styles is not None:
+            place = derive_seed(seed, "style") % len(self.styles)
+            style = self.styles[place : place + 1]
+        if style is None:
+            raise ShapeError(explain("a style image", "none", type(self).__name__, "pass style="))
+        return self.painter.style_of(self.scale.picture(style.to(self.device)))
+
+    def _painted(self, content: Tensor, style: Any, seed: int, alpha: float) -> Tensor:
+        images = self.painter(self.scale.content(content), style, seed, alpha)
+        return self.scale.back(images).clamp(self.scale.low, self.scale.high)

@@ -1,0 +1,201 @@
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+import pluriform as pf
+from pluriform.errors import ConfigError, DivergenceError, LabelError, RunConflictError, ShapeError
+from pluriform.translate.fit import TSIT
+from pluriform.translate.game import Game
+from pluriform.translate.game_recipe import GameRecipe
+
+
+def short(updates=3, **options):
+    return GameRecipe(updates=updates, **({"batch_size": 4} | options))
+
+
+def tsit(updates=3, **options):
+    training = options.pop("training", short(updates))
+    return TSIT(preset="tiny", training=training, **options)
+
+
+def test_overfits_one_pair(pairs):
+    one = replace(pairs, train=pf.Split(pairs.train.inputs[:1], pairs.train.targets[:1]))
+    training = short(200, batch_size=1, flip=0, generator_rate=4e-3, discriminator_rate=1e-4, ema=None, decay=0.8)
+    form = tsit(training=training, norm="instance", l1=100, feature_matching=0).fit(None, one)
+    content, truth = one.train.batch(torch.arange(1))
+    error = (form.translate(content) - truth).abs().mean()
+    assert 2 * error < 0.06  # In [-1, 1]; the mean colour gives 0.5.
+    assert form.history["l1"][-1] < 0.1 * form.history["l1"][0]
+
+
+def weights(form):
+    return {name: tensor.clone() for name, tensor in form.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", ["pairs", "unpaired", "labelled"])
+def test_resumed_equals_uninterrupted(kind, request, tmp_path, monkeypatch):
+    data = request.getfixturevalue(kind)
+    method = tsit(training=short(8, r1=1.0, crop=12 if kind == "pairs" else None), encoder=kind == "labelled")
+    whole = method.fit(None, data, seed=5)
+    monkeypatch.setattr("pluriform.training.iterations.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("pluriform.training.iterations.CHECKPOINT_SHARE", 1e9)
+    step = Game.step
+
+    def killed(game, update):
+        if update == 5:
+            raise MemoryError("killed")
+        return step(game, update)
+
+    monkeypatch.setattr(Game, "step", killed)
+    with pytest.raises(MemoryError, match="killed"):
+        method.fit(None, data, seed=5, run=tmp_path / "run")
+    monkeypatch.setattr(Game, "step", step)
+    resumed = method.fit(None, data, seed=5, run=tmp_path / "run")
+    first, second = weights(whole), weights(resumed)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert whole.history == resumed.history
+    with pytest.raises(RunConflictError, match="preset"):
+        replace(method, preset="small").fit(None, data, seed=5, run=tmp_path / "run")
+
+
+def test_save_and_load_give_the_same(unpaired, tmp_path):
+    form = tsit().fit(None, unpaired)
+    loaded = pf.load_form(form.save(tmp_path / "form"))
+    content = unpaired.test.inputs
+    assert torch.equal(form.translate(content, seed=4), loaded.translate(content, seed=4))
+    assert loaded.origin["method"]["class"].endswith("TSIT")
+    assert loaded.facts == form.facts
+    assert form.cost["images"] == 12
+
+
+def test_same_seed_same_weights_and_data_unchanged(pairs):
+    before = [tensor.clone() for tensor in (pairs.train.inputs, pairs.train.targets)]
+    state = torch.get_rng_state()
+    first, second, third = (tsit().fit(None, pairs, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(before, (pairs.train.inputs, pairs.train.targets), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), third.parameters(), strict=True))
+
+
+def test_tasks_go_by_the_data(pairs, unpaired, labelled):
+    for data, task, start in (
+        (pairs, "paired", "content"),
+        (unpaired, "style-transfer", "noise"),
+        (labelled, "semantic", "content"),
+    ):
+        facts = tsit(1).fit(None, data).facts
+        assert (facts["task"], facts["start"], facts["norm"]) == (task, start, "batch")
+    assert tsit(1, training=short(1, batch_size=2)).fit(None, pairs).facts["norm"] == "joint"
+
+
+def test_styles_and_draws(unpaired):
+    form = tsit().fit(None, unpaired)
+    content, style = unpaired.test.inputs[:3], unpaired.test.targets[:1]
+    first, second = form.draw(content, 2)
+    assert (first - second).abs().max() > 1e-4
+    assert torch.equal(form.translate(content, style, seed=1), form.translate(content, style, seed=1))
+    single = torch.cat([form.translate(image[None], style) for image in content])
+    torch.testing.assert_close(form.translate(content, style), single, atol=1e-5, rtol=0)
+    between = form.interpolate(content, style, 1 - style, (0, 0.5, 1))
+    torch.testing.assert_close(between[0], form.translate(content, style), atol=1e-5, rtol=0)
+    torch.testing.assert_close(between[2], form.translate(content, 1 - style), atol=1e-5, rtol=0)
+    assert (between[1] - between[0]).abs().max() > 0
+    assert float(form(content, style).detach().min()) >= 0
+    style.requires_grad_(True)
+    form(content, style).sum().backward()
+    assert style.grad.abs().sum() > 0
+
+
+def test_no_style_in_pairs(pairs):
+    form = tsit().fit(None, pairs)
+    content = pairs.test.inputs
+    assert torch.equal(form.translate(content, content), form.translate(content, 1 - content))
+    with pytest.raises(ConfigError, match="several styles; got one of one"):
+        form.draw(content, 2)
+    with pytest.raises(ConfigError, match="a translator that reads styles"):
+        form.interpolate(content, content[:1], content[:1], (0,))
+
+
+def test_latent_vectors_give_several_answers(labelled):
+    form = tsit(encoder=True).fit(None, labelled)
+    first, second = form.draw(labelled.test.inputs, 2)
+    assert (first - second).abs().max() > 1e-5
+
+
+def test_album_shows_the_training(pairs):
+    form = tsit(20).fit(None, pairs)
+    assert form.snapshots.shape == (8, 2, 3, 16, 16)
+    last = (form.translate(pairs.validation.inputs) * 255).round()
+    torch.testing.assert_close(form.snapshots[-1].float(), last, atol=1, rtol=0)
+    assert (form.snapshots[0].int() - form.snapshots[-1].int()).abs().max() > 0
+
+
+def test_published_norm_at_batch_one_warns(unpaired, caplog):
+    tsit(1, norm="batch", training=short(1, batch_size=1)).fit(None, unpaired)
+    assert "takes the style away" in caplog.text
+
+
+def test_divergence_is_told(pairs):
+    with pytest.raises(DivergenceError, match="expected a finite .*lower the rates .now 1e.30"):
+        tsit(20, training=short(20, generator_rate=1e30)).fit(None, pairs)
+
+
+def test_log_has_every_loss(pairs, tmp_path):
+    tsit(4).fit(None, pairs, run=tmp_path / "run")
+    text = (tmp_path / "run" / "log.jsonl").read_text()
+    for name in ("generator", "adversarial", "feature_matching", "l1", "discriminator", "told_apart"):
+        assert f'"{name}"' in text
+
+
+def test_bad_input(pairs, unpaired, labelled):
+    digits = pf.load(torch.rand(20, 1, 16, 16), torch.arange(20) % 2)
+    with pytest.raises(ConfigError, match="data for translation; got classification"):
+        tsit().fit(None, digits)
+    with pytest.raises(ConfigError, match="pairs of images; got arrays, whose sides are no pairs"):
+        tsit(task="paired").fit(None, unpaired)
+    with pytest.raises(ConfigError, match="label maps as inputs"):
+        tsit(task="semantic").fit(None, pairs)
+    with pytest.raises(ConfigError, match="expected several styles"):
+        tsit(task="multi-modal").fit(None, unpaired)
+    with pytest.raises(ConfigError, match="a crop of at most 16 pixels"):
+        tsit(training=short(crop=32)).fit(None, pairs)
+    with pytest.raises(ConfigError, match="levels for 16x16 pixels"):
+        tsit(levels=8).fit(None, pairs)
+    with pytest.raises(ConfigError, match="l1 of 0 or more, or None; got -1"):
+        TSIT(l1=-1)
+    wrong = replace(labelled, classes=("sky", "sun"))
+    with pytest.raises(LabelError, match="label ids 0..1 for 2 classes; got 2"):
+        tsit().fit(None, wrong)
+
+
+def test_bad_images_at_use(labelled, unpaired):
+    form = tsit(1).fit(None, labelled)
+    with pytest.raises(ShapeError, match=r"images .batch, 1, height, width.; got .2, 3, 16, 16."):
+        form.translate(torch.rand(2, 3, 16, 16))
+    with pytest.raises(LabelError, match="label ids 0..2 for 3 classes; got 7"):
+        form.translate(torch.full((1, 1, 16, 16), 7.0))
+    form = tsit(1).fit(None, unpaired)
+    with pytest.raises(ShapeError, match="1 or 4 styles; got 3"):
+        form.translate(torch.rand(4, 3, 16, 16), torch.rand(3, 3, 16, 16))
+    with pytest.raises(ShapeError, match="a floating-point tensor; got torch.int64"):
+        form.translate(torch.zeros(4, 3, 16, 16, dtype=torch.int64))
+
+
+def test_recipe_says_what_is_wrong():
+    for name, value in (("updates", 0), ("ema", 1.0), ("beta1", 1.0), ("r1", -1), ("decay", 2)):
+        with pytest.raises(ConfigError, match=f"expected {name}"):
+            GameRecipe(**{name: value})
+    recipe = GameRecipe(updates=100, decay=0.5)
+    assert [recipe.factor(update) for update in (0, 50, 75, 99)] == [1, 1, 0.5, 0.02]
+    assert GameRecipe(updates=10, decay=0).factor(9) == 1
+
+
+def test_bfloat16_runs(pairs):
+    logging.getLogger("pluriform")
+    form = tsit(training=short(3, precision="bf16")).fit(None, pairs)
+    assert all(parameter.dtype == torch.float32 for parameter in form.parameters())
+    assert form.translate(pairs.test.inputs).isfinite().all()
