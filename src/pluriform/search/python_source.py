@@ -157,6 +157,8 @@ def _constructed(layer: nn.Module, path: str) -> str:
         try:
             value = SETTINGS[argument.name](layer) if argument.name in SETTINGS else getattr(layer, argument.name)
         except AttributeError as error:
+            if argument.default is None:  # An old name of another argument.
+                continue
             raise _unwritten(f"{type(layer).__name__}({argument.name}=...)", path) from error
         if argument.default is argument.empty:
             positional.append(_literal(value, path))

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import pluriform as pf
+from pluriform.errors import UnsupportedOpError
+from pluriform.search.moves import draw_moves, replay
+from pluriform.search.python_source import python_source, readable
+from pluriform.search.start import morphable
+
+NETS = ("mlp", "lenet", "convnet-bn", "myrtle5-bn", "resnet20", "resnet20-nonorm")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return pf.load("digits")
+
+
+def owned(network):
+    """The network again, from its source and its weights alone."""
+    space: dict = {}
+    exec(compile(python_source(network), "network.py", "exec"), space)
+    made = space["Network"]()
+    made.load_state_dict(network.state_dict())
+    return made
+
+
+def check(module, x):
+    network = readable(morphable(module, x).module)
+    made = owned(network)
+    for mode in (False, True):
+        network.train(mode)
+        made.train(mode)
+        with torch.no_grad():
+            torch.manual_seed(0)
+            first = network(x)
+            torch.manual_seed(0)
+            assert torch.equal(made(x), first)
+    assert list(made.state_dict()) == list(network.state_dict())
+    return network
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_standard_network_morphed_computes_the_same_from_its_source(name, data):
+    x = data.train.inputs[:4]
+    graph = morphable(pf.nets.build(name, data), x)
+    generator = np.random.default_rng(1)
+    for _ in range(3):
+        graph = replay(graph, draw_moves(graph, 1, generator))
+    network = readable(graph.module)
+    with torch.no_grad():
+        expected = graph.module.eval()(x)
+        assert torch.equal(network.eval()(x), expected)
+        assert torch.equal(owned(network).eval()(x), expected)
+    source = python_source(network)
+    assert "pluriform" not in source
+    assert all("." not in name for name, _ in network.named_children())
+    assert source.splitlines()[2:4] == ["import torch", "from torch import nn"]
+
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(1, 8, 12))
+        self.register_buffer("scale", torch.full((12,), 0.5))
+        self.register_buffer("shift", torch.tensor([0.25, 1.5, -2.0] * 4), persistent=False)
+        self.query, self.key, self.value = nn.Linear(12, 12), nn.Linear(12, 12, bias=False), nn.Linear(12, 12)
+        self.norm = nn.LayerNorm(12, eps=1e-3)
+        self.drop = nn.Dropout(0.3)
+        self.head = nn.Sequential(nn.Linear(12, 6), nn.GELU(approximate="tanh"), nn.Linear(6, 3))
+
+    def forward(self, x):
+        x = x + self.place
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        weights = F.softmax(q @ k.transpose(-2, -1) / 12**0.5, dim=-1)
+        x = self.norm(x + self.drop(weights @ v)) * self.scale + self.shift
+        batch = x.shape[0]
+        y = torch.cat([x[:, :4].mean(1), x.flatten(1)[:, -12:]], dim=1).view(batch, 2, 12)[:, 0]
+        return self.head(F.leaky_relu(y, 0.2))
+
+
+def test_parameters_buffers_slices_and_functions(data):
+    network = check(Mixed(), torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(0)))
+    source = python_source(network)
+    assert "nn.GELU(approximate='tanh')" in source
+    assert "nn.LayerNorm((12,), eps=0.001)" in source
+    assert "nn.Linear(12, 12, bias=False)" in source
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Conv2d(3, 6, 3, stride=2, padding="valid", dilation=(1, 2), groups=3, padding_mode="reflect")],
+        [nn.Conv2d(3, 4, (3, 5), padding=(1, 2), bias=False), nn.BatchNorm2d(4, eps=1e-3, momentum=0.2), nn.SiLU()],
+        [nn.ConvTranspose2d(3, 4, 3, stride=2, output_padding=1), nn.GroupNorm(2, 4, affine=False), nn.PReLU(4)],
+        [
+            nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+            nn.AvgPool2d((2, 1)),
+            nn.AdaptiveAvgPool2d((2, None)),
+            nn.Flatten(1, 2),
+        ],
+        [nn.Dropout2d(0.2), nn.Softplus(2.0), nn.Hardtanh(-2.0, 3.0), nn.InstanceNorm2d(3, affine=True), nn.ELU(0.5)],
+        [nn.BatchNorm2d(3, track_running_stats=False), nn.Softmax(1), nn.Upsample(scale_factor=2, mode="nearest")],
+    ],
+)
+def test_arguments_of_layers(layers):
+    check(nn.Sequential(*layers), torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0)))
+
+
+def test_what_cannot_be_written_is_named(data):
+    class Own(nn.Module):
+        def forward(self, x):
+            return x * 2 if x.sum() > 0 else x
+
+    network = nn.Sequential(nn.Flatten(), Own(), nn.Linear(64, 10))
+    found = readable(morphable(network, data.train.inputs[:2]).module)
+    with pytest.raises(UnsupportedOpError, match=r"layers of torch.nn and functions of torch; got .*Own \(own1\)"):
+        python_source(found)
