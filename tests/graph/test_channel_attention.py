@@ -368,3 +368,57 @@ def test_groups_of_several_blocks_can_be_chosen_apart():
     wide = gather_all(graph, {"1.qkv": [0, 1, 1], "2.q": [0, 1, 2, 3, 0]}).root
     assert_same(wide, net, x)
     assert (wide[1].num_heads, wide[2].heads, wide[2].inner) == (3, 5, 15)
+
+
+class Stack(nn.Module):
+    """Blocks of attention of random kinds, head counts and head widths on one stream, between MLPs."""
+
+    def __init__(self, plan):
+        super().__init__()
+        self.embed, self.head = nn.Linear(4, STREAM), nn.Linear(STREAM, 3)
+        self.norms = nn.ModuleList(nn.LayerNorm(STREAM) for _ in plan)
+        self.blocks = nn.ModuleList(kind(heads, dim) for kind, heads, dim in plan)
+        self.mlps = nn.ModuleList(
+            nn.Sequential(nn.Linear(STREAM, dim), nn.Tanh(), nn.Linear(dim, STREAM)) for *_, dim in plan
+        )
+
+    def forward(self, x):
+        x = self.embed(x)
+        for norm, block, mlp in zip(self.norms, self.blocks, self.mlps, strict=True):
+            x = x + block(norm(x))
+            x = x + mlp(x)
+        return self.head(x.mean(1))
+
+
+layers = st.tuples(st.sampled_from((*INNER, Library)), st.sampled_from([1, 2, 4]), st.integers(2, 4))
+
+
+@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.lists(layers, min_size=2, max_size=3), st.integers(0, 99), st.data())
+def test_random_stacks(plan, seed, data):
+    check_stack(plan, seed, data)
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(layers, min_size=1, max_size=4), st.integers(0, 99), st.data())
+def test_many_random_stacks(plan, seed, data):
+    check_stack(plan, seed, data)
+
+
+def check_stack(plan, seed, data):
+    """All groups twice as wide; then the heads of each block copied at will."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = Stack(plan).double().eval()
+    x = example(seed)
+    graph = trace(net, x)
+    assert_same(widen(graph, 2).root, net, x)
+    sizes = {group.name: group.size for group in channel_groups(graph) if not group.fixed}
+    heads = {name: size for name, size in sizes.items() if name.startswith("blocks")}
+    fixed = [kind is Library or (kind is Split and heads == 1) for kind, heads, _ in plan]  # A last axis of length one.
+    assert len(heads) == fixed.count(False)
+    chosen = {
+        name: [*range(size), *data.draw(st.lists(st.integers(0, size - 1), max_size=2))] for name, size in heads.items()
+    }
+    assert_same(gather_all(graph, chosen).root, net, x)
