@@ -223,3 +223,10 @@ def test_a_second_skip_of_the_same_kind_is_not_offered():
     assert ("1", "add1_add") not in places
     again = apply(child, Morph("deepen_branch", ("add1_add",), (8, 1)))
     assert ("1", "branch1_add") not in {morph.place for morph in legal_moves(again, ["add_skip"])}
+
+
+def test_a_network_without_legal_moves_is_refused_by_node_and_reason():
+    with pytest.raises(GraphError, match=r"0 \(linear.*an output of the network.*hidden layer"):
+        morphable(nn.Sequential(nn.Linear(4, 2)), torch.zeros(2, 4))
+    with pytest.raises(GraphError, match=r"softmax"):
+        morphable(nn.Softmax(1), torch.zeros(2, 4))

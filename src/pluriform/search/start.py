@@ -14,6 +14,9 @@ from pluriform.graph.inplace import writes_in_place
 from pluriform.graph.ops import Op
 from pluriform.graph.rewrite import code_node, retrace
 from pluriform.graph.trace import trace
+from pluriform.search.moves import legal_moves
+from pluriform.search.outline import Outline
+from pluriform.search.widen import widths_of
 
 __all__ = ["morphable"]
 
@@ -43,7 +46,7 @@ def morphable(module: nn.Module, example: Any) -> Graph:
     Raises:
         UnsupportedOpError: The network could not be read, or an operation writes into its input in a way that has no
             pure form; names the node and its line.
-        GraphError: The network computes something else in training mode than in evaluation mode.
+        GraphError: The network computes something else in training mode than in evaluation mode, or no move is legal.
     """
     own = copy.deepcopy(module)
     modes = {part: part.training for part in own.modules()}
@@ -59,7 +62,21 @@ def morphable(module: nn.Module, example: Any) -> Graph:
         if node.name not in layers:
             _purify(edited, code_node(edited, evaluating, node.name), node)
     edited.recompile()
-    return retrace(edited, evaluating, f"reading {type(module).__name__}")
+    graph = retrace(edited, evaluating, f"reading {type(module).__name__}")
+    _check_moves(graph, type(module).__name__)
+    return graph
+
+
+def _check_moves(graph: Graph, name: str) -> None:
+    """Refuse a network in which no move is legal."""
+    outline = Outline.of(graph)
+    if legal_moves(outline):
+        return
+    reasons = [f"{outline[node]}: {why}" for (node, _), why in widths_of(outline).items() if isinstance(why, str)]
+    layers = [str(node) for node in graph.nodes if node.op not in (Op.INPUT, Op.OUTPUT)]
+    got = "; ".join(reasons[:3] or layers[:3] or ["a network without layers"])
+    remedy = "start from a network with at least one hidden layer of torch.nn"
+    raise GraphError(explain("a layer that can be widened, deepened or joined to another", got, name, remedy))
 
 
 def _check_readable(graph: Graph) -> None:
