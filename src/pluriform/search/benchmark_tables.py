@@ -130,12 +130,15 @@ def _path_costs(length: int) -> NDArray[np.float64]:
     choices = list(itertools.product(range(len(CELL_OPERATIONS)), repeat=length))
     chains = [None if 0 in choice else tuple(op for op in choice if op != 1) for choice in choices]
     kinds = list(dict.fromkeys(chains))
-    whole = [chain for chain in kinds if chain is not None]
-    between = {(a, b): layer_distance(a, b, _substitution) for a in whole for b in whole}
-    between |= {pair: length + 1.0 for chain in whole for pair in ((chain, None), (None, chain))} | {(None, None): 0.0}
-    rows = np.array([[between[a, b] for b in kinds] for a in kinds])
+    rows = np.array([[_chain_cost(a, b, length + 1.0) for b in kinds] for a in kinds])
     places = [kinds.index(chain) for chain in chains]
     return rows[np.ix_(places, places)]
+
+
+def _chain_cost(a: Choices | None, b: Choices | None, cut: float) -> float:
+    if a is None or b is None:
+        return 0.0 if a is b else cut
+    return layer_distance(a, b, _substitution)
 
 
 def _substitution(a: int, b: int) -> float:

@@ -240,8 +240,8 @@ class _Objective:
         value = self._of(variable)
         if not value.requires_grad:
             return float(value), np.zeros_like(point)
-        value.backward()
-        return float(value.detach()), variable.grad.numpy()
+        (slope,) = torch.autograd.grad(value, variable)
+        return float(value.detach()), slope.numpy()
 
     def _of(self, point: torch.Tensor) -> torch.Tensor:
         parts = len(self.medians)

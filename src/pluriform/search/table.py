@@ -58,11 +58,12 @@ class Table:
 
     name: str
     sizes: Choices
-    guide: Mapping[Choices, float]
-    true: Mapping[Choices, float]
+    guide: Mapping[Choices, float | int]
+    true: Mapping[Choices, float | int]
     parts: tuple[Part, ...] = ()
     equivalents: Callable[[Choices], Sequence[Choices]] | None = None
     direction: str = "maximize"
+    _keys: list[Choices] = field(default_factory=list, init=False, repr=False)
     _neighbours: dict[Choices, list[Choices]] = field(default_factory=dict, repr=False)
     _codes: dict[Choices, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
@@ -82,7 +83,7 @@ class Table:
             got = "other candidates in `true` than in `guide`" if wrong is None else f"the candidate {wrong}"
             remedy = "give one tuple of choices and two scores for every network"
             raise ShapeError(explain(f"choices within {self.sizes}", got, f"table {self.name}", remedy))
-        object.__setattr__(self, "_keys", sorted(self.guide))
+        self._keys.extend(sorted(self.guide))
 
     def _fits(self, candidate: Choices) -> bool:
         return len(candidate) == len(self.sizes) and all(0 <= c < s for c, s in zip(candidate, self.sizes, strict=True))
@@ -95,7 +96,7 @@ class Table:
     def best(self) -> float:
         """The best true score of all."""
         sign = DIRECTIONS[self.direction]
-        return sign * max(sign * score for score in self.true.values())
+        return float(sign * max(sign * score for score in self.true.values()))
 
     def canonical(self, candidate: Choices) -> Choices:
         """The candidate that stands for all its equivalents."""
@@ -103,8 +104,7 @@ class Table:
 
     def random(self, generator: np.random.Generator) -> Choices:
         """Every network of the table with the same probability."""
-        keys: list[Choices] = self._keys
-        return keys[int(generator.integers(len(keys)))]
+        return self._keys[int(generator.integers(len(self._keys)))]
 
     def neighbours(self, candidate: Choices) -> list[Choices]:
         """Networks that differ from the candidate, or from one of its equivalents, in one choice."""
@@ -191,8 +191,8 @@ def replay(strategy: Strategy, table: Table, evaluations: int = 150, most_asked:
     best_told, best = sign * max(sign * score for score in table.guide.values()), table.best
     running = list(itertools.accumulate(told, lambda a, b: b if sign * table.guide[b] > sign * table.guide[a] else a))
     return Replay(
-        tuple(told.values()),
-        tuple(sign * (best - table.true[one]) for one in running),
-        tuple(sign * (best_told - table.guide[one]) for one in running),
+        tuple(map(float, told.values())),
+        tuple(float(sign * (best - table.true[one])) for one in running),
+        tuple(float(sign * (best_told - table.guide[one])) for one in running),
         asked,
     )
