@@ -1,0 +1,282 @@
+"""Translated images against truth and against the other side: PSNR, SSIM, distances of features, mIoU, diversity."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from pluriform.data.data import Data, Split, StreamSplit
+from pluriform.data.signature import Bounds
+from pluriform.errors import BoundsError, ConfigError, DivergenceError, EmptySplitError, ShapeError, explain
+from pluriform.evaluation.bootstrap import Bootstrap
+from pluriform.evaluation.feature_reader import FeatureReader, Features
+from pluriform.evaluation.findings import Findings, measure
+from pluriform.evaluation.pictures import pictured, pngs
+from pluriform.metrics.feature_distance import ENOUGH, frechet_distance, kernel_distance
+from pluriform.metrics.images import psnr_terms, ssim_terms
+from pluriform.metrics.perceptual_distance import perceptual_terms, spread_terms
+from pluriform.metrics.segmentation import confusion, mean_iou, pixel_accuracy
+from pluriform.result import Measure, Pictures
+
+__all__ = ["Translating", "measure_images"]
+
+STYLES = 10
+SPREAD_OVER = 64  # Contents of which several translations are drawn.
+SHOWN = 8
+READ_AT_ONCE = 256
+MEAN_IMAGE = {"images": "mean training image"}
+
+
+@runtime_checkable
+class Translating(Protocol):
+    """What is judged: images in, images out, inside the bounds of the data."""
+
+    def translate(self, content: Tensor, style: Tensor | None = None, *, seed: int = 0) -> Tensor:
+        """One translation of every content."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Sides:
+    """Images in the bounds of the data, rounded as a file of 8 bits would."""
+
+    content: Tensor
+    output: Tensor
+    target: Tensor
+
+
+def measure_images(
+    translator: Translating,
+    data: Data,
+    *,
+    extractors: Sequence[nn.Module] = (),
+    segmentation: nn.Module | None = None,
+    classifier: nn.Module | None = None,
+    labels: Tensor | None = None,
+    styles: int = STYLES,
+    seed: int = 0,
+) -> Findings:
+    """Judge a translator on the test split.
+
+    - `psnr` and `ssim` of pairs, beside the same of the mean training image, which blurred outputs resemble: a PSNR
+      below that one says nothing, one above it little.
+    - For each extractor `kernel_distance` and `frechet_distance` of the outputs to the target images, beside the same
+      between training and test targets, the floor; and of pairs `perceptual_distance`. The names FID, KID and LPIPS are
+      those of the standard networks, whose weights nobody has here.
+    - With a segmentation network `pixel_accuracy` and `miou` of its labels of the outputs against the label maps,
+      beside the same of the real photographs, the ceiling.
+    - With a classifier and the true classes of the contents, `content_kept`: accuracy on the outputs.
+    - Of a translator that draws, `diversity`: mean perceptual distance between translations of one content.
+
+    Args:
+        translator: A fitted translator, or anything that has `translate`, and `draw` where it knows several styles.
+        data: Data like those it was fitted on.
+        extractors: Classifiers, as forms or networks.
+        segmentation: Images to logits of the classes, `(batch, classes, height, width)`, trained on real pairs.
+        classifier: Images to logits.
+        labels: Class of every test content, int64.
+        styles: Translations drawn of each content.
+        seed: Of noise, styles, subsets and bootstrap.
+
+    Raises:
+        ConfigError: No data for translation, or a measure that they do not allow.
+        EmptySplitError: No test images.
+        DivergenceError: Outputs with NaN or infinity.
+        ShapeError: A network gives something else than expected.
+    """
+    sides = _translated(translator, data, seed)
+    span = _bounds(data)[1] - _bounds(data)[0]
+    bootstrap = Bootstrap(seed)
+    measures: list[Measure] = []
+    protocol: dict[str, Any] = {
+        "outputs": len(sides.output),
+        "targets": len(sides.target),
+        "size": "x".join(map(str, sides.output.shape[1:])),
+        "rounding": "outputs and targets to 256 values",
+        "seed": seed,
+    }
+    if data.paired:
+        measures += _paired(sides, data, span, bootstrap)
+    for extractor in extractors:
+        found, facts = _seen(FeatureReader(extractor, data), translator, sides, data, styles, seed, bootstrap)
+        measures += found
+        protocol.setdefault("extractors", []).append(facts)
+    if segmentation is not None:
+        measures += _segmented(segmentation, sides, data)
+        protocol["segmentation"] = type(segmentation).__name__
+    if classifier is not None:
+        measures.append(_kept(classifier, sides, labels, bootstrap))
+        protocol["classifier"] = type(classifier).__name__
+    return Findings(tuple(measures), (), {"images": protocol}, _pictures(sides, data))
+
+
+def _translated(translator: Translating, data: Data, seed: int) -> _Sides:
+    if data.task != "translation":
+        raise ConfigError(explain("data for translation", data.task, data.name, "use pluriform.evaluate"))
+    if len(data.test) == 0:
+        remedy = "load the set with a test share above 0"
+        raise EmptySplitError(explain("a test split with images", "0 images", f"{data.name}.test", remedy))
+    content, target = _both_sides(data.test)
+    parts = [translator.translate(part, seed=seed).detach().cpu() for part in content.split(READ_AT_ONCE)]
+    output = torch.cat(parts)
+    if not output.isfinite().all():
+        count = int((~output.isfinite()).flatten(1).any(1).sum())
+        got, where = f"NaN or infinity in {count} of {len(output)}", f"{type(translator).__name__} on {data.name}"
+        raise DivergenceError(explain("finite images", got, where, "fit it again, at lower rates"))
+    if len(output) != len(content) or output.shape[1] != target.shape[1]:
+        expected = f"{len(content)} images of {target.shape[1]} channels"
+        got = f"shape {tuple(output.shape)}"
+        raise ShapeError(
+            explain(expected, got, type(translator).__name__, "judge it on data like those it was fitted on")
+        )
+    bounds = _bounds(data)
+    return _Sides(content, _rounded(output, bounds), _rounded(target, bounds))
+
+
+def _both_sides(split: Split | StreamSplit) -> tuple[Tensor, Tensor]:
+    if isinstance(split, Split):
+        return split.inputs, split.targets
+    parts = [split.batch(index) for index in torch.arange(len(split)).split(READ_AT_ONCE)]
+    return torch.cat([inputs for inputs, _ in parts]), torch.cat([targets for _, targets in parts])
+
+
+def _bounds(data: Data) -> Bounds:
+    if data.bounds is None:
+        raise BoundsError(explain("images with known bounds", "none", data.name, "give bounds= to load"))
+    return data.bounds
+
+
+def _rounded(images: Tensor, bounds: Bounds) -> Tensor:
+    low, high = bounds
+    return ((images.float() - low) / (high - low)).clamp(0, 1).mul(255).round().div(255) * (high - low) + low
+
+
+def _paired(sides: _Sides, data: Data, span: float, bootstrap: Bootstrap) -> list[Measure]:
+    _, targets = _both_sides(data.train)
+    mean = _rounded(targets.mean(0, keepdim=True), _bounds(data)).expand_as(sides.target)
+    found = []
+    for condition, images in (({}, sides.output), (MEAN_IMAGE, mean)):
+        for name, terms in (("psnr", psnr_terms), ("ssim", ssim_terms)):
+            found.append(_mean(name, terms(images, sides.target, span), bootstrap, condition))
+    return found
+
+
+def _mean(name: str, terms: Tensor, bootstrap: Bootstrap, condition: dict[str, Any]) -> Measure:
+    """The mean over images, with an interval where it is finite."""
+    value = float(terms.mean())
+    interval = bootstrap.means(terms[:, None])[0] if terms.isfinite().all() else None
+    return measure(name, value, interval, bootstrap.words, count=len(terms), condition=condition)
+
+
+def _seen(
+    reader: FeatureReader,
+    translator: Translating,
+    sides: _Sides,
+    data: Data,
+    styles: int,
+    seed: int,
+    bootstrap: Bootstrap,
+) -> tuple[list[Measure], dict[str, Any]]:
+    """What one extractor says."""
+    condition = {"extractor": reader.name}
+    output, target = reader.read(sides.output), reader.read(sides.target)
+    _, training = _both_sides(data.train)
+    found, facts = _distances(output, target, condition, seed)
+    floor = reader.read(_rounded(training, _bounds(data)))
+    if len(floor.vectors) > 1:
+        found += _distances(floor, target, condition | {"images": "real training images"}, seed)[0]
+    if data.paired:
+        found.append(_mean("perceptual_distance", perceptual_terms(output.maps, target.maps), bootstrap, condition))
+    drawn = _drawn(translator, sides.content[:SPREAD_OVER], styles, seed)
+    if drawn:
+        spread = spread_terms([reader.read(_rounded(images, _bounds(data))).maps for images in drawn])
+        found.append(_mean("diversity", spread, bootstrap, condition | {"styles": len(drawn)}))
+    return found, reader.facts | facts
+
+
+def _distances(
+    first: Features, second: Features, condition: dict[str, Any], seed: int
+) -> tuple[list[Measure], dict[str, Any]]:
+    """Both distances of two sets of images."""
+    fewest, width = min(len(first.vectors), len(second.vectors)), first.vectors.shape[1]
+    if fewest < 2:
+        return [], {"distances": "none: fewer than two images"}
+    kernel = kernel_distance(first.vectors, second.vectors, seed=seed)
+    frechet = frechet_distance(first.vectors, second.vectors)
+    few = "" if fewest >= ENOUGH * width else f"{fewest} images, {width} features"
+    facts = {
+        "kernel_distance": f"cubic kernel, unbiased, mean of {kernel.subsets} subsets of {kernel.size} images, "
+        f"deviation {kernel.deviation:.3g}",
+        "frechet_distance": f"unreliable: {few}" if few else "reliable",
+    }
+    reliability = {"unreliable": few} if few else {}
+    return [
+        measure("kernel_distance", kernel.value, count=fewest, condition=condition),
+        measure("frechet_distance", frechet, count=fewest, condition=condition | reliability),
+    ], facts
+
+
+def _drawn(translator: Any, content: Tensor, count: int, seed: int) -> list[Tensor]:
+    """Several translations of each content, where the translator knows several."""
+    if count < 2 or not hasattr(translator, "draw"):
+        return []
+    try:
+        return [images.cpu() for images in translator.draw(content, count, seed=seed)]
+    except ConfigError:
+        return []
+
+
+def _segmented(network: nn.Module, sides: _Sides, data: Data) -> list[Measure]:
+    if not data.classes or not data.paired:
+        remedy = "leave the segmentation network out"
+        raise ConfigError(explain("pairs of label maps and images", "others", data.name, remedy))
+    truth = sides.content[:, 0].long()
+    found = []
+    for condition, images in (({}, sides.output), ({"images": "real test images"}, sides.target)):
+        logits = _run(network, images)
+        if logits.dim() != 4 or logits.shape[1:] != (len(data.classes), *truth.shape[1:]):
+            expected = f"logits (batch, {len(data.classes)}, {truth.shape[1]}, {truth.shape[2]})"
+            where, remedy = type(network).__name__, "train it on the real pairs of this data set"
+            raise ShapeError(explain(expected, f"{tuple(logits.shape)}", where, remedy))
+        counts = confusion(logits.argmax(1), truth, len(data.classes))
+        found.append(measure("pixel_accuracy", pixel_accuracy(counts), count=len(truth), condition=condition))
+        found.append(measure("miou", mean_iou(counts), count=len(truth), condition=condition))
+    return found
+
+
+def _kept(network: nn.Module, sides: _Sides, labels: Tensor | None, bootstrap: Bootstrap) -> Measure:
+    if labels is None or len(labels) != len(sides.output):
+        got = "none" if labels is None else f"{len(labels)}"
+        remedy = "pass labels="
+        raise ConfigError(explain(f"the classes of {len(sides.output)} contents", got, "classifier", remedy))
+    predicted = _run(network, sides.output).argmax(1)
+    return _mean("content_kept", (predicted == labels.cpu()).double(), bootstrap, {})
+
+
+@torch.no_grad()
+def _run(network: nn.Module, images: Tensor) -> Tensor:
+    """Outputs in evaluation mode, on the CPU; modes come back."""
+    modes = {part: part.training for part in network.modules()}
+    device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+    try:
+        network.eval()
+        return torch.cat([network(part.to(device)).float().cpu() for part in images.split(READ_AT_ONCE)])
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _pictures(sides: _Sides, data: Data) -> tuple[Pictures, ...]:
+    """The first contents, outputs and truths, not chosen."""
+    low, high = _bounds(data)
+    shown = {"content": sides.content, "translated": sides.output} | ({"truth": sides.target} if data.paired else {})
+    found = []
+    for name, images in shown.items():
+        ids = name == "content" and data.classes
+        if pictured(tuple(images.shape[1:])):
+            ends = (0.0, float(max(1, len(data.classes) - 1))) if ids else (low, high)
+            columns = {"sample": [float(at) for at in range(min(SHOWN, len(images)))]}
+            found.append(Pictures(name, pngs(images[:SHOWN], ends), columns))
+    return tuple(found)
