@@ -1,6 +1,6 @@
 """The rules of TSIT, SPADE and pix2pix: an adversarial loss with what holds content, truth and style."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,13 +21,13 @@ from pluriform.translate.losses import (
     perceptual,
     r1_penalty,
 )
+from pluriform.translate.perceptual import PerceptualExtractor
 from pluriform.translate.structure import structure_loss
 from pluriform.translate.told_apart import told_apart
 
 __all__ = [
     "Adversarial",
     "CROSS_ENTROPY",
-    "Extractor",
     "HINGE",
     "LEAST_SQUARES",
     "OneScale",
@@ -74,21 +74,6 @@ class Weights:
     l1: float = 0.0
     structure: float = 0.0
     kl: float = 0.05
-
-
-@dataclass(frozen=True, eq=False)
-class Extractor:
-    """Features for a perceptual loss.
-
-    Attributes:
-        name: For the record.
-        features: Images in [-1, 1] to features of several layers; frozen.
-        weights: One a layer.
-    """
-
-    name: str
-    features: Callable[[Tensor], Sequence[Tensor]]
-    weights: Sequence[float | int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +126,7 @@ class OneWayGame:
         weights: Weights,
         *,
         conditional: bool,
-        extractor: Extractor | None = None,
+        extractor: PerceptualExtractor | None = None,
         adversarial: Adversarial = HINGE,
     ) -> None:
         self.adversarial = adversarial
@@ -180,7 +165,7 @@ class OneWayGame:
             parts["feature_matching"] = weights.feature_matching * feature_matching(real, fake)
         if weights.perceptual and self.extractor is not None:
             wanted = batch.target if self.conditional else batch.content
-            found = perceptual(self.extractor.features, sketch.image, wanted, self.extractor.weights)
+            found = perceptual(self.extractor, sketch.image, wanted, self.extractor.weights)
             parts["perceptual"] = weights.perceptual * found
         if weights.l1 and self.conditional:
             parts["l1"] = weights.l1 * l1(sketch.image, batch.target)

@@ -140,7 +140,7 @@ class TSIT(Translation):
             "discriminator": f"{scales} scales of {layers} layers, spectral norm"
             + (f", R1 {self.training.r1:g}" if self.training.r1 else ""),
             "weights": {name: value for name, value in vars(weights).items() if value},
-            "extractor": extractor.name if extractor else "none",
+            "extractor": extractor.label if extractor else "none",
         }
         return Cast(rules, TSITPainter(generator, unpaired, start != "content"), facts, not unpaired)
 

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -104,7 +104,9 @@ def test_methods_survive_json():
 
     for method, _ in CASES.values():
         assert record_from_json(method.to_json()) == method
-        missing = [name for name in type(method).__dataclass_fields__ if f" {name}: " not in type(method).__doc__]
+        missing = [
+            name for name in (field.name for field in fields(method)) if f" {name}: " not in type(method).__doc__
+        ]
         assert not missing
 
 
@@ -121,8 +123,19 @@ def test_a_classifier_holds_the_content(pairs, labelled):
         (CASES["spade"][0], labelled),
     ):
         form = method.fit(network, data)
-        assert form.facts["extractor"].startswith("Sequential, maps at strides (1, 2)")
+        assert form.facts["extractor"].startswith("Sequential at 1, 4, weights ")
         assert len(form.history["perceptual"]) == 6
         assert "l1" not in form.history
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert network.training
+
+
+def test_other_extractors_and_networks_that_do_not_fit(pairs):
+    from pluriform.errors import ShapeError
+    from pluriform.translate.perceptual import random_extractor
+
+    method = TSIT(preset="tiny", training=RECIPE)
+    form = method.fit(random_extractor(3, layers=2, width=4), pairs)
+    assert form.facts["extractor"].startswith("random network, seed 0, weights ")
+    with pytest.raises(ShapeError, match=r"a network that takes images of shape .3, 16, 16."):
+        method.fit(nn.Sequential(nn.Flatten(), nn.Linear(7, 2)), pairs)

@@ -94,7 +94,7 @@ class SPADE(Translation):
             "norm": norm,
             "discriminator": f"{scales} scales of {layers} layers, spectral norm",
             "weights": {name: value for name, value in vars(weights).items() if value},
-            "extractor": extractor.name if extractor else "none",
+            "extractor": extractor.label if extractor else "none",
         }
         return Cast(rules, SPADEPainter(generator, draws=self.encoder), facts, True)
 
