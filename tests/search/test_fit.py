@@ -140,8 +140,8 @@ def test_running_out_of_memory_lowers_the_cap_of_the_searcher(net, data, monkeyp
 
     def faulty(task, common, run, device):
         network = trial_file.network_of(task, common).module
-        seen.append((sum(p.numel() for p in network.parameters()), task.cap))
-        if task.number and seen[-1][0] > 1.3 * seen[0][0]:
+        seen.append(sum(p.numel() for p in network.parameters()))
+        if task.number and seen[-1] > 1.3 * seen[0]:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(task, common, run, device)
 
@@ -151,8 +151,6 @@ def test_running_out_of_memory_lowers_the_cap_of_the_searcher(net, data, monkeyp
     assert failed
     sizes = [trial["parameters"] for trial in failed]
     assert all(later < earlier for earlier, later in itertools.pairwise(sizes))  # never as large again
-    caps = [cap for _, cap in seen]
-    assert caps[-1] < caps[0]
 
 
 def test_a_search_whose_trials_all_fail_stops_with_the_common_cause(net, data, monkeypatch):
@@ -186,7 +184,7 @@ def test_a_budget_of_nothing(bad):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"epochs": 0}, {"final": 1}, {"strategy": "oracle"}, {"processes": 0}, {"max_latency": 0}, {"workers": "x"}]
+    "bad", [{"epochs": 0}, {"final": 1}, {"early_stopping": 1.5}, {"processes": 0}, {"max_latency": 0}]
 )
 def test_bad_settings(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):

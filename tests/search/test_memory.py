@@ -69,17 +69,16 @@ def test_a_network_that_looks_at_numbers_is_computed_instead(data):
     assert all(part.grad is None for part in net.parameters())
 
 
-def test_a_failure_lowers_the_cap_and_a_larger_network_is_then_refused(data):
+def test_what_does_not_fit_is_refused_in_words(data):
     model = MemoryModel.calibrated(pf.nets.build("mlp", data), *batch(data, 32), Recipe(), LOSS)
     assert model.scale == pytest.approx(1.0, abs=0.15)
     assert 0.5 * free_memory(torch.device("cpu")) < model.cap < free_memory(torch.device("cpu"))
     assert model.refusal(1e6) == ""
-    learned = model.after_failure(2e9)
-    assert learned.refusal(2e9)
-    assert learned.refusal(1e9) == ""
-    assert ran_out_of_memory(learned.refusal(3e9))
-    assert learned.after_failure(5e9) == learned  # A larger failure teaches nothing.
-    assert "MiB" in MemoryModel(2**20).refusal(2**24)
+    assert MemoryModel(2**20).refusal(2**20) == ""
+    refused = MemoryModel(2**20).refusal(2**24)
+    assert "about 16 MiB to train, of 1 MiB" in refused
+    assert ran_out_of_memory(refused)
+    assert MemoryModel(2**20, 1.5).refusal(2**20)
 
 
 @pytest.mark.parametrize(

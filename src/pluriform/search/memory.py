@@ -1,4 +1,4 @@
-"""Memory of a training, predicted before it starts, and a cap that failures lower.
+"""Memory of a training, predicted before it starts.
 
 A step is run on the meta device, where nothing is computed, at the real batch size: forward, backward, optimiser. The
 most bytes that live tensors hold at once are the prediction: parameters, their gradients, states of the optimiser,
@@ -8,7 +8,7 @@ seen there; one measured step on the device gives the scale.
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,8 +24,6 @@ __all__ = ["MemoryModel", "free_memory", "measured_bytes", "predicted_bytes", "r
 MEBIBYTE = 2**20
 SHARE = 0.9
 """Of the free memory that trainings may take."""
-STEP_DOWN = 0.9
-"""The cap after a failure, in units of what failed."""
 FEW = (2, 4)
 """Batch sizes of steps that are computed, where the meta device cannot follow."""
 STATES = {"adamw": 2, "sgd": 1}
@@ -51,10 +49,6 @@ class MemoryModel:
             return ""
         needed, room = (f"{value / MEBIBYTE:,.0f} MiB" for value in (self.scale * predicted, self.cap))
         return f"out of memory before it began: about {needed} to train, of {room} that can be had"
-
-    def after_failure(self, predicted: float | int) -> "MemoryModel":
-        """With a cap below what has just run out of memory."""
-        return replace(self, cap=min(self.cap, STEP_DOWN * self.scale * predicted))
 
     @staticmethod
     def calibrated(

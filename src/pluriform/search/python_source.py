@@ -238,7 +238,9 @@ def _expression(value: Any, names: Mapping[fx.Node, str]) -> str:
         return names[value]
     if isinstance(value, tuple | list):
         inner = ", ".join(_expression(item, names) for item in value)
-        return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
+        tensors = any(isinstance(item, fx.Node) for item in value) and not any(isinstance(i, slice) for i in value)
+        listed = isinstance(value, list) or tensors  # A stored network has tuples in place of lists.
+        return f"[{inner}]" if listed else f"({inner}{',' if len(value) == 1 else ''})"
     if isinstance(value, slice):
         return f"slice({', '.join(_expression(item, names) for item in (value.start, value.stop, value.step))})"
     return _literal(value, "forward")

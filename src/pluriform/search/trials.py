@@ -26,7 +26,7 @@ from pluriform.search.morphism import Morph
 from pluriform.search.plan import Plan, strategy_of
 from pluriform.search.start import morphable
 from pluriform.search.stopping import least_scores
-from pluriform.search.trial import WEIGHTS, Common, Measured, Task, bytes_of, network_of, run_trial
+from pluriform.search.trial import WEIGHTS, Common, Measured, Task, network_of, run_trial
 from pluriform.search.validation_split import score_variance
 from pluriform.training.loss import Loss
 from pluriform.training.seeds import derive_seed
@@ -38,6 +38,8 @@ FIRST = 3
 KEPT = 20
 """Best trials whose weights are kept for children."""
 MOST_FINAL_EPOCHS = 50
+STEP_DOWN = 0.999
+"""Size that is tried after memory ran out, in units of what failed."""
 
 
 class Search:
@@ -266,8 +268,7 @@ class Search:
         """What a finished trial teaches."""
         candidate = self._candidate(trial)
         if ran_out_of_memory(trial.failure):
-            self.most_bytes = min(self.most_bytes, 0.999 * outline_bytes(candidate, self.common))
-            self.memory = self.memory.after_failure(self._bytes(trial))
+            self.most_bytes = min(self.most_bytes, STEP_DOWN * outline_bytes(candidate, self.common))
         if trial.plan.get("final"):
             return
         if trial.score is None:
@@ -282,14 +283,6 @@ class Search:
         most = self.plan.max_latency
         slow = 0.0 if most is None else max(0.0, trial.figures["latency"] / most - 1.0)
         return float(trial.score or 0.0) - slow
-
-    def _bytes(self, trial: Trial) -> float:
-        try:
-            task = replace(self._task(trial), weights=None)
-            self.order.pop()
-            return bytes_of(network_of(task, self.common).module, self.common)
-        except Exception:  # What cannot even be built teaches by its outline alone.
-            return math.inf
 
     def _kept(self) -> set[int]:
         """Trials whose weights may still be needed."""
