@@ -2,9 +2,9 @@
 
     python benchmarks/search_overhead.py --trials 40 --out benchmarks/search_overhead.json
 
-A search in one process, on FashionMNIST from LeNet; what the trials themselves took (building the child, training, scoring, writing its
-weights) is taken from the journal, the rest of the wall time is bookkeeping: proposing, journal, progress. Proposals
-are timed by themselves too, at the number of observations that the search has in the end.
+A search in one process, on FashionMNIST from LeNet. What the trials themselves took (building the child, training,
+scoring, writing its weights) is taken from the journal; the rest of the wall time is bookkeeping: proposing, journal,
+reading the start, giving the result back.
 """
 
 import argparse
