@@ -46,6 +46,6 @@ class FakeBuffer:
             if draw >= len(self.stored):
                 shown.append(fake)
                 continue
-            shown.append(self.stored[draw].to(fake))
+            shown.append(self.stored[draw].to(fake, copy=True))
             self.stored[draw] = fake.float().cpu()
         return torch.stack(shown)
