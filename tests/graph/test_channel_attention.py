@@ -140,6 +140,23 @@ class Stream(Packed):
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
 
 
+class Causal(Packed):
+    """As language models write it: cut by the width of the stream, a mask in a buffer, the width from a shape."""
+
+    def __init__(self, heads=2, dim=STREAM // 2, stream=STREAM):
+        super().__init__(heads, stream // heads, stream)
+        self.n_embd = stream
+        self.register_buffer("mask", torch.ones(TOKENS, TOKENS).tril()[None, None])
+
+    def forward(self, x):
+        b, t, c = x.size()
+        q, k, v = self.qkv(x).split(self.n_embd, dim=2)
+        q, k, v = (part.view(b, t, self.num_heads, c // self.num_heads).transpose(1, 2) for part in (q, k, v))
+        weights = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(k.size(-1)))
+        weights = weights.masked_fill(self.mask[:, :, :t, :t] == 0, float("-inf")).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).contiguous().view(b, t, c))
+
+
 class Library(nn.Module):
     def __init__(self, heads=2, dim=STREAM // 2, stream=STREAM, **more):
         super().__init__()
@@ -266,7 +283,7 @@ def test_widening_and_thinning_back_gives_the_weights_back():
     assert torch.equal(2 * thin["attend.proj.weight"][:, 3:], before["attend.proj.weight"][:, 3:])
 
 
-@pytest.mark.parametrize("kind", [Stream, Library])
+@pytest.mark.parametrize("kind", [Stream, Causal, Library])
 def test_attention_as_wide_as_the_stream_widens_with_it(kind):
     """No head can be added while the stream stays: all of it is one group, in blocks of a head's width."""
     net, x, graph = traced(kind)
