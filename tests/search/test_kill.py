@@ -32,7 +32,7 @@ SCRIPT = """
     if __name__ == "__main__":
         main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
 """
-SECONDS = 240
+SECONDS = 900
 
 
 @pytest.fixture
@@ -112,13 +112,14 @@ def killed_again_and_again(search, run: Path, workers: str, moments: int, seed: 
         assert (run / "trials" / f"{number:06d}" / "result.json").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.timeout(2000)
 @pytest.mark.parametrize("workers", ["processes"])
 def test_two_kills_on_two_processes(search, tmp_path, workers):
     killed_again_and_again(search, tmp_path / "run", workers, moments=2, seed=0)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("workers", ["processes", "ray"])
 def test_ten_kills(search, tmp_path, workers):
     if workers == "ray":
@@ -126,18 +127,19 @@ def test_ten_kills(search, tmp_path, workers):
     killed_again_and_again(search, tmp_path / "run", workers, moments=10, seed=1)
 
 
+@pytest.mark.timeout(2000)
 def test_a_killed_search_ends_as_one_that_was_left_alone(search, tmp_path):
     """In one process: every proposal, score and weight afterwards is that of the uninterrupted search."""
-    process = search(tmp_path / "whole", "serial", 7)
+    process = search(tmp_path / "whole", "serial", 6)
     assert process.wait(SECONDS) == 0
     generator = np.random.default_rng(3)
-    for count in (2, 5):
-        process = search(tmp_path / "killed", "serial", 7)
+    for count in (2, 4):
+        process = search(tmp_path / "killed", "serial", 6)
         wait_for(tmp_path / "killed", process, count)
         time.sleep(float(generator.uniform(0, 0.5)))
         process.kill()
         process.wait()
-    process = search(tmp_path / "killed", "serial", 7)
+    process = search(tmp_path / "killed", "serial", 6)
     assert process.wait(SECONDS) == 0
     whole, killed = held(tmp_path / "whole"), held(tmp_path / "killed")
     assert [timeless(trial) for trial in killed] == [timeless(trial) for trial in whole]
