@@ -1,6 +1,7 @@
 """Ties against a brute-force union-find over single positions."""
 
 import itertools
+import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,6 +53,19 @@ def test_flatten_then_unflatten_gives_the_axes_back():
         back = ties.unflatten(merged, [length_of(axis) for axis in axes], REASON)
         assert back[axes.index(channels)] == channels
         assert not ties.free(back[axes.index(height)])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.data())
+def test_any_one_of_the_axes_that_one_is_split_into_can_stay_free(sizes, data):
+    keep = data.draw(st.integers(0, len(sizes) - 1))
+    ties = Ties()
+    whole = ties.fresh(math.prod(sizes))
+    axes = ties.unflatten(whole, sizes, REASON, keep)
+    assert [length_of(axis) for axis in axes] == sizes
+    assert [ties.free(axis) for axis in axes] == [axis == keep for axis in range(len(sizes))]
+    places = itertools.product(*map(range, sizes))
+    assert [channel for _, channel, _ in expand(ties, whole)] == [place[keep] for place in places]
 
 
 def test_two_free_axes_flattened_keep_the_outer_one_free():
