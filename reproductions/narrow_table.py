@@ -1,17 +1,24 @@
 """Deep thin networks: trained alone, distilled, hinted, pruned from a wide one, and by wide-then-narrow.
 
-    PLURIFORM_DATA=... OMP_NUM_THREADS=1 python reproductions/narrow_table.py
-        [--data fashion-mnist cifar10] [--depths 20] [--widths 8] [--seeds 0 1 2 3 4] [--arms ...]
-        [--out runs/narrow_table] [--assemble]
+    PLURIFORM_DATA=... OMP_NUM_THREADS=1 python reproductions/narrow_table.py --data fashion-mnist
+    PLURIFORM_DATA=... OMP_NUM_THREADS=1 python reproductions/narrow_table.py --data cifar10
+        [--seeds 0 1 2 3 4] [--arms ...] [--places table curves] [--out runs/narrow_table] [--assemble]
 
-The thin network is plain: a strided stem, `depth` 3x3 convolutions of `width` channels with ReLU on 14x14 (of CIFAR-10
-16x16) positions, average pooling, a linear layer; weights from He's initialisation. 10,000 training images. Its wide
-partner has four times the channels and is trained once a seed; all arms learn from the same one.
+The thin network is plain: a stem of 4x4 patches, `depth` 3x3 convolutions of `width` channels with ReLU on the 7x7
+positions that are left (8x8 of CIFAR-10), average pooling, a linear layer; weights from He's initialisation. 5,000
+training images, 1,000 others for validation, the official test images. Its wide partner has three times the channels
+and is trained once a seed; all arms learn from the same one. These sizes are what two CPU cores carry: about an hour
+and a half of one core for both data sets and the curves.
 
-Every arm gives the thin network the same number of passes over the training images; units of wide-then-narrow count as
-their share of it. `alone-long` is training alone for as many more passes as the training of the wide network costs in
-multiply-accumulates. Each arm has its learning rate chosen from three on the validation images of another seed (at the
-depth and width of the table); test images are looked at once.
+The table: depth 20, width 8, five seeds, all arms. The curves (FashionMNIST): depths 8 and 32 at width 8, widths 4 and
+12 at depth 20, three seeds, the arms `alone`, `distillation`, `wide-then-narrow`.
+
+Every arm gives the thin network 24 passes over the training images. Units of wide-then-narrow, and the guided half of
+FitNets, count as their share of it by multiply-accumulates, maps included; `thin passes` says what it came to. The
+wide network's training is not in this budget. `alone-long` is training alone with it: as many more passes as the
+training of the wide network costs in multiply-accumulates. Each arm has its learning rate chosen from three on the
+validation images of another seed, at every depth and width anew (`alone-long` has that of `alone`); test images are
+looked at once.
 
 Every (data, depth, width, arm, seed) leaves one part; a later run goes on where this one was stopped. Writes
 reproductions/narrow_table.json from all parts at hand.
@@ -44,15 +51,19 @@ from pluriform.narrow.wide import macs_of
 from pluriform.narrow.wide_then_narrow import WideThenNarrow
 from pluriform.training.recipe import Recipe
 
-IMAGES, FACTOR = 10_000, 4
-WIDE_EPOCHS, EPOCHS = 15, 60
+IMAGES, FACTOR = 5000, 3
+WIDE_EPOCHS, EPOCHS = 8, 24
+DEPTH, WIDTH = 20, 8
+CURVES = {"fashion-mnist": ((8, WIDTH), (32, WIDTH), (DEPTH, 4), (DEPTH, 12))}
+CURVE_SEEDS, CURVE_ARMS = (0, 1, 2), ("alone", "distillation", "wide-then-narrow")
 RATES = (1e-3, 3e-3, 1e-2)
+WIDE_RATE = 3e-3
 TUNED = 100  # The seed that learning rates are chosen on.
 ARMS = ("alone", "alone-long", "distillation", "fitnets", "pruned", "wide-then-narrow")
 
 
 def load(name: str, seed: int, images: int) -> Data:
-    """10,000 training images by class share, 1,000 others for validation, the official test images."""
+    """Training images by class share, 1,000 others for validation, the official test images."""
     data = pf.load(name, validation=1000, seed=seed)
     return replace(data, train=Split(*data.train.batch(stratified_index(data.train.targets, images, seed))))
 
@@ -60,7 +71,7 @@ def load(name: str, seed: int, images: int) -> Data:
 def network(data: Data, depth: int, width: int, seed: int) -> nn.Module:
     """The plain deep network, He's initialisation."""
     torch.manual_seed(seed)
-    parts: list[nn.Module] = [nn.Conv2d(data.input_shape[0], width, 4, stride=2, padding=1), nn.ReLU()]
+    parts: list[nn.Module] = [nn.Conv2d(data.input_shape[0], width, 4, stride=4), nn.ReLU()]
     for _ in range(depth):
         parts += [nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
     made = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, data.outputs))
@@ -87,19 +98,28 @@ def method(arm: str, rate: float, wide: str, epochs: int, extra: float) -> Metho
         return FitNets(wide=wide, hint_training=recipe(epochs / 2, rate), training=recipe(3 * epochs / 4, rate))
     if arm == "pruned":
         return PrunedWide(wide=wide, training=recipe(epochs, rate))
-    return WideThenNarrow(
+    return WideThenNarrow(  # With its maps a pass through all units costs 1.11 of one through the network.
         wide=wide,
-        imitation=recipe(epochs / 2, rate),
+        imitation=recipe(0.45 * epochs, rate),
         logits=recipe(epochs / 3, rate),
         training=recipe(epochs / 6, rate / 3),
     )
+
+
+def passes_of(form: Any, images: int) -> float:
+    """Passes of the thin network over the training images, forward and backward."""
+    facts, cost = form.facts if hasattr(form, "facts") else {}, form.cost
+    if "cost" in facts:
+        return facts["cost"]["thin_passes"]["all"] / images
+    hint = cost.get("hint_sample_passes", 0)
+    return (cost["sample_passes"] - hint / 2) / images
 
 
 def wide_partner(name: str, depth: int, width: int, seed: int, data: Data, chosen: argparse.Namespace) -> str:
     """Folder of the trained wide network of a seed; trained once."""
     folder = chosen.out / "wide" / f"{name}-{depth}-{width}-{seed}-{chosen.wide_epochs}-{chosen.images}"
     wide = network(data, depth, FACTOR * width, seed + 1000)
-    pf.Training(**vars(recipe(chosen.wide_epochs, 3e-3))).fit(wide, data, seed=seed, run=folder)
+    pf.Training(**vars(recipe(chosen.wide_epochs, WIDE_RATE))).fit(wide, data, seed=seed, run=folder)
     return str(folder / "form")
 
 
@@ -118,21 +138,21 @@ def fitted(
 
 def key_of(name: str, depth: int, width: int, arm: str, seed: int, chosen: argparse.Namespace) -> dict[str, Any]:
     """What a part is of."""
-    budget = {"epochs": chosen.epochs, "wide_epochs": chosen.wide_epochs, "images": chosen.images}
+    budget = {"epochs": chosen.epochs, "wide_epochs": chosen.wide_epochs, "images": chosen.images, "factor": FACTOR}
     return {"data": name, "depth": depth, "width": width, "arm": arm, "seed": seed, **budget}
 
 
-def best_rate(name: str, arm: str, chosen: argparse.Namespace) -> float:
+def best_rate(name: str, depth: int, width: int, arm: str, chosen: argparse.Namespace) -> float:
     """The learning rate of an arm: the best of three on the validation images of a seed of its own."""
-    depth, width, found = chosen.depths[0], chosen.widths[0], {}
+    arm, found = "alone" if arm == "alone-long" else arm, {}
     for rate in RATES:
-        path = chosen.out / "tuning" / f"{name}-{arm}-{rate:g}.json"
+        path = chosen.out / "tuning" / f"{name}-{depth}-{width}-{arm}-{rate:g}.json"
         key = key_of(name, depth, width, arm, TUNED, chosen) | {"rate": rate}
         if not part_is_current(path, key):
             data = load(name, TUNED, chosen.images)
             _, figures = fitted(name, depth, width, arm, TUNED, rate, data, chosen)
             write_part(path, {"key": key, **figures})
-            print("tuned", name, arm, rate, figures, flush=True)
+            print("tuned", name, depth, width, arm, rate, figures, flush=True)
         found[rate] = json_of(path)["validation"]
     return max(found, key=lambda rate: found[rate])
 
@@ -148,7 +168,7 @@ def compute(name: str, depth: int, width: int, arm: str, seed: int, chosen: argp
     path = chosen.out / "parts" / f"{name}-{depth}-{width}-{arm}-{seed}.json"
     if part_is_current(path, key):
         return
-    rate, data = best_rate(name, arm, chosen), load(name, seed, chosen.images)
+    rate, data = best_rate(name, depth, width, arm, chosen), load(name, seed, chosen.images)
     form, figures = fitted(name, depth, width, arm, seed, rate, data, chosen)
     mean = form.predict(data.test.inputs).mean
     figures |= {
@@ -156,8 +176,9 @@ def compute(name: str, depth: int, width: int, arm: str, seed: int, chosen: argp
         "test": 100 * accuracy(mean, data.test.targets),
         "nll": nll(mean, data.test.targets),
         "ece": 100 * ece(mean, data.test.targets),
+        "thin passes": passes_of(form, len(data.train)),
         "cost": form.cost,
-        "explained": getattr(form, "facts", {}).get("explained"),
+        "facts": getattr(form, "facts", {}),
     }
     if arm == "alone":
         wide = pf.load_form(wide_partner(name, depth, width, seed, data, chosen))
@@ -189,6 +210,8 @@ def outcome(parts: list[dict]) -> dict:
         "what": __doc__.splitlines()[0],
         "protocol": {
             "budget": {name: parts[0]["key"][name] for name in ("epochs", "wide_epochs", "images")} if parts else {},
+            "factor": FACTOR,
+            "rates": RATES,
             "spread": "sd over seeds, n - 1; intervals by Student's t; accuracies in percent on the test images",
             "less": "paired by seed, against training alone and against distillation",
         },
@@ -207,6 +230,7 @@ def row(arms: dict[str, dict[int, dict]], arm: str) -> dict[str, Any]:
         "test": mean_and_sd(values) | {"interval": interval(values)},
         "nll": mean_and_sd(part["nll"] for part in own.values()),
         "ece": mean_and_sd(part["ece"] for part in own.values()),
+        "thin passes": mean_and_sd(part["thin passes"] for part in own.values()),
         "seconds": mean_and_sd(part["cost"]["training_seconds"] for part in own.values()),
     }
     for other in ("alone", "alone-long", "distillation"):
@@ -217,7 +241,9 @@ def row(arms: dict[str, dict[int, dict]], arm: str) -> dict[str, Any]:
     if arm == "alone":
         found["wide"] = mean_and_sd(part["wide"] for part in own.values())
     if arm == "wide-then-narrow":
-        found["explained"] = [own[seed]["explained"] for seed in sorted(own)]
+        found["explained"] = [list(own[seed]["facts"]["explained"].values()) for seed in sorted(own)]
+        found["merge"] = max(own[seed]["facts"]["merge"]["training"] for seed in own)
+        found["networks"] = own[min(own)]["facts"]["networks"]
     return rounded(found)
 
 
@@ -225,10 +251,11 @@ def main() -> None:
     """Fit what is missing, then write the JSON from all parts at hand."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", nargs="+", default=["fashion-mnist"], choices=["fashion-mnist", "cifar10"])
-    parser.add_argument("--depths", nargs="+", type=int, default=[20], help="learning rates are chosen at the first")
-    parser.add_argument("--widths", nargs="+", type=int, default=[8], help="likewise")
+    parser.add_argument("--places", nargs="+", default=["table", "curves"], choices=["table", "curves"])
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--depth", type=int, default=DEPTH, help="of the table; others are for trials")
+    parser.add_argument("--width", type=int, default=WIDTH, help="likewise")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--wide-epochs", type=int, default=WIDE_EPOCHS)
     parser.add_argument("--images", type=int, default=IMAGES)
@@ -238,10 +265,13 @@ def main() -> None:
     chosen = parser.parse_args()
     for seed in [] if chosen.assemble else chosen.seeds:
         for name in chosen.data:
-            for depth in chosen.depths:
-                for width in chosen.widths:
-                    for arm in chosen.arms:
-                        compute(name, depth, width, arm, seed, chosen)
+            for arm in chosen.arms if "table" in chosen.places else ():
+                compute(name, chosen.depth, chosen.width, arm, seed, chosen)
+    for name in chosen.data if "curves" in chosen.places and not chosen.assemble else ():
+        for depth, width in CURVES.get(name, ()):
+            for seed in (seed for seed in CURVE_SEEDS if seed in chosen.seeds):
+                for arm in (arm for arm in CURVE_ARMS if arm in chosen.arms):
+                    compute(name, depth, width, arm, seed, chosen)
     write_record(chosen.json, outcome(read_parts(chosen.out)))
 
 
