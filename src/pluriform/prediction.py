@@ -169,6 +169,12 @@ class Translator(nn.Module, ABC):
     def forward(self, content: Images, style: Images | None = None) -> Images:
         """Translated images, differentiable in both arguments."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the form's tensors live."""
+        tensor = next(self.parameters(), next(self.buffers(), None))
+        return torch.device("cpu") if tensor is None else tensor.device
+
     def save(self, path: str | Path) -> Path:
         """Write the form to the folder `path`; read by `load_form`."""
         return save_form(self, path)

@@ -122,3 +122,21 @@ def test_labels_of_minus_one_are_told_where_to_go():
     targets[5:] = 7
     with pytest.raises(LabelError, match="check the target column"):
         check_fit_data(dataclasses.replace(data, train=Split(data.train.inputs, targets)))
+
+
+def test_fingerprint_knows_whether_sides_are_pairs_and_which_styles_there_are():
+    images = torch.rand(4, 1, 3, 3)
+    part = Split(images, images)
+    data = Data("a", "translation", part, part, part)
+    kinds = [data, dataclasses.replace(data, paired=False), dataclasses.replace(data, styles=("day", "night"))]
+    assert len({kind.fingerprint for kind in kinds}) == 3
+    assert data.fingerprint == Data("a", "translation", part, part, part).fingerprint
+
+
+def test_a_shorter_side_is_gone_round_again():
+    split = Split(torch.arange(5.0)[:, None], torch.arange(3.0)[:, None])
+    assert len(split) == 5
+    inputs, targets = split.batch(torch.tensor([0, 3, 4]))
+    assert inputs.flatten().tolist() == [0, 3, 4]
+    assert targets.flatten().tolist() == [0, 0, 1]
+    assert len(Split(torch.zeros(0, 1), torch.zeros(0, 1))) == 0

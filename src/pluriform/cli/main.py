@@ -18,6 +18,7 @@ COMMANDS = {
     "kernel": "compute kernels of the infinitely wide network into a store",
     "report": "write one page from stored results",
     "search": "grow a better network from yours",
+    "translate": "fit a translator of images, or translate a folder",
 }
 
 OVERVIEW = """pluriform: every form of one network
@@ -34,6 +35,7 @@ examples:
   pluriform fit deep-ensemble digits --members 5 --run runs/ensemble
   pluriform evaluate runs/ensemble digits --out result.json
   pluriform search fashion-mnist --start lenet --minutes 30
+  pluriform translate tsit photographs/ --size 64 --run runs/photographs
   pluriform kernel mnist --net mlp --samples 10000 --test 1000 --out kernel.zarr
   pluriform report result.json other.json --out page.html
 

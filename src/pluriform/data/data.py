@@ -151,6 +151,8 @@ class Data:
         if self.unlabelled is not None:
             digest.update(f"unlabelled {tuple(self.unlabelled.shape)} {self.unlabelled.dtype}".encode())
             digest.update(self.unlabelled.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        if not self.paired or self.styles:
+            digest.update(f"paired {self.paired}, styles {self.styles}".encode())
         for split in (self.train, self.validation, self.test):
             index = torch.arange(len(split))
             if isinstance(split, StreamSplit) and len(split) > 64:

@@ -21,6 +21,7 @@ from pluriform.evaluation.detection import measure_detection
 from pluriform.evaluation.diversity import measure_diversity
 from pluriform.evaluation.environment import environment
 from pluriform.evaluation.findings import Findings, merged
+from pluriform.evaluation.images import Translating, measure_images, measure_translator_cost
 from pluriform.evaluation.narrowing import measure_narrowing
 from pluriform.evaluation.outliers import measure_outliers
 from pluriform.evaluation.regression import measure_regression
@@ -28,7 +29,7 @@ from pluriform.evaluation.robustness import measure_robustness
 from pluriform.evaluation.samples import measure_samples
 from pluriform.evaluation.subject import Subject
 from pluriform.evaluation.worst_case import measure_worst_case
-from pluriform.prediction import Predictor
+from pluriform.prediction import Predictor, Translator
 from pluriform.result import Result
 from pluriform.runs import Run, replace_file
 
@@ -51,6 +52,9 @@ def evaluate(
     run: Run | str | Path | None = None,
 ) -> Result:
     """Judge a form by every protocol that applies to it, on the test split.
+
+    A translator is judged by `measure_images` without any other network; call that with extractors for distances of
+    features.
 
     Args:
         form: A fitted form, or a plain module, which is then taken as fitted on `data`.
@@ -82,11 +86,14 @@ def evaluate(
     if auto_attack and not threats:
         remedy = "name the threats, or leave auto_attack out"
         raise ConfigError(explain("a threat for AutoAttack", "none", "evaluate", remedy))
-    predictor = form if isinstance(form, Predictor) else _Plain(form, data.signature)
-    check_match(predictor, data)
-    subject = Subject(predictor, data, seed)
-    attacked = None if run is None or not auto_attack else _folder(run) / "auto_attack"
-    parts = _findings(subject, outliers, threats, corruptions, samples, auto_attack, attacked)
+    if isinstance(form, Translator):
+        predictor, parts = form, _of_translator(form, data, seed, bool(outliers or threats or corruptions))
+    else:
+        predictor = form if isinstance(form, Predictor) else _Plain(form, data.signature)
+        check_match(predictor, data)
+        subject = Subject(predictor, data, seed)
+        attacked = None if run is None or not auto_attack else _folder(run) / "auto_attack"
+        parts = _findings(subject, outliers, threats, corruptions, samples, auto_attack, attacked)
     whole = merged(parts, {name: value for part in parts for name, value in part.protocol.items()})
     result = Result(
         form=label or predictor.origin.get("label") or type(form).__name__,
@@ -105,7 +112,16 @@ def evaluate(
     return result
 
 
-def _source(form: Predictor) -> dict[str, Any]:
+def _of_translator(form: Translator, data: Data, seed: int, asked: bool) -> list[Findings]:
+    if asked:
+        remedy = "leave outliers, threats and corruptions out"
+        raise ConfigError(explain("a form that predicts classes", type(form).__name__, "evaluate", remedy))
+    if not isinstance(form, Translating):
+        raise ConfigError(explain("a form with translate", type(form).__name__, "evaluate", "give it that method"))
+    return [measure_images(form, data, seed=seed), measure_translator_cost(form)]
+
+
+def _source(form: Predictor | Translator) -> dict[str, Any]:
     """The form that this one was made from, where it was."""
     source = form.origin.get("source")
     return {} if source is None else {"source": source}

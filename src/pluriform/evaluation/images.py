@@ -20,7 +20,7 @@ from pluriform.metrics.perceptual_distance import perceptual_terms, spread_terms
 from pluriform.metrics.segmentation import confusion, mean_iou, pixel_accuracy
 from pluriform.result import Measure, Pictures
 
-__all__ = ["Translating", "measure_images"]
+__all__ = ["Translating", "measure_images", "measure_translator_cost"]
 
 STYLES = 10
 SPREAD_OVER = 64  # Contents of which several translations are drawn.
@@ -112,9 +112,18 @@ def measure_images(
     return Findings(tuple(measures), (), {"images": protocol}, _pictures(sides, data))
 
 
+def measure_translator_cost(form: nn.Module) -> Findings:
+    """`parameters`, and `training_seconds` where the form remembers them."""
+    count = float(sum(weight.numel() for weight in form.parameters()))
+    known = getattr(form, "cost", None) or {}
+    seconds = [measure("training_seconds", known["training_seconds"], unit="s")] if "training_seconds" in known else []
+    return Findings((measure("parameters", count, unit="parameters"), *seconds), (), {"cost": dict(known)})
+
+
 def _translated(translator: Translating, data: Data, seed: int) -> _Sides:
     if data.task != "translation":
-        raise ConfigError(explain("data for translation", data.task, data.name, "use pluriform.evaluate"))
+        remedy = 'load them with task="translation"'
+        raise ConfigError(explain("data for translation", data.task, data.name, remedy))
     if len(data.test) == 0:
         remedy = "load the set with a test share above 0"
         raise EmptySplitError(explain("a test split with images", "0 images", f"{data.name}.test", remedy))

@@ -205,11 +205,6 @@ class Translated(Translator):
         if self.signature.classes:
             check_ids(content, self.signature.classes, "content")
 
-    @property
-    def device(self) -> torch.device:
-        """Where the form's tensors live."""
-        return next(self.parameters()).device
-
     def _style(self, style: Tensor | None, seed: int) -> Any:
         if not self.painter.reads_style:
             return None

@@ -1,0 +1,191 @@
+"""`pluriform translate METHOD DATA`, and `pluriform translate images RUN FOLDER`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from torch import Tensor
+
+from pluriform.cli.arguments import FIT_FLAGS, described
+from pluriform.cli.fit import unprefixed
+from pluriform.data.describe import describe
+from pluriform.data.load import load
+from pluriform.data.sources.folders import picture_names
+from pluriform.data.sources.label_files import read_label_maps, read_table
+from pluriform.data.sources.pictures import Size, read_pictures
+from pluriform.errors import ConfigError, ShapeError, explain
+from pluriform.forms import load_form
+from pluriform.prediction import Translator
+
+__all__ = ["TRANSLATORS", "run", "translate_folder"]
+
+TRANSLATORS = {
+    "tsit": "pluriform.translate.fit:TSIT",
+    "pix2pix": "pluriform.translate.rivals.pix2pix:Pix2Pix",
+    "spade": "pluriform.translate.rivals.spade:SPADE",
+    "cyclegan": "pluriform.translate.rivals.cyclegan:CycleGAN",
+    "munit": "pluriform.translate.rivals.munit:MUNIT",
+}
+
+USAGE = f"""usage: pluriform translate METHOD DATA [--size SIDE] [--run FOLDER] [options of the method]
+       pluriform translate images RUN FOLDER --out FOLDER [--style PICTURE]
+
+methods: {", ".join(TRANSLATORS)}
+
+  pluriform translate tsit photographs/ --size 64 --updates 4000 --run runs/photographs
+  pluriform translate pix2pix facades --size 64 --run runs/facades
+  pluriform translate images runs/photographs new/ --out translated/ --style winter.jpg
+
+DATA is facades, or a folder with trainA and trainB, with photo and label (or any two names), or with pairs side by
+side. The same command goes on where a run was stopped. pluriform translate METHOD --help for the options.
+"""
+
+
+def options(name: str) -> type:
+    """A dataclass of the flags of one method."""
+    if name not in TRANSLATORS:
+        known = ", ".join(["images", *TRANSLATORS])
+        raise ConfigError(explain(f"one of {known}", repr(name), "method", "name one of them"))
+    module, _, attribute = TRANSLATORS[name].partition(":")
+    cls = getattr(importlib.import_module(module), attribute)
+    sides = described(tuple[int, ...], "side of the images in pixels, or height and width; needed where they differ")
+    classes = described(tuple[str, ...], "names of the classes of label maps, in id order")
+    return make_dataclass(
+        "Translate",
+        [
+            ("data", described(tyro.conf.Positional[str], "facades, or a folder of images")),
+            ("size", sides, ()),
+            ("classes", classes, ()),
+            ("extractor", described(str | None, "fitted classifier whose features hold the content"), None),
+            ("run", described(str | None, "folder of the run"), None),
+            *FIT_FLAGS,
+            ("method", unprefixed(cls), field(default_factory=cls)),
+        ],
+    )
+
+
+@dataclass
+class Images:
+    """The flags of `translate images`."""
+
+    form: tyro.conf.Positional[str]
+    """run folder, or folder of a saved translator"""
+    folder: tyro.conf.Positional[str]
+    """pictures, or label maps where it was fitted on those"""
+    out: Annotated[str, tyro.conf.arg(help="where to write")]
+    style: Annotated[
+        str | None, tyro.conf.arg(help="picture with the style; by default one of the training images")
+    ] = None
+    size: tuple[int, ...] = ()
+    """resize to this side, or height and width, first"""
+    seed: int = 0
+    """of noise and, without a style picture, of the style"""
+
+
+def run(words: Sequence[str]) -> None:
+    """Fit a translator, or translate a folder."""
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+        return
+    console = Console(stderr=True, highlight=False)
+    if words[0] == "images":
+        chosen = tyro.cli(Images, args=list(words[1:]), prog="pluriform translate images")
+        count = translate_folder(
+            load_form(chosen.form), Path(chosen.folder), Path(chosen.out), chosen.style, _size(chosen.size), chosen.seed
+        )
+        console.print(f"{count} images: {chosen.out}")
+        return
+    found: Any = tyro.cli(options(words[0]), args=list(words[1:]), prog=f"pluriform translate {words[0]}")
+    named = {"size": _size(found.size), "classes": found.classes or None}
+    data = load(found.data, task="translation", seed=found.seed, **named)
+    folder = found.run or f"runs/{words[0]}-{data.name}-seed{found.seed}"
+    console.print(f"{describe(data)}; {found.method.label}")
+    module = load_form(found.extractor) if found.extractor else None
+    found.method.fit(module, data, seed=found.seed, run=folder, device=found.device)
+    console.print(f"fitted: {folder}")
+
+
+def translate_folder(
+    form: Any, folder: Path, out: Path, style: str | None = None, size: Size = None, seed: int = 0
+) -> int:
+    """Translate every picture of a folder, each in its own size, into PNG files of the same names.
+
+    Args:
+        form: A fitted translator.
+        folder: Pictures or label maps.
+        out: Created where it is missing; outputs with other than one or three channels become `.npy`.
+        style: A picture.
+        size: To resize to.
+        seed: Of noise and style.
+
+    Returns:
+        How many.
+
+    Raises:
+        ConfigError: The form is no translator.
+        DataNotFoundError: No pictures.
+        ShapeError: A picture with channels that the translator does not take; names it.
+        LabelError: A label map with other ids; names it.
+    """
+    if not isinstance(form, Translator) or not hasattr(form, "translate"):
+        raise ConfigError(explain("a translator", type(form).__name__, "translate images", "fit one with TSIT"))
+    names = picture_names(folder, (".npy",))
+    reference = None
+    if style is not None:
+        path = Path(style)
+        reference = _unit(read_pictures([path.name], lambda _: path.read_bytes(), deep=True), form)
+    for name in names:
+        content = _read(form, folder, name, size)
+        image = form.translate(content, reference, seed=seed)[0]  # type: ignore[operator]
+        _write(image, out / Path(name).with_suffix(""), form)
+    return len(names)
+
+
+def _read(form: Translator, folder: Path, name: str, size: Size) -> Tensor:
+    def read(picture: str) -> bytes:
+        return (folder / picture).read_bytes()
+
+    classes = form.signature.classes
+    if classes:
+        return read_label_maps([name], read, read_table(folder, classes), size).ids
+    content = _unit(read_pictures([name], read, size, deep=True), form)
+    channels = form.signature.input_shape[0]
+    if content.shape[1] == 1 < channels:
+        return content.expand(-1, channels, -1, -1)
+    if content.shape[1] != channels:
+        expected, got = f"pictures of {channels} channels", f"{content.shape[1]}"
+        raise ShapeError(explain(expected, got, name, "convert it, or remove it from the folder"))
+    return content
+
+
+def _unit(pixels: Tensor, form: Translator) -> Tensor:
+    """Pictures in the bounds of the translator."""
+    low, high = form.signature.bounds or (0.0, 1.0)
+    unit = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+    return unit * (high - low) + low
+
+
+def _write(image: Tensor, path: Path, form: Translator) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    low, high = form.signature.bounds or (0.0, 1.0)
+    unit = ((image - low) / (high - low)).clamp(0, 1)
+    if len(image) not in (1, 3):
+        np.save(path.with_suffix(".npy"), unit.permute(1, 2, 0).numpy())
+        return
+    values = unit.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(values[..., 0] if len(image) == 1 else values).save(path.with_name(f"{path.name}.png"))
+
+
+def _size(sides: Sequence[int]) -> Size:
+    if len(sides) > 2:
+        raise ConfigError(explain("a side, or height and width", f"{len(sides)} numbers", "--size", "give one or two"))
+    return None if not sides else int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
