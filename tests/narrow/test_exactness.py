@@ -1,6 +1,7 @@
 """Widened equals original, merged equals unmerged, and results load in the stock class: network by network."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+import pluriform as pf
+from pluriform.data.data import Split
 from pluriform.data.signature import Signature
 from pluriform.graph.channels import ChannelGroups, channel_groups
 from pluriform.graph.gather import widen
@@ -63,9 +66,9 @@ class Attention(nn.Module):
 class VisionTransformer(nn.Module):
     """Patches, a class token, positions, two pre-norm blocks."""
 
-    def __init__(self, stream=16, heads=2, dim=4, hidden=12, side=16):
+    def __init__(self, stream=16, heads=2, dim=4, hidden=12, side=16, channels=3):
         super().__init__()
-        self.patches = nn.Conv2d(3, stream, 4, stride=4)
+        self.patches = nn.Conv2d(channels, stream, 4, stride=4)
         self.token = nn.Parameter(torch.randn(1, 1, stream))
         self.positions = nn.Parameter(torch.randn(1, (side // 4) ** 2 + 1, stream))
         self.norms = nn.ModuleList(nn.LayerNorm(stream) for _ in range(4))
@@ -207,6 +210,23 @@ def test_a_transformer_widens_inside_into_its_class():
     assert [part.heads for part in wide.attentions] == [6, 6]
     plan = plan_units(graph, trace(wide, x[:2]))
     assert {unit.lift for unit in plan.units} == {"none"}
+
+
+def test_a_transformer_comes_out_of_the_whole_method():
+    data = pf.load("digits")
+    data = replace(data, train=Split(*data.train.batch(torch.arange(64))))
+    short = pf.Training(epochs=1, learning_rate=1e-3)
+    net = VisionTransformer(side=8, channels=1, heads=1)
+    method = pf.WideThenNarrow(4, wide_training=short, imitation=short, logits=short, training=short)
+    form = method.fit(net, data)
+    stock = VisionTransformer(side=8, channels=1, heads=1)
+    stock.load_state_dict(form.module.state_dict(), strict=True)
+    x = data.test.inputs[:20]
+    assert torch.allclose(stock.eval()(x), form(x), atol=1e-6)
+    assert [part.heads for part in form.module.attentions] == [1, 1]
+    inside, outside = 2 * 5 * (16 * 12 + 4 * 16 + 2 * 16 * 12), 4 * 16 * 16 + 16 * 10
+    assert form.cost["thin_macs"] >= inside + outside
+    assert form.cost["wide_macs"] - form.cost["thin_macs"] >= 3 * inside  # Products of attention come on top.
 
 
 class Chain(nn.Module):
