@@ -102,6 +102,8 @@ def test_bad_arguments():
         map_tasks(math.sqrt, [1.0], workers="processes", processes=0)
     with pytest.raises(ConfigError, match="a function that pickle can name.*top of a module"):
         map_tasks(lambda task: task, [1.0], workers="processes")
+    with pytest.raises(ConfigError, match="shared things that pickle can name.*top of a module"):
+        map_tasks(math.pow, [1.0], workers="processes", shared=lambda: None)
 
 
 def test_an_outcome_without_result():

@@ -210,7 +210,11 @@ class _Pool:
         seat = next(number for number in range(self.count) if number not in self.seats.values())
         device = self.devices[seat % len(self.devices)] if self.devices else None
         process = context.Process(target=_work, args=(theirs, self.code, threads, self.shared, device), daemon=True)
-        process.start()
+        try:
+            process.start()
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            remedy = "define its classes and functions at the top of a module, or use workers='serial'"
+            raise ConfigError(explain("shared things that pickle can name", str(error), "map_tasks", remedy)) from error
         theirs.close()
         self.seats[process] = seat
         return ours, process

@@ -1,10 +1,14 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 import pluriform as pf
+from pluriform.errors import MemoryBudgetError
 from pluriform.search.memory import (
     MemoryModel,
+    check_shared_memory,
     free_memory,
     measured_bytes,
     predicted_bytes,
@@ -79,6 +83,13 @@ def test_what_does_not_fit_is_refused_in_words(data):
     assert "about 16 MiB to train, of 1 MiB" in refused
     assert ran_out_of_memory(refused)
     assert MemoryModel(2**20, 1.5).refusal(2**20)
+
+
+def test_data_that_processes_cannot_share_are_refused(data, monkeypatch):
+    check_shared_memory(data)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**18))
+    with pytest.raises(MemoryBudgetError, match=r"of shared memory; got 0 MiB in /dev/shm .*--shm-size"):
+        check_shared_memory(data)
 
 
 @pytest.mark.parametrize(

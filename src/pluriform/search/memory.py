@@ -7,19 +7,30 @@ seen there; one measured step on the device gives the scale.
 """
 
 import copy
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pluriform.data.data import Data
+from pluriform.errors import MemoryBudgetError, explain
 from pluriform.metrics.memory import peak_of
 from pluriform.training.loss import Loss
 from pluriform.training.optimisation import make_optimizer
 from pluriform.training.recipe import Recipe
 
-__all__ = ["MemoryModel", "free_memory", "measured_bytes", "predicted_bytes", "ran_out_of_memory"]
+__all__ = [
+    "MemoryModel",
+    "check_shared_memory",
+    "free_memory",
+    "measured_bytes",
+    "predicted_bytes",
+    "ran_out_of_memory",
+]
 
 MEBIBYTE = 2**20
 SHARE = 0.9
@@ -131,6 +142,21 @@ def free_memory(device: torch.device) -> float:
     import psutil
 
     return float(psutil.virtual_memory().available)
+
+
+def check_shared_memory(data: Data) -> None:
+    """Refuse data that processes cannot share: where that memory is too small, they would die without a word.
+
+    Raises:
+        MemoryBudgetError: With what is there and what to do.
+    """
+    place = Path("/dev/shm")
+    tensors = [part for split in (data.train, data.validation, data.test) for part in vars(split).values()]
+    needed = sum(part.numel() * part.element_size() for part in tensors if isinstance(part, Tensor))
+    if place.is_dir() and (room := shutil.disk_usage(place).free) < needed:
+        expected, got = f"{needed / MEBIBYTE:,.0f} MiB of shared memory", f"{room / MEBIBYTE:,.0f} MiB in {place}"
+        remedy = "give more (docker run --shm-size), or use workers='serial'"
+        raise MemoryBudgetError(explain(expected, got, f"processes on {data.name}", remedy))
 
 
 def ran_out_of_memory(failure: str) -> bool:

@@ -20,7 +20,7 @@ from pluriform.errors import ConfigError, RunConflictError, explain
 from pluriform.search.bayesian_search import BayesianSearch
 from pluriform.search.choice import best_of, common_cause, feasible, score_of
 from pluriform.search.journal import Journal, Trial
-from pluriform.search.memory import MemoryModel, ran_out_of_memory
+from pluriform.search.memory import MemoryModel, check_shared_memory, ran_out_of_memory
 from pluriform.search.morph_space import Grown, MorphSpace
 from pluriform.search.morphism import Morph
 from pluriform.search.plan import Plan, strategy_of
@@ -125,6 +125,8 @@ class Search:
 
     def _map(self, tasks: Iterator[Any]) -> None:
         self.order.clear()
+        if self.plan.workers == "processes":
+            check_shared_memory(self.common.data)
         count = torch.cuda.device_count() if self.common.device == "cuda" else 0
         plan, several = self.plan, range(count) if count > 1 else ()
         map_tasks(
@@ -163,12 +165,17 @@ class Search:
 
     def _over(self) -> bool:
         begun = sum(not trial.plan.get("final") for trial in self.journal.trials())
-        return self.plan.budget.spent(begun) or self._search_seconds() <= 0
+        return self.plan.budget.spent(begun) or self._search_seconds() <= self._shortest()
 
     def _search_seconds(self) -> float:
         """Seconds left before the best one is trained on."""
         budget = self.plan.budget
         return math.inf if budget.minutes is None else budget.left - self.plan.final * 60 * budget.minutes
+
+    def _shortest(self) -> float:
+        """Seconds that an epoch took lately: with less left, a trial would end without a score."""
+        done = [trial for trial in self.done if trial.figures["epochs"] > 0]
+        return min((trial.figures["seconds"] / trial.figures["epochs"] for trial in done[-3:]), default=0.0)
 
     def _ask(self, trials: Sequence[Trial]) -> Trial | None:
         """The next trial, in the journal; `None` where the strategy has nothing new."""
