@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pluriform.search.outline import Outline
 from pluriform.search.start import morphable
 
 torch.set_num_threads(1)
-SMALL = ("mlp", "lenet", "resnet8")
+SMALL = ("lenet", "resnet8")
 
 
 def outputs(module, inputs, training):
@@ -49,6 +50,18 @@ def zoo(name, dtype=torch.float64, pixels=8):
     return net, torch.randn(4, 1, pixels, pixels, generator=torch.Generator().manual_seed(2), dtype=dtype)
 
 
+@functools.cache
+def started(name):
+    """A network ready to be morphed, which every test leaves as it is."""
+    net, inputs = zoo(name)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)).to(parameter) * 0.05
+            )
+    return morphable(net, inputs), inputs
+
+
 def thinned(moves, each):
     """Some of each operation, spread over its places."""
     found = collections.defaultdict(list)
@@ -66,7 +79,7 @@ def test_moves_of_standard_networks_keep_the_function(name, settle):
         check(net, graph, morph, inputs)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_moves_of_random_networks_keep_the_function(seed, random_net):
     net, inputs = random_net(seed)
     graph = morphable(net, inputs)
@@ -129,11 +142,11 @@ def test_chains_of_ten_random_moves(seed, random_net):
         assert torch.equal(tensor, graph.module.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("name", ["lenet", "convnet-bn"])
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_new_weight_learns(name, operation, settle):
-    net, inputs = zoo(name)
-    graph = morphable(settle(net, inputs), inputs)
+@pytest.mark.parametrize(
+    ("name", "operation"), [*(("lenet", each) for each in OPERATIONS), ("convnet-bn", "deepen_branch")]
+)
+def test_every_new_weight_learns(name, operation):
+    graph, inputs = started(name)
     child = apply(graph, morph := legal_moves(graph, [operation])[0]).module
     old, before = dict(graph.module.named_parameters()), copy.deepcopy(child.state_dict())
     train(child, inputs, 2)
@@ -163,9 +176,8 @@ def train(module, inputs, steps):
 
 
 @pytest.mark.parametrize("added", [5, 12])
-def test_new_filters_stay_different(added, settle):
-    net, inputs = zoo("lenet")
-    graph = morphable(settle(net, inputs), inputs)
+def test_new_filters_stay_different(added):
+    graph, inputs = started("lenet")
     child = apply(graph, Morph("widen", ("features.0",), (added,), 3)).module
     train(child, inputs, 100)
     filters = child.get_submodule("features.0").weight.detach().flatten(1)
@@ -174,11 +186,11 @@ def test_new_filters_stay_different(added, settle):
     assert float(torch.pdist(filters).min()) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["resnet8", "convnet-bn"])
+@pytest.mark.parametrize("name", ["convnet-bn"])
 def test_running_statistics_of_old_channels_are_those_of_the_parent(name, settle):
     net, inputs = zoo(name)
     graph = morphable(settle(net, inputs), inputs)
-    for morph in thinned(legal_moves(graph, ["widen", "add_skip", "deepen_branch"]), 3):
+    for morph in thinned(legal_moves(graph, ["widen", "add_skip", "deepen_branch"]), 2):
         parent, child = copy.deepcopy(graph.module), apply(graph, morph).module
         parent.train()(inputs)
         child.train()(inputs)
@@ -188,9 +200,8 @@ def test_running_statistics_of_old_channels_are_those_of_the_parent(name, settle
             assert torch.allclose(old, tensor, rtol=1e-10, atol=1e-12), (morph, key)
 
 
-def test_the_loss_at_the_first_step_is_that_of_the_parent(settle):
-    net, inputs = zoo("convnet-bn")
-    graph = morphable(settle(net, inputs), inputs)
+def test_the_loss_at_the_first_step_is_that_of_the_parent():
+    graph, inputs = started("convnet-bn")
     child = apply(graph, legal_moves(graph, ["concat_skip"])[0])
     targets = torch.tensor([0, 1, 2, 0])
     losses = [torch.nn.functional.cross_entropy(outputs(each.module, inputs, True), targets) for each in (graph, child)]
@@ -241,8 +252,7 @@ def test_moves_are_the_same_every_time_and_drawing_them_touches_no_global_genera
 
 
 def test_moves_are_drawn_uniformly_over_families_and_without_repeats():
-    net, inputs = zoo("lenet")
-    outline = Outline.of(morphable(net, inputs))
+    outline = Outline.of(started("lenet")[0])
     drawn = draw_moves(outline, 10_000, np.random.default_rng(0))
     assert {(m.operation, m.place, m.numbers) for m in drawn} == {
         (m.operation, m.place, m.numbers) for m in legal_moves(outline)
@@ -273,8 +283,7 @@ def test_moves_are_drawn_uniformly_over_families_and_without_repeats():
     ],
 )
 def test_refused_moves_say_why_and_leave_the_network_as_it_was(morph, words):
-    net, inputs = zoo("lenet")
-    graph = morphable(net, inputs)
+    graph, _ = started("lenet")
     last = graph.output.inputs[0]
     morph = Morph(morph.operation, tuple(name.replace("LAST", last) for name in morph.place), morph.numbers)
     words = [word.replace("LAST", last) for word in words]
@@ -287,16 +296,15 @@ def test_refused_moves_say_why_and_leave_the_network_as_it_was(morph, words):
 
 
 def test_morphs_are_plain_records():
-    net, inputs = zoo("lenet")
-    for morph in legal_moves(morphable(net, inputs)):
+    for morph in legal_moves(started("lenet")[0]):
         assert Morph.from_json(morph.to_json()) == morph
         assert hash(Morph.from_json(morph.to_json())) == hash(morph)
 
 
 def test_children_are_plain_modules_that_export():
-    net, inputs = zoo("convnet-bn")
+    start, inputs = started("convnet-bn")
     graph = replay(
-        morphable(net, inputs),
+        start,
         [Morph("add_skip", ("features.2", "features.6")), Morph("widen", ("features.0",), (16,), 1)],
     )
     module = graph.module.eval()
