@@ -67,7 +67,7 @@ def draw_mean_field(found: dict[str, Any], path: Path) -> None:
 
 
 def draw_curves(found: dict[str, Any], path: Path) -> None:
-    """Test accuracy over depth at the width of the table, and over width at its depth; every seed as a dot."""
+    """Test accuracy over depth at the width of the table, and over width at its depth; bars are one sd over seeds."""
     plt = pyplot()
     places = [(*_place(name), rows) for name, rows in found["networks"].items()]
     name = max({place[0] for place in places}, key=lambda each: sum(place[0] == each for place in places))
@@ -77,13 +77,21 @@ def draw_curves(found: dict[str, Any], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
     for panel, axis, others in ((left, 1, (2, width)), (right, 2, (1, depth))):
         chosen = sorted((p for p in places if p[others[0]] == others[1]), key=lambda p, axis=axis: p[axis])
-        for arm, (label, colour, mark) in ARMS.items():
+        for aside, (arm, (label, colour, mark)) in zip((-0.008, 0.0, 0.008), ARMS.items(), strict=True):
             rows = [(p[axis], p[3][arm]["test"]) for p in chosen if arm in p[3]]
             means = [row["mean"] for _, row in rows]
             spread = [row["sd"] or 0.0 for _, row in rows]
             shown = label if panel is left else None
             panel.errorbar(
-                [x for x, _ in rows], means, spread, color=colour, marker=mark, ms=5, lw=1.4, label=shown, capsize=2
+                [x + aside * chosen[-1][axis] for x, _ in rows],
+                means,
+                spread,
+                color=colour,
+                marker=mark,
+                ms=5,
+                lw=1.4,
+                label=shown,
+                capsize=2,
             )
         wide = [(p[axis], p[3]["alone"]["wide"]["mean"]) for p in chosen]
         panel.plot(
@@ -92,7 +100,7 @@ def draw_curves(found: dict[str, Any], path: Path) -> None:
         panel.set_xticks([p[axis] for p in chosen])
     left.set_title(f"{NAMES[name]}, {width} channels", loc="left")
     left.set_xlabel("convolutions")
-    left.set_ylabel("test accuracy, %")
+    left.set_ylabel("test accuracy, %, mean and sd over seeds")
     right.set_title(f"{NAMES[name]}, {depth} convolutions", loc="left")
     right.set_xlabel("channels of the thin network")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
