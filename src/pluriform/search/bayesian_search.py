@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 
 from pluriform.errors import ConfigError, explain
-from pluriform.search.acquisition import acquisition
+from pluriform.search.acquisition import acquisition, thompson
 from pluriform.search.candidate_model import CandidateModel, Covariates, feature_map
 from pluriform.search.space import Space, draw
-from pluriform.search.strategy import Trials
+from pluriform.search.strategy import Observation, Trials
 from pluriform.search.surrogate import Belief
 
 __all__ = ["BayesianSearch"]
+
+FRESH, WIDE = 3, 30
+"""Candidates with which a new climb begins, and how many random ones each of them is chosen from."""
 
 
 class BayesianSearch:
@@ -36,6 +39,8 @@ class BayesianSearch:
         randoms: Together with so many random candidates.
         rounds: So many times neighbours of the leading competitors join the competition.
         children: At most so many neighbours of one parent, drawn at random.
+        patience: Once the best score is that many scores old, every other proposal belongs to climbs that begin anew at
+            random candidates, until there is a better one.
         linear: Fit a linear term of the kernel beside the Gaussian one.
         covariates: Numbers of a candidate in which the prior mean is linear: `candidate -> sequence`.
 
@@ -79,6 +84,7 @@ class BayesianSearch:
         randoms: int = 5,
         rounds: int = 2,
         children: int = 100,
+        patience: int = 15,
         linear: bool = True,
         covariates: Covariates | None = None,
     ) -> None:
@@ -87,7 +93,7 @@ class BayesianSearch:
             raise ConfigError(explain("one parent and child or more", got, "BayesianSearch", "give larger numbers"))
         self.trials = Trials(space, seed=seed, direction=direction, initial=initial, start=start)
         self.model = CandidateModel(self.trials, feature_map(kernel, space, seed), linear=linear, covariates=covariates)
-        self._acquisition = _acquisition(acquisition, beta)
+        self._acquisition, self.patience = _acquisition(acquisition, beta), patience
         self.parents, self.share, self.randoms, self.children, self.rounds = parents, share, randoms, children, rounds
 
     def ask(self) -> Any:
@@ -114,21 +120,48 @@ class BayesianSearch:
         return belief if self.trials.direction == "maximize" else Belief(-belief.mean, belief.deviation)
 
     def _propose(self, generator: np.random.Generator) -> Any:
-        pool = self._pool(generator)
-        if not pool:
-            return self.trials.random_new(generator)
-        values = self._value(pool, generator)
+        climb = self._climb()
+        if climb is not None and len(climb) < FRESH:
+            return self._fresh(generator)
+        parents = self.trials.ranked()[: max(self.parents, round(self.share * len(self.trials.observed)))]
+        if climb is not None:
+            parents = sorted(climb, key=lambda one: -one.gain)[: self.parents]
+        values = self._value(self._pool(parents, generator), parents[0], generator)
         for _ in range(self.rounds):
             leaders = sorted(values, key=lambda one: -values[one])[: self.parents]
             moved = (child for leader in leaders for child in self._children(leader, generator))
             new = [child for child in dict.fromkeys(moved) if child not in values]
-            if new:
-                values |= self._value(new, generator)
-        return max(values, key=lambda one: values[one])
+            values |= self._value(new, parents[0], generator)
+        return max(values, key=lambda one: values[one]) if values else self.trials.random_new(generator)
 
-    def _value(self, candidates: list[Any], generator: np.random.Generator) -> dict[Any, float]:
-        best = float(self.model.standardised.values.max())
-        found = self._acquisition(self.model.predict(candidates), best, generator)
+    def _climb(self) -> list[Observation] | None:
+        """What the climb under way has scored, or `None` where the search is one of all candidates.
+
+        Once the best score is `patience` scores old, every other one belongs to climbs that begin anew elsewhere, until
+        there is a better one. A climb ends when its own best is half as many of its scores old.
+        """
+        observed = self.trials.observed
+        first = int(np.argmax([one.gain for one in observed])) + 1 + self.patience
+        if len(self.trials) < first or len(self.trials) % 2 == 0:
+            return None
+        climb: list[Observation] = []
+        for one in [*observed[first + (first + 1) % 2 :: 2], None]:
+            oldest = len(climb) - int(np.argmax([each.gain for each in climb])) if climb else 0
+            if oldest > self.patience // 2:
+                climb = []
+            climb += [one] if one is not None else []
+        return climb
+
+    def _fresh(self, generator: np.random.Generator) -> Any:
+        """One of some random candidates, drawn by belief."""
+        pool = list(dict.fromkeys(self.trials.random_new(generator) for _ in range(WIDE)))
+        return pool[int(np.argmax(thompson(self.model.predict(pool), generator)))]
+
+    def _value(self, candidates: list[Any], best: Observation, generator: np.random.Generator) -> dict[Any, float]:
+        if not candidates:
+            return {}
+        scores = self.model.standardised
+        found = self._acquisition(self.model.predict(candidates), (best.gain - scores.shift) / scores.spread, generator)
         return dict(zip(candidates, map(float, found), strict=True))
 
     def _children(self, parent: Any, generator: np.random.Generator) -> list[Any]:
@@ -138,10 +171,10 @@ class BayesianSearch:
             return children
         return [children[int(i)] for i in sorted(generator.permutation(len(children))[: self.children])]
 
-    def _pool(self, generator: np.random.Generator) -> list[Any]:
-        """Unknown neighbours of the best candidates, and some at random."""
+    def _pool(self, parents: list[Observation], generator: np.random.Generator) -> list[Any]:
+        """Unknown neighbours of the parents, and some at random."""
         pool: dict[Any, None] = {}
-        for parent in self.trials.ranked()[: max(self.parents, round(self.share * len(self.trials.observed)))]:
+        for parent in parents:
             pool.update(dict.fromkeys(self._children(parent.candidate, generator)))
         for _ in range(self.randoms):
             candidate = draw(self.trials.space, generator)
