@@ -6,7 +6,8 @@
 A step is what training does for one batch of unpaired images: forward and backward through generator and both
 discriminators with hinge loss and feature matching, Adam, the fake drawn again without gradients, forward and backward
 through the discriminators, Adam. Every convolution and convolution gradient of that step is recorded by its shapes as
-PyTorch is asked for it, and the same list is run again on plain tensors, in order. `ratio` is the time of the step over
+PyTorch is asked for it, and the same list is run again on plain tensors, in order, gradients of weights kept until the
+end, as an optimiser needs them. `ratio` is the time of the step over
 that of the list; both take turns, and the medians are told. `network_ratio` leaves Adam out, which plain convolutions
 have no part in. Time is process time over threads, so that other work on the machine matters less; `seconds` is the
 clock's. MACs are those of forward convolutions; the generator's are beside the sheet's 96.9 billion at 256 pixels.
@@ -87,9 +88,12 @@ def replay(calls: list[tuple[Any, tuple]]) -> Callable[[], None]:
     ]
 
     def run() -> None:
+        kept = []
         with torch.no_grad():
             for func, args in ready:
-                func(*args)
+                found = func(*args)
+                if func is BACKWARD:
+                    kept.append(found[1])
 
     return run
 

@@ -37,6 +37,14 @@ def test_style_of_itself_and_no_strength_are_the_identity():
     torch.testing.assert_close(fadain(x, s, 0), x, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("alpha", [1, 0.3])
+def test_before_enlarging_by_nearest_neighbours_it_gives_the_same(alpha):
+    x, s = (part.double() for part in pair())
+    enlarged = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    before = fadain(x, s, alpha, copies=4).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(before, fadain(enlarged, s, alpha))
+
+
 def test_positions_of_the_style_do_not_matter():
     x, s = pair()
     shuffled = s.flatten(2)[:, :, torch.randperm(45, generator=torch.Generator().manual_seed(1))].view_as(s)

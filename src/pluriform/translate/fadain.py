@@ -20,12 +20,13 @@ class ChannelStatistics:
     std: Tensor
 
 
-def channel_statistics(x: Tensor, eps: float = EPS) -> ChannelStatistics:
+def channel_statistics(x: Tensor, eps: float = EPS, copies: int = 1) -> ChannelStatistics:
     """Mean and `sqrt(unbiased variance + eps)` of every sample and channel over its positions, in float32 or wider.
 
     Args:
         x: Features `(batch, channels, height, width)`.
         eps: Added to the variance.
+        copies: How often every position counts, as if `x` had been enlarged by nearest neighbours.
 
     Raises:
         ShapeError: There is one position only, which has no deviation.
@@ -41,16 +42,21 @@ def channel_statistics(x: Tensor, eps: float = EPS) -> ChannelStatistics:
         )
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     variance, mean = torch.var_mean(wide, (2, 3), keepdim=True)
+    count = x.shape[2] * x.shape[3]
+    if copies > 1:
+        variance = variance * (copies * (count - 1) / (copies * count - 1))
     return ChannelStatistics(mean, (variance + eps).sqrt())
 
 
-def fadain(x: Tensor, s: Tensor | ChannelStatistics, alpha: float | int = 1.0) -> Tensor:
+def fadain(x: Tensor, s: Tensor | ChannelStatistics, alpha: float | int = 1.0, copies: int = 1) -> Tensor:
     """`alpha * ((x - mean(x)) / std(x) * std(s) + mean(s)) + (1 - alpha) * x`.
 
     Args:
         x: Trunk, `(batch, channels, height, width)`.
         s: Style features of as many channels, of any size, or their statistics.
         alpha: Strength of the style; 0 leaves x.
+        copies: How often every position of x counts: what follows may enlarge x by nearest neighbours, 4 times as many
+            positions, and give what FAdaIN of the enlarged x would have given, at a quarter of the work.
 
     Raises:
         ShapeError: Other channels, or a single position.
@@ -69,7 +75,7 @@ def fadain(x: Tensor, s: Tensor | ChannelStatistics, alpha: float | int = 1.0) -
         remedy = "take the level of the style stream with the channels of the trunk"
         got = f"{style.mean.shape[1]}"
         raise ShapeError(explain(f"style features of {x.shape[1]} channels", got, "FAdaIN", remedy))
-    own = channel_statistics(x)
+    own = channel_statistics(x, copies=copies)
     scale = style.std / own.std
     shift = style.mean - own.mean * scale
     if alpha != 1:

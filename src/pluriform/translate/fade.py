@@ -83,8 +83,8 @@ class FADEBlock(nn.Module):
 
     def forward(self, x: Tensor, f: Tensor | None) -> Tensor:
         """Map the trunk `(batch, before, height, width)` to `(batch, after, height, width)`."""
-        y = self.conv1(F.leaky_relu(self.fade1(x, f), SLOPE))
-        y = self.conv2(F.leaky_relu(self.fade2(y, f), SLOPE))
+        y = self.conv1(F.leaky_relu(self.fade1(x, f), SLOPE, inplace=True))
+        y = self.conv2(F.leaky_relu(self.fade2(y, f), SLOPE, inplace=True))
         if self.shortcut is None or self.shortcut_fade is None:
             return x + y
         return y + self.shortcut(self.shortcut_fade(x, f))

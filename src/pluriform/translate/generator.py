@@ -131,11 +131,16 @@ class TSITGenerator(nn.Module):
         styles = self._styles(style)
         features = self.content_stream(padded) if self.content_stream is not None else [None] * self.levels
         x = self._first(padded, start)
+        if styles:
+            x = fadain(x, styles[-1], alpha)
         for level, block in zip(range(self.levels - 1, 0, -1), self.blocks, strict=True):
-            if styles:
-                x = fadain(x, styles[level - 1], alpha)
-            x = F.interpolate(block(x, features[level]), scale_factor=2.0, mode="nearest")
-        return padding.crop(torch.tanh(self.last(F.leaky_relu(x, SLOPE))))
+            x = block(x, features[level])
+            if level == 1:
+                x = F.leaky_relu(x, SLOPE)
+            elif styles:
+                x = fadain(x, styles[level - 2], alpha, copies=4)  # Of the next level, before its pixels are copied.
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return padding.crop(torch.tanh(self.last(x)))
 
     def _styles(self, style: Tensor | Style | None) -> Style:
         if self.style_stream is None:

@@ -34,9 +34,9 @@ class StreamBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(batch, before, height, width)` to `(batch, after, height, width)`."""
-        y = F.leaky_relu(self.norm(self.conv1(x)), SLOPE)
-        y = F.leaky_relu(self.norm(self.conv2(y)), SLOPE)
-        return y + (x if self.shortcut is None else F.leaky_relu(self.norm(self.shortcut(x)), SLOPE))
+        y = F.leaky_relu(self.norm(self.conv1(x)), SLOPE, inplace=True)
+        y = F.leaky_relu(self.norm(self.conv2(y)), SLOPE, inplace=True)
+        return y + (x if self.shortcut is None else F.leaky_relu(self.norm(self.shortcut(x)), SLOPE, inplace=True))
 
 
 class Stream(nn.Module):
