@@ -41,7 +41,7 @@ def milestone(count: int) -> int:
 
     Example:
         >>> [milestone(count) for count in (3, 4, 5, 30, 150)]
-        [3, 4, 5, 28, 132]
+        [3, 4, 5, 27, 121]
     """
     last = now = min(count, 4)
     while now <= count:
