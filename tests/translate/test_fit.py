@@ -199,3 +199,21 @@ def test_bfloat16_runs(pairs):
     form = tsit(training=short(3, precision="bf16")).fit(None, pairs)
     assert all(parameter.dtype == torch.float32 for parameter in form.parameters())
     assert form.translate(pairs.test.inputs).isfinite().all()
+
+
+def test_several_styles_and_odd_images():
+    generator = torch.Generator().manual_seed(0)
+    contents, targets = torch.rand(12, 1, 18, 26, generator=generator), torch.rand(16, 5, 18, 26, generator=generator)
+    data = pf.load(contents, targets, task="translation", validation=2)
+    styles = torch.arange(len(data.train.targets)) % 2
+    data = replace(data, train=replace(data.train, styles=styles), styles=("day", "night"))
+    form = tsit(2).fit(None, data)
+    assert form.facts["task"] == "multi-modal"
+    assert form.styles.shape[1:] == (5, 18, 26)
+    small = data.test.targets[:1, :, :13, :17]
+    assert form.translate(data.test.inputs, small).shape == (len(data.test.inputs), 5, 18, 26)
+    contents, targets = contents[:10], targets[..., :13, :17]
+    sides = pf.load(contents, targets, task="translation")
+    with pytest.raises(ConfigError, match="both sides of one size; got images of 18x26 and 13x17"):
+        tsit(2).fit(None, sides)
+    assert tsit(training=short(2, crop=13)).fit(None, sides).facts["levels"] == 2

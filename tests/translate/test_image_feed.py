@@ -72,5 +72,5 @@ def test_crops_larger_than_images_are_refused(pairs, unpaired):
     with pytest.raises(ConfigError, match="a crop of at most 16 pixels; got crop=17 for images of 16x16"):
         feed(pairs, crop=17)
     small = replace(unpaired, train=Split(unpaired.train.inputs, unpaired.train.targets[..., :10]))
-    with pytest.raises(ConfigError, match="got crop=12 for images of 16x16 and 16x10"):
+    with pytest.raises(ConfigError, match="a crop of at most 10 pixels; got crop=12 for images of 16x16 and 16x10"):
         feed(small, crop=12)

@@ -50,7 +50,7 @@ class ImageFeed:
         paired: Whether to keep pairs together; by default where they are such.
 
     Raises:
-        ConfigError: A crop larger than the images.
+        ConfigError: A crop larger than the images, or sides of different sizes without one.
     """
 
     def __init__(
@@ -66,16 +66,7 @@ class ImageFeed:
         self.recipe, self.scale, self.seed, self.device = recipe, scale, seed, device
         self.paired = data.paired if paired is None else paired
         self._orders: dict[tuple[str, int], Tensor] = {}
-        sides = [
-            int(side)
-            for images in self._take(torch.zeros(1).long(), torch.zeros(1).long())
-            for side in images.shape[2:]
-        ]
-        if recipe.crop is not None and recipe.crop > min(sides):
-            got = f"crop={recipe.crop} for images of {sides[0]}x{sides[1]}"
-            got += "" if sides[:2] == sides[2:] else f" and {sides[2]}x{sides[3]}"
-            expected = f"a crop of at most {min(sides)} pixels"
-            raise ConfigError(explain(expected, got, data.name, "make it smaller, or load with a larger size="))
+        self._check_sizes(data.name)
 
     def at(self, update: int) -> ImageBatch:
         """The batch of an update."""
@@ -91,6 +82,18 @@ class ImageFeed:
         if self.recipe.crop is not None:
             inputs, targets = self._cropped(inputs, targets, generator)
         return ImageBatch(self.scale.content(inputs), self.scale.picture(targets), seed)
+
+    def _check_sizes(self, name: str) -> None:
+        first = torch.zeros(1).long()
+        heights_widths = [tuple(int(side) for side in images.shape[2:]) for images in self._take(first, first)]
+        words = " and ".join(dict.fromkeys(f"{height}x{width}" for height, width in heights_widths))
+        crop, least = self.recipe.crop, min(min(sides) for sides in heights_widths)
+        if crop is not None and crop > least:
+            expected, remedy = f"a crop of at most {least} pixels", "make it smaller, or load with a larger size="
+            raise ConfigError(explain(expected, f"crop={crop} for images of {words}", name, remedy))
+        if crop is None and len(set(heights_widths)) > 1:
+            expected, remedy = "both sides of one size", "load with size=, or train on pieces with crop="
+            raise ConfigError(explain(expected, f"images of {words}", name, remedy))
 
     @property
     def _counts(self) -> tuple[int, int]:

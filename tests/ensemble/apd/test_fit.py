@@ -6,11 +6,11 @@ from torch import nn
 
 import pluriform as pf
 from pluriform.data.data import Data, Split
-from pluriform.ensemble.apd import iterations as iterations_file
 from pluriform.ensemble.apd.fit import APD
 from pluriform.ensemble.apd.vectors import Distilled, Stored
 from pluriform.ensemble.drawn import draw_seeds
 from pluriform.errors import ConfigError, DivergenceError
+from pluriform.training import iterations as iterations_file
 from pluriform.training.recipe import Recipe
 
 QUICK = APD(members=4, samples=10, thin=2, burn_in=5, iterations=20, training=Recipe(epochs=2))
