@@ -18,12 +18,13 @@ from pluriform.narrow.losses import imitation, softened_divergence, target_varia
 from pluriform.narrow.plan import NarrowPlan, Unit
 from pluriform.narrow.source import Held, Source, Streamed
 from pluriform.narrow.stretches import stretches
-from pluriform.narrow.unit import UnitNetwork, principal, refitted
+from pluriform.narrow.unit import UnitNetwork, mix, principal, refitted
 from pluriform.narrow.wide import macs_of
 from pluriform.training.augmentation import Augmentation
 from pluriform.training.cost import FitCost
 from pluriform.training.feed import Batch, Feed
 from pluriform.training.fused_chain import FusedChain
+from pluriform.training.layout import to_channels_last
 from pluriform.training.loop import Loop, Step
 from pluriform.training.recipe import Recipe
 from pluriform.training.seeds import derive_seed
@@ -86,6 +87,19 @@ class _Measure:
         if self.variance is None:
             return softened_divergence(own, wide)
         return imitation(own, wide, axis=self.axis, variance=self.variance)
+
+    def trained(self, unit: UnitNetwork, inputs: Tensor, wide: Tensor) -> Tensor:
+        """The same, from the inputs of a unit, without its lifted outputs.
+
+        |U h - H|^2 = |H|^2 - 2 h.(U^T H) + h.(U^T U h): nothing but H is as wide as the wide network.
+        """
+        if self.variance is None or unit.lift is None:
+            return self(unit(inputs), wide)
+        own, lift = unit.thin(inputs), unit.lift
+        near, size = mix(wide, lift.T, self.axis), mix(own, lift.T @ lift, self.axis)
+        squares = torch.linalg.vector_norm(wide).square() + (own * (size - 2 * near)).sum()
+        least = torch.finfo(wide.dtype).tiny
+        return squares / wide.numel() / self.variance.clamp(min=least)
 
     @torch.no_grad()
     def over(self, network: nn.Module, source: Source) -> float:
@@ -199,13 +213,20 @@ class Imitation:
     def _step(self, network: UnitNetwork, measure: _Measure, source: Source, feed: Feed, epochs: int) -> Step:
         """By fused kernels where plain training of the thin network, as long, would take them."""
         whole = sum(self.macs["thin"]) * len(feed.split) * epochs
-        fused = None
         if whole >= LEAST_MULTIPLICATIONS and feed.device.type == "cpu" and self.recipe.precision == "32":
             fused = fused_unit(network.train(), source.drawn(1)[0])
+            if fused is not None:
+                return lambda batch: measure.fused(fused, *source.pair(batch.inputs, batch.targets))
+        layout = torch.contiguous_format
+        if to_channels_last(network, source.drawn(2)[0]):
+            layout = torch.channels_last
 
         def step(batch: Batch) -> Tensor:
             inputs, targets = source.pair(batch.inputs, batch.targets)
-            return measure(network(inputs), targets) if fused is None else measure.fused(fused, inputs, targets)
+            of_targets = layout if targets.dim() == 4 else torch.contiguous_format
+            return measure.trained(
+                network, inputs.contiguous(memory_format=layout), targets.contiguous(memory_format=of_targets)
+            )
 
         return step
 

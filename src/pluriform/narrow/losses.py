@@ -67,7 +67,7 @@ def imitation(own: Tensor, wide: Tensor, *, axis: int = 1, variance: Tensor | fl
         else torch.as_tensor(variance, dtype=wide.dtype, device=wide.device)
     )
     least = torch.finfo(wide.dtype).tiny  # Of a target that never varies.
-    return (own - wide).square().mean() / found.clamp(min=least)
+    return F.mse_loss(own, wide) / found.clamp(min=least)
 
 
 def target_variance(wide: Tensor, axis: int = 1) -> Tensor:
