@@ -5,6 +5,8 @@ from torch import nn
 
 from pluriform.errors import ConfigError, ShapeError
 from pluriform.forms import load_form, save_form
+from pluriform.graph.ops import Op
+from pluriform.graph.trace import trace
 from pluriform.translate.depth import recommended_levels
 from pluriform.translate.fadain import fadain
 from pluriform.translate.generator import TSITGenerator, interpolate_styles
@@ -207,6 +209,14 @@ def test_saved_and_folded_networks_give_the_same_images(tmp_path):
     save_form(net, tmp_path / "form")
     assert torch.equal(load_form(tmp_path / "form")(x, x, noise), net(x, x, noise))
     torch.testing.assert_close(fold_spectral_norm(net)(x, x, noise), net(x, x, noise))
+
+
+def test_traced_network_gives_the_same_images():
+    net = fold_spectral_norm(made().eval())
+    x, noise = drawn(3), torch.randn(2, 3, 4, 4, generator=seeded())
+    graph = trace(net, (x, x, noise))
+    assert len([node for node in graph.nodes if node.op is Op.CONV]) > 30
+    torch.testing.assert_close(graph.module(x, x, noise), net(x, x, noise))
 
 
 def test_mixed_precision_keeps_statistics_in_float32():
