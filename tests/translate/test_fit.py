@@ -122,6 +122,8 @@ def test_no_style_in_pairs(pairs):
 
 def test_latent_vectors_give_several_answers(labelled):
     form = tsit(encoder=True).fit(None, labelled)
+    assert form.facts["weights"]["kl"] == 0.05
+    assert len(form.history["kl"]) == 3
     first, second = form.draw(labelled.test.inputs, 2)
     assert (first - second).abs().max() > 1e-5
 

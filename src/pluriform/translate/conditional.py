@@ -73,7 +73,7 @@ class Weights:
     perceptual: float = 0.0
     l1: float = 0.0
     structure: float = 0.0
-    kl: float = 0.05
+    kl: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ from pluriform.translate.translation import Cast, Translation, warn_of_lost_styl
 __all__ = ["TSIT", "Task"]
 
 Task = Literal["auto", "style-transfer", "multi-modal", "semantic", "paired"]
+KL = 0.05
 UNPAIRED = ("style-transfer", "multi-modal")
 
 
@@ -168,6 +169,7 @@ class TSIT(Translation):
             chosen(self.perceptual, 20.0 if semantic else 1.0) if extracted else 0.0,
             0.0 if task in UNPAIRED else chosen(self.l1, 0.0 if extracted else 10.0),
             chosen(self.structure, 0.0 if extracted else 10.0) if task in UNPAIRED else 0.0,
+            KL if self.encoder and task not in UNPAIRED else 0.0,
         )
 
 

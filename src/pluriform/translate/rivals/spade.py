@@ -23,6 +23,8 @@ from pluriform.translate.translation import Cast, Translation
 
 __all__ = ["SPADE"]
 
+KL = 0.05
+
 
 @dataclass(frozen=True)
 class SPADE(Translation):
@@ -87,6 +89,7 @@ class SPADE(Translation):
             float(self.feature_matching),
             float(self.perceptual) if extractor else 0.0,
             float((0.0 if extractor else 10.0) if self.l1 is None else self.l1),
+            kl=KL if self.encoder else 0.0,
         )
         rules = OneWayGame(player, player.sketch, discriminator, weights, conditional=True, extractor=extractor)
         facts = {
