@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from pluriform.robust.adversarial_training import AdversarialTraining
     from pluriform.robust.checkpoints import load_robust_imagenet
     from pluriform.robust.transfer import Transfer
-    from pluriform.translate.fit import TSIT
     from pluriform.search.fit import MorphismSearch
+    from pluriform.translate.fit import TSIT
 
 _PLACES = {
     "APD": "pluriform.ensemble.apd.fit",
@@ -128,6 +128,7 @@ __all__ = [
     "infinite",
     "load",
     "load_form",
+    "load_robust_imagenet",
     "nets",
     "search",
     "trace",
