@@ -13,7 +13,7 @@ from pluriform.search.space import Space
 from pluriform.search.strategy import Trials
 from pluriform.search.surrogate import Belief, Standardised, Surrogate, fit_scales, fit_surrogate, standardise
 
-__all__ = ["KERNELS", "CandidateModel", "Covariates", "feature_map", "milestone"]
+__all__ = ["CandidateModel", "Covariates", "KERNELS", "feature_map", "milestone"]
 
 Covariates = Callable[[Any], Sequence[float]]
 """Numbers of a candidate in which the prior mean is linear, for instance the logarithm of its parameters."""

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from pluriform.errors import ConfigError, ShapeError, explain
 
-__all__ = ["NORMS", "InstanceNorm", "JointNorm", "recommended_norm", "trunk_norm"]
+__all__ = ["InstanceNorm", "JointNorm", "NORMS", "recommended_norm", "trunk_norm"]
 
 NORMS = ("batch", "instance", "joint")
 SMALLEST_BATCH = 4
