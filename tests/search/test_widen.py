@@ -35,6 +35,27 @@ def heads(m, x):
     return x + m.out((q @ k.transpose(-1, -2) / 2).softmax(-1).matmul(v).transpose(1, 2).reshape(x.shape[0], -1, 8))
 
 
+def computed(m, x):
+    """Heads as they are usually written, the length of each computed from the stream."""
+    b, t, c = x.shape
+    q, k, v = m.qkv(m.norm(x)).reshape(b, t, 3, 2, c // 2).permute(2, 0, 3, 1, 4).unbind(0)
+    return m.head(x + m.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, c)))
+
+
+class Attention(nn.Module):
+    """`nn.MultiheadAttention` in a residual stream."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.enter, self.norm, self.leave = nn.Linear(8, 6), norm, nn.Linear(6, 3)
+        self.attention = nn.MultiheadAttention(6, 3, batch_first=True)
+
+    def forward(self, x):
+        x = self.enter(x)
+        y = self.norm(x)
+        return self.leave(x + self.attention(y, y, y, need_weights=False)[0])
+
+
 IMAGE, TOKENS = (4, 2, 6, 6), (4, 5, 8)
 # name: (module, input shape, place, legal numbers, numbers refused, width afterwards)
 CASES = {
@@ -89,6 +110,17 @@ CASES = {
         Lambda(lambda m, x: m.c(torch.relu(m.a(x)).view(-1, 144)), a=conv(2, 4), c=nn.Linear(144, 3)),
         IMAGE, "a", 1, 0, 5,
     ),
+    "layer of attention": (Attention(nn.Identity()), TOKENS, "enter", 1, 0, 8),
+    "attention behind layer norm": (Attention(nn.LayerNorm(6)), TOKENS, "enter", 3, 2, 12),
+    "computed lengths": (
+        nn.Sequential(
+            nn.Linear(8, 8),
+            Lambda(
+                computed, norm=nn.LayerNorm(8), qkv=nn.Linear(8, 24), out=nn.Linear(8, 8), head=nn.Linear(8, 3)
+            ),
+        ),
+        TOKENS, "0", 2, 1, 16,
+    ),
     "heads": (Lambda(heads, qkv=nn.Linear(8, 24), out=nn.Linear(8, 8)), TOKENS, "qkv", 1, 0, 36),
 }  # fmt: skip
 REFUSED = {
@@ -135,7 +167,7 @@ def test_new_channels_change_nothing(name, settle):
         wanted = copy.deepcopy(net).train(training)(inputs)
         assert torch.allclose(copy.deepcopy(child.module).train(training)(inputs), wanted, rtol=1e-10, atol=1e-10)
     rows = layer.weight.detach().flatten(1)
-    copied = name in ("layer norm", "rms norm", "one group")
+    copied = name in ("layer norm", "rms norm", "one group", "attention behind layer norm", "computed lengths")
     assert len(rows.unique(dim=0)) == (len(rows) // 2 if copied else len(rows))
     if wrong:
         with pytest.raises(GraphError, match="more channels"):

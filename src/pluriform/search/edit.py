@@ -96,11 +96,11 @@ def _spell_lengths(node: fx.Node, old: Shape, new: Shape) -> None:
     if name in LENGTHS:
         given = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
         if len(given) == len(new):
-            lengths = [_length(item, *pair) for item, *pair in zip(given, old, new, strict=True)]
+            lengths = _lengths(given, old, new)
             node.args = (args[0], lengths) if given is args[1] else (args[0], *lengths)
         for key, value in node.kwargs.items():
             if isinstance(value, tuple | list) and len(value) == len(new):
-                node.update_kwarg(key, [_length(item, *pair) for item, *pair in zip(value, old, new, strict=True)])
+                node.update_kwarg(key, _lengths(value, old, new))
     elif name == "unflatten" and len(args) == 3 and isinstance(args[1], int) and isinstance(args[2], tuple | list):
         first = args[1] % (len(new) + 1 - len(args[2]))
         stop = first + len(args[2])
@@ -108,6 +108,17 @@ def _spell_lengths(node: fx.Node, old: Shape, new: Shape) -> None:
         node.update_arg(2, [_length(*triple) for triple in pairs])
     elif name == "split":
         _spell_parts(node, old, new)
+
+
+def _lengths(given: Any, old: Shape, new: Shape) -> list[Any]:
+    """Lengths of a reshape; one that is computed from others, like `c // 2`, is left to torch."""
+    lengths = [_length(item, *pair) for item, *pair in zip(given, old, new, strict=True)]
+    computed = [axis for axis, item in enumerate(given) if isinstance(item, fx.Node) and item.target != "size"]
+    if computed and -1 not in [item for item in given if isinstance(item, int)]:
+        for axis in computed:
+            lengths[axis] = new[axis]
+        lengths[computed[-1]] = -1
+    return lengths
 
 
 def _spell_parts(node: fx.Node, old: Shape, new: Shape) -> None:

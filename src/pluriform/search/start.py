@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from pluriform.errors import GraphError, UnsupportedOpError, explain
-from pluriform.graph.graph import Graph, Node
+from pluriform.graph.graph import Graph, Node, Shape
 from pluriform.graph.inplace import writes_in_place
 from pluriform.graph.ops import Op
 from pluriform.graph.rewrite import code_node, retrace
@@ -96,7 +96,7 @@ def _check_readable(graph: Graph) -> None:
 def _check_modes(training: Graph, evaluating: Graph) -> None:
     """Refuse networks whose code differs between the modes in more than the mode of their layers."""
     for one, other in zip(training.nodes, evaluating.nodes, strict=False):
-        if (one.name, one.op, one.inputs, one.shape) != (other.name, other.op, other.inputs, other.shape):
+        if (one.name, one.op, one.inputs, _tensor(one)) != (other.name, other.op, other.inputs, _tensor(other)):
             raise _two_networks(one, training)
         if one.module is None and one.op is not Op.DROPOUT and dict(one.attributes) != dict(other.attributes):
             raise _two_networks(one, training)
@@ -107,6 +107,11 @@ def _check_modes(training: Graph, evaluating: Graph) -> None:
             one, other = training.fx_node(node.name), evaluating.fx_node(node.name)
             if repr((one.args, one.kwargs)) != repr((other.args, other.kwargs)):
                 raise _two_networks(node, training)
+
+
+def _tensor(node: Node) -> Shape | None:
+    """The shape of a node with one output; of several, a layer may leave some out (weights of attention)."""
+    return None if node.module and any(isinstance(length, tuple) for length in node.shape) else node.shape
 
 
 def _two_networks(node: Node, graph: Graph) -> GraphError:
