@@ -54,7 +54,7 @@ def draw_mean_field(found: dict[str, Any], path: Path) -> None:
         right.plot(depths, mean, style, color=colour, marker="o", ms=4, lw=1.6)
         right.fill_between(depths, low, high, color=colour, alpha=0.15, lw=0)
     _fitted(left, deepest["growth"]["imitation"], 1, depths[-1], "per layer")
-    left.set_title(f"along networks of {depths[-1]} hidden layers", loc="left")
+    left.set_title(f"along networks of {depths[-1]} hidden layers (mean and sd over seeds)", loc="left")
     left.set_xlabel("hidden layer")
     left.set_ylabel("relative distance from the wide network")
     _fitted(right, found["growth of the last layer over depths"]["imitation"], depths[0], depths[-1], "per layer")
