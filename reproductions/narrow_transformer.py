@@ -240,6 +240,7 @@ def outcome(parts: list[dict]) -> dict:
             "network": "depth 6, stream 32, one head of 8, MLPs of 16; the wide one has 8 heads of 8 and MLPs of 128",
             "spread": "sd over seeds, n - 1; intervals by Student's t; accuracies in percent on the test images",
             "less": "paired by seed",
+            "seconds": "of training, on a machine busy with other work: no timings",
         },
         "arms": {arm: row(arms, arm) for arm in ARMS if arm in arms},
         **environment(),
