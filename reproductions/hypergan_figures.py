@@ -27,6 +27,7 @@ NAMES = {
     "laplace": "last-layer Laplace",
     "mnf": "MNF",
     "apd": "APD",
+    "hypergan-20-epochs": "HyperGAN, 20 epochs",
     "mnist": "MNIST",
     "mnist-5000": "MNIST, 5,000 training images",
     "fashion-mnist": "FashionMNIST",
