@@ -106,7 +106,9 @@ def test_parameters_buffers_slices_and_functions(data):
     ],
 )
 def test_arguments_of_layers(layers):
-    check(nn.Sequential(*layers), torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0)))
+    x = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    width = nn.Sequential(*layers, nn.Flatten())(x).shape[1]
+    check(nn.Sequential(*layers, nn.Flatten(), nn.Linear(width, 6), nn.ReLU(), nn.Linear(6, 2)), x)
 
 
 def test_what_cannot_be_written_is_named(data):
