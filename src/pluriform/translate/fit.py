@@ -15,12 +15,12 @@ from pluriform.translate.discriminator import (
     recommended_scales,
 )
 from pluriform.translate.encoder import StyleEncoder
+from pluriform.translate.extractor import extractor_of
 from pluriform.translate.game_recipe import GameRecipe
 from pluriform.translate.generator import TSITGenerator, interpolate_styles
 from pluriform.translate.image_feed import ImageBatch
 from pluriform.translate.losses import gaussian_kl
 from pluriform.translate.normalisation import NORMS, recommended_norm
-from pluriform.translate.perceptual_loss import extractor_of
 from pluriform.translate.preset import PRESETS, preset_named
 from pluriform.translate.scale import Scale
 from pluriform.translate.translated import Painter

@@ -11,11 +11,11 @@ from pluriform.errors import ConfigError, explain
 from pluriform.translate.conditional import OneWayGame, Sketch, Weights
 from pluriform.translate.discriminator import MultiScaleDiscriminator, recommended_patch_layers, recommended_scales
 from pluriform.translate.encoder import StyleEncoder
+from pluriform.translate.extractor import extractor_of
 from pluriform.translate.game_recipe import GameRecipe
 from pluriform.translate.image_feed import ImageBatch
 from pluriform.translate.losses import gaussian_kl
 from pluriform.translate.normalisation import recommended_norm
-from pluriform.translate.perceptual_loss import extractor_of
 from pluriform.translate.scale import Scale
 from pluriform.translate.spade import SPADEGenerator, recommended_doublings
 from pluriform.translate.translated import Painter
