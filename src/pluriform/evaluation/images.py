@@ -14,6 +14,7 @@ from pluriform.evaluation.bootstrap import Bootstrap
 from pluriform.evaluation.feature_reader import FeatureReader, Features
 from pluriform.evaluation.findings import Findings, measure
 from pluriform.evaluation.pictures import pictured, pngs
+from pluriform.graph.fingerprint import fingerprint
 from pluriform.metrics.feature_distance import ENOUGH, frechet_distance, kernel_distance
 from pluriform.metrics.images import psnr_terms, ssim_terms
 from pluriform.metrics.perceptual_distance import perceptual_terms, spread_terms
@@ -105,10 +106,10 @@ def measure_images(
         protocol.setdefault("extractors", []).append(facts)
     if segmentation is not None:
         measures += _segmented(segmentation, sides, data)
-        protocol["segmentation"] = type(segmentation).__name__
+        protocol["segmentation"] = _named(segmentation)
     if classifier is not None:
         measures.append(_kept(classifier, sides, labels, bootstrap))
-        protocol["classifier"] = type(classifier).__name__
+        protocol["classifier"] = _named(classifier)
     return Findings(tuple(measures), (), {"images": protocol}, _pictures(sides, data))
 
 
@@ -253,6 +254,12 @@ def _segmented(network: nn.Module, sides: _Sides, data: Data) -> list[Measure]:
         found.append(measure("pixel_accuracy", pixel_accuracy(counts), count=len(truth), condition=condition))
         found.append(measure("miou", mean_iou(counts), count=len(truth), condition=condition))
     return found
+
+
+def _named(network: nn.Module) -> str:
+    """What made the network, and a hash of its weights."""
+    origin = getattr(network, "origin", {})
+    return f"{origin.get('label') or type(network).__name__}, weights {fingerprint(network)}"
 
 
 def _kept(network: nn.Module, sides: _Sides, labels: Tensor | None, bootstrap: Bootstrap) -> Measure:
