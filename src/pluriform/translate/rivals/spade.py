@@ -24,6 +24,7 @@ from pluriform.translate.translation import Cast, Translation
 __all__ = ["SPADE"]
 
 KL = 0.05
+CAP = 8
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class SPADE(Translation):
 
     Args:
         width: Channels at full resolution, 64 as published.
-        cap: Most channels over `width`, a power of two, 16 as published.
+        cap: Most channels over `width`, a power of two, 16 as published; `None` for 8, or 16 from 128 pixels on, where
+            the trunk is doubled five times.
         hidden: Channels within the modulation, 128 as published.
         discriminator_width: Channels of its first layer, 64 as published.
         encoder: Whether the trunk starts from a latent vector, for several answers to one label map.
@@ -47,7 +49,7 @@ class SPADE(Translation):
     """
 
     width: int = 16
-    cap: int = 8
+    cap: int | None = None
     hidden: int = 32
     discriminator_width: int = 32
     encoder: bool = False
@@ -66,13 +68,13 @@ class SPADE(Translation):
             expected, remedy = "label maps as inputs", "name the folder label, give classes=, or use Pix2Pix"
             raise ConfigError(explain(expected, f"{data.name}, whose inputs are pictures", "SPADE", remedy))
         height, width = self._size(data)
-        norm = recommended_norm(self.training.batch_size)
+        norm, doublings = recommended_norm(self.training.batch_size), recommended_doublings(height, width)
         generator = SPADEGenerator(
             scale.channels,
             scale.outputs,
-            doublings=recommended_doublings(height, width),
+            doublings=doublings,
             width=self.width,
-            cap=self.cap,
+            cap=self.cap or max(CAP, 2 ** (doublings - 1)),
             hidden=self.hidden,
             norm=norm,
             size=(height, width) if self.encoder else None,
