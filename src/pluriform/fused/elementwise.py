@@ -8,7 +8,7 @@ from numba import uintp as U
 from pluriform.fused.code import Bend
 from pluriform.fused.compile import compiled
 from pluriform.fused.exponential import exp
-from pluriform.fused.registers import run_sum
+from pluriform.fused.registers import error_tile, run_sum, view
 
 __all__ = ["bend", "bend_back", "channel_sums", "cross_entropy", "fill", "relu", "score_gradient", "squared_error"]
 
@@ -160,14 +160,17 @@ def score_gradient(values, outputs, lanes, count, labels, first, conditional):
 
 @compiled
 def squared_error(values, outputs, lanes, count, targets, first, scale):
-    """The same for squared errors; the targets of a sample are a row of `outputs` numbers."""
-    loss = 0.0
-    for n in range(lanes):
-        for o in range(outputs):
-            if n < count:
-                error = values[o * lanes + n] - targets[(first + n) * outputs + o]
-                loss += np.float64(error) * np.float64(error)
-                values[o * lanes + n] = TWO * F(scale) * error
-            else:
-                values[o * lanes + n] = ZERO
+    """The same for squared errors; the targets of a sample are a row of `outputs` numbers. Addresses, both."""
+    twice, loss = TWO * F(scale), 0.0
+    whole, tiled = outputs // 8 * 8, count // 8 * 8
+    for n in range(0, tiled, 8):
+        for o in range(0, whole, 8):
+            given = targets + 4 * ((first + n) * outputs + o)
+            loss += np.float64(error_tile(values + 4 * (o * lanes + n), lanes, given, outputs, twice))
+    made, wanted = view(values), view(targets)
+    for o in range(outputs):
+        for n in range(tiled if o < whole else 0, lanes):
+            error = ZERO if n >= count else made[o * lanes + n] - wanted[(first + n) * outputs + o]
+            loss += np.float64(error * error)
+            made[o * lanes + n] = twice * error
     return loss

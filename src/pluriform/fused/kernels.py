@@ -327,7 +327,7 @@ def _gradients(data):
     )
     numbers = view(t[NUMBERS])[: 2 * t[STEP_COUNT]].reshape(t[STEP_COUNT], 2)
     code, weights, gradients, sizes = words(t[CODE]), words(t[WEIGHTS]), words(t[GRADIENTS]), words(t[SIZES])
-    labels, targets, losses = words(t[LABELS]), view(t[TARGETS]), view(t[RESULTS])
+    labels, losses = words(t[LABELS]), view(t[RESULTS])
     inside = shape[0] * (shape[1] + 2 * border[0]) * (shape[2] + 2 * border[1])
     scale = 1.0 / samples if classify else 1.0 / (samples * outputs)
     while True:
@@ -340,12 +340,12 @@ def _gradients(data):
             end = space + 4 * lanes * t[PLACES + 2]
             x = block_inputs(t[INPUTS], own, member, samples, blocks[k], shape, border, end)
             forward(code, steps, numbers, items, weights, sizes, member, x, space, lanes)
-            result = view(space + 4 * lanes * steps[-1, TARGET])
+            result = space + 4 * lanes * steps[-1, TARGET]
             first = blocks[k, 0] + (member * samples if own else 0)
             if classify:
-                loss += cross_entropy(result, outputs, lanes, blocks[k, 1], labels, first, scale)
+                loss += cross_entropy(view(result), outputs, lanes, blocks[k, 1], labels, first, scale)
             else:
-                loss += squared_error(result, outputs, lanes, blocks[k, 1], targets, first, scale)
+                loss += squared_error(result, outputs, lanes, blocks[k, 1], t[TARGETS], first, scale)
             turned = end + 4 * MOST * (inside + 8)
             _backward(
                 code, steps, numbers, items, tiles, weights, gradients, sizes, member, x, space,

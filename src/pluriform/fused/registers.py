@@ -16,6 +16,7 @@ __all__ = [
     "at",
     "call_address",
     "dot_tile",
+    "error_tile",
     "load",
     "pointer_to",
     "product_tile",
@@ -230,6 +231,12 @@ def dot_tile(rows: int, taps: int) -> Any:
     return intrinsic(typed)
 
 
+def _sum_of_eight(builder: Any) -> Any:
+    """The instruction that adds the numbers of a register to one number."""
+    kind = ir.FunctionType(FLOAT, [FLOAT, vector(8)])
+    return cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.fadd.v8f32")
+
+
 def _run_sum(typing: Any, source: Any, count: Any) -> Any:
     """Sum of `count` numbers, a multiple of 8."""
 
@@ -250,17 +257,28 @@ def _run_sum(typing: Any, source: Any, count: Any) -> Any:
                 add(total, builder.add(builder.shl(loop.index, word(5)), word(8 * k)))
         with cgutils.for_range(builder, builder.ashr(builder.sub(count, whole), word(3))) as loop:
             add(sums[0], builder.add(whole, builder.shl(loop.index, word(3))))
-        reduce = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(FLOAT, [FLOAT, kind]), "llvm.vector.reduce.fadd.v8f32"
-        )
         one, two, three, four = (builder.load(total) for total in sums)
         both = builder.fadd(builder.fadd(one, two), builder.fadd(three, four))
-        return builder.call(reduce, [ir.Constant(FLOAT, -0.0), both], fastmath=FAST)
+        return builder.call(_sum_of_eight(builder), [ir.Constant(FLOAT, -0.0), both], fastmath=FAST)
 
     return types.float32(types.intp, types.intp), code
 
 
 run_sum: Any = intrinsic(_run_sum)
+
+
+def _turned(builder: Any, lines: list[Any]) -> list[Any]:
+    """Eight registers of eight numbers as a matrix, transposed."""
+    for half in (1, 2, 4):
+        low = [j if not j & half else 8 + j - half for j in range(8)]
+        high = [j + half if not j & half else 8 + j for j in range(8)]
+        made: list[Any] = list(lines)
+        for i in range(8):
+            if not i & half:
+                made[i] = _shuffle(builder, lines[i], lines[i + half], low)
+                made[i + half] = _shuffle(builder, lines[i], lines[i + half], high)
+        lines = made
+    return lines
 
 
 def _transpose_tile(typing: Any, source: Any, row_in: Any, target: Any, row_out: Any) -> Any:
@@ -269,16 +287,7 @@ def _transpose_tile(typing: Any, source: Any, row_in: Any, target: Any, row_out:
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         start, row_in, end, row_out = arguments
         start, end = pointer_to(builder, start), pointer_to(builder, end)
-        lines = [load(builder, builder.gep(start, [builder.mul(word(i), row_in)]), 8) for i in range(8)]
-        for half in (1, 2, 4):
-            low = [j if not j & half else 8 + j - half for j in range(8)]
-            high = [j + half if not j & half else 8 + j for j in range(8)]
-            made: list[Any] = list(lines)
-            for i in range(8):
-                if not i & half:
-                    made[i] = _shuffle(builder, lines[i], lines[i + half], low)
-                    made[i + half] = _shuffle(builder, lines[i], lines[i + half], high)
-            lines = made
+        lines = _turned(builder, [load(builder, at(builder, start, (word(i), row_in)), 8) for i in range(8)])
         for j in range(8):
             store(builder, lines[j], builder.gep(end, [builder.mul(word(j), row_out)]))
         return context.get_dummy_value()
@@ -287,6 +296,27 @@ def _transpose_tile(typing: Any, source: Any, row_in: Any, target: Any, row_out:
 
 
 transpose_tile: Any = intrinsic(_transpose_tile)
+
+
+def _error_tile(typing: Any, values: Any, row: Any, targets: Any, row_in: Any, scale: Any) -> Any:
+    """`E[i, j] = values[i, j] - targets[j, i]`, 8 by 8: its sum of squares; `values` becomes `scale E`."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        start, row, given, row_in, scale = arguments
+        start, given = pointer_to(builder, start), pointer_to(builder, given)
+        wanted = _turned(builder, [load(builder, at(builder, given, (word(i), row_in)), 8) for i in range(8)])
+        scales, total = spread(builder, scale, 8), ir.Constant(vector(8), [0.0] * 8)
+        for i, own in enumerate(wanted):
+            place = at(builder, start, (word(i), row))
+            error = builder.fsub(load(builder, place, 8), own)
+            total = _fma(builder, error, error, total)
+            store(builder, builder.fmul(error, scales), place)
+        return builder.call(_sum_of_eight(builder), [ir.Constant(FLOAT, -0.0), total], fastmath=FAST)
+
+    return types.float32(*[types.intp] * 4, types.float32), code
+
+
+error_tile: Any = intrinsic(_error_tile)
 
 
 def _take_task(typing: Any, counter: Any) -> Any:

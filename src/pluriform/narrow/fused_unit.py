@@ -1,7 +1,6 @@
 """Units of imitation by the fused kernels, where they are chains that these compute."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
 
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
@@ -31,7 +30,8 @@ def fused_unit(network: UnitNetwork, inputs: Tensor) -> FusedChain | None:
     if network.lift is not None:
         layers["lift"] = _layer(network.thin(inputs[:1]), len(network.lift))
     layers["flat"] = nn.Flatten()
-    return fused_chain(nn.Sequential(layers).train(), inputs, MOST_MULTIPLICATIONS, lambda: _weights(network))
+    part = {f"part.{name}": weight for name, weight in network.part.named_parameters()}
+    return fused_chain(nn.Sequential(layers).train(), inputs, MOST_MULTIPLICATIONS, lambda: part | _maps(network))
 
 
 def _layer(features: Tensor, behind: int) -> nn.Module:
@@ -41,8 +41,8 @@ def _layer(features: Tensor, behind: int) -> nn.Module:
     return skip_init(nn.Linear, features.shape[1], behind, bias=False)
 
 
-def _weights(network: UnitNetwork) -> Mapping[str, Tensor]:
-    found: dict[str, Tensor] = {f"part.{name}": weight for name, weight in network.part.named_parameters()}
+def _maps(network: UnitNetwork) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
     if network.reduce is not None:
         found["reduce.weight"] = network.reduce if network.before is None else network.reduce @ network.before
     if network.lift is not None:
