@@ -347,3 +347,49 @@ def regression_results():
 @pytest.fixture(scope="session")
 def synthetic():
     return SimpleNamespace(classification=classification, regression=regression, drawer=drawer, attacked=attacked)
+
+
+SEARCH = [  # parent, operation, state, score
+    (None, "start", "done", 0.80),
+    (0, "widen + widen", "done", 0.90),
+    (0, "add_skip", "done", 0.85),
+    (2, "deepen_branch", "failed", None),
+    (1, "grow_kernel", "done", 0.97),
+    (2, "concat_skip", "done", 0.70),
+    (4, "deepen", "running", None),
+]
+
+
+def search_facts(tree=SEARCH, **facts):
+    trials = [
+        {
+            "number": number,
+            "parent": parent,
+            "operation": operation,
+            "moves": [] if parent is None else [f"{kind} conv1 8" for kind in operation.split(" + ")],
+            "state": state,
+            "score": score,
+            "predicted": None if number < 2 else 0.9,
+            "deviation": None if number < 2 else 0.05,
+            "parameters": 1000 * (number + 1),
+            "latency": 0.5 + number,
+            "seconds": 2.0,
+            "reason": "MemoryBudgetError: <b>12 GiB</b>" if state == "failed" else "",
+        }
+        for number, (parent, operation, state, score) in enumerate(tree)
+    ]
+    scored = [trial for trial in trials if trial["score"] is not None]
+    best = max(scored, key=lambda trial: trial["score"])["number"] if scored else None
+    clock = [None if trial["state"] == "running" else 10.0 * (trial["number"] + 1) for trial in trials]
+    usual = {"best": best, "front": [best], "clock": clock, "objective": "accuracy", "validation": 400}
+    usual |= {"strategy": "bayesian", "seconds": 65.0, "minutes": 2, "most_trials": None, "state": "running"}
+    return {"trials": trials, **usual, **facts}
+
+
+def search_result(facts, label="MorphismSearch()"):
+    return Result(label, {}, "mlp", {"name": "digits"}, 0, protocol={"search": facts})
+
+
+@pytest.fixture
+def searched():
+    return SimpleNamespace(TREE=SEARCH, told=search_facts, result=search_result)

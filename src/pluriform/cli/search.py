@@ -14,7 +14,12 @@ from rich.console import Console
 from pluriform.cli.arguments import FIT_FLAGS, described, load_data, load_network
 from pluriform.cli.fit import unprefixed
 from pluriform.data.describe import describe
+from pluriform.evaluation.evaluate import describe as facts_of
+from pluriform.evaluation.evaluate import evaluate
 from pluriform.nets.zoo import default_name
+from pluriform.report.live import LivePage
+from pluriform.report.page import write_report
+from pluriform.report.table import comparison_table
 from pluriform.search.fit import MorphismSearch
 
 __all__ = ["run"]
@@ -55,8 +60,13 @@ def run(words: Sequence[str]) -> None:
     folder = Path(chosen.run or f"runs/search-{data.name}-{name}-seed{chosen.seed}".replace(":", "-"))
     console.print(f"{describe(data)}; start {name}; {chosen.method.label}")
     module = load_network(name, data, seed=chosen.seed)
-    with _told(console):
-        form: Any = chosen.method.fit(module, data, seed=chosen.seed, run=folder, device=chosen.device)
+    page, method = folder / "report.html", chosen.method
+    live = LivePage(page, method.label, name, facts_of(data), method.to_json(), chosen.seed)
+    console.print(f"page: {page}")
+    with _told(_Lines(console), live):
+        form: Any = method.fit(module, data, seed=chosen.seed, run=folder, device=chosen.device)
+    found = evaluate(form, data, seed=chosen.seed, network=name, corruptions=(), run=folder)
+    write_report(found, page)
     best = next(trial for trial in form.facts["trials"] if trial["number"] == form.facts["best"])
     failed = sum(trial["state"] == "failed" for trial in form.facts["trials"])
     console.print(
@@ -64,23 +74,28 @@ def run(words: Sequence[str]) -> None:
         f"{best['score']:.4f} on {form.facts['validation']} samples, {best['parameters']:,} parameters, "
         f"{best['latency']:.2g} ms"
     )
+    console.print(comparison_table([found]))
     out = Path(chosen.out) if chosen.out else folder / "network.py"
     out.write_text(form.to_python())
     console.print(f"found: {folder}; as Python: {out}")
 
 
 @contextmanager
-def _told(console: Console) -> Iterator[None]:
-    """Lines of the search on the terminal while it runs."""
+def _told(lines: logging.Handler, live: LivePage) -> Iterator[None]:
+    """Lines of the search on the terminal and its page while it runs."""
     logger = logging.getLogger("pluriform.search")
-    handler = _Lines(console)
     before, logger.propagate = (logger.level, logger.propagate), False
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    for handler in (lines, live):
+        logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
     try:
         yield
+    except BaseException:
+        live.end("interrupted")
+        raise
     finally:
-        logger.removeHandler(handler)
+        for handler in (lines, live):
+            logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
 
@@ -89,7 +104,7 @@ class _Lines(logging.Handler):
     """Prints records on a console."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__()
+        super().__init__(logging.INFO)
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -27,6 +27,7 @@ from pluriform.evaluation.outliers import measure_outliers
 from pluriform.evaluation.regression import measure_regression
 from pluriform.evaluation.robustness import measure_robustness
 from pluriform.evaluation.samples import measure_samples
+from pluriform.evaluation.searching import measure_search
 from pluriform.evaluation.subject import Subject
 from pluriform.evaluation.worst_case import measure_worst_case
 from pluriform.prediction import Predictor, Translator
@@ -150,6 +151,7 @@ def _findings(
             measure_samples(subject),
             measure_cost(subject),
             measure_narrowing(subject),
+            measure_search(subject),
         ]
     given = {"outliers": outliers, "robustness": threats, "corruptions": corruptions, "auto_attack": auto_attack}
     skipped = {name: {"skipped": "defined for classification"} for name, value in given.items() if value}
@@ -158,6 +160,7 @@ def _findings(
         measure_diversity(subject),
         measure_cost(subject),
         measure_narrowing(subject),
+        measure_search(subject),
         Findings(protocol=skipped),
     ]
 

@@ -1,12 +1,13 @@
 """One self-contained HTML page from results; it works offline and asks the network for nothing."""
 
 import base64
+import functools
 import hashlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -24,15 +25,18 @@ from pluriform.report.figures.reliability import reliability
 from pluriform.report.figures.risk_coverage import risk_coverage
 from pluriform.report.figures.robustness import robustness
 from pluriform.report.figures.samples import samples
+from pluriform.report.figures.search_progress import search_progress
+from pluriform.report.figures.search_tree import search_tree
 from pluriform.report.figures.section import COLOURS, MARKERS, Section
 from pluriform.report.figures.transfer import transfer
+from pluriform.report.figures.trials import search_words, searches
 from pluriform.report.headline import headline, summary
 from pluriform.report.ranking import Column, columns_of, leading
 from pluriform.report.reading import Source, read_results
 from pluriform.report.row import Row, number, rows_of
 from pluriform.result import Result
 
-__all__ = ["Chapter", "render", "write_report"]
+__all__ = ["Chapter", "render", "write_page", "write_report"]
 
 _COLUMNS = 10
 _FIGURES = (
@@ -48,6 +52,8 @@ _FIGURES = (
     corruption,
     pareto,
     risk_coverage,
+    search_tree,
+    search_progress,
 )
 
 
@@ -96,7 +102,11 @@ def write_report(results: Source | Sequence[Source], path: str | Path) -> Path:
         >>> write_report([result], Path(tempfile.mkdtemp()) / "report.html").name
         'report.html'
     """
-    page = render(read_results(results))
+    return write_page(render(read_results(results)), path)
+
+
+def write_page(page: str, path: str | Path) -> Path:
+    """Write a page in one step; folders are made as needed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -113,17 +123,23 @@ def write_report(results: Source | Sequence[Source], path: str | Path) -> Path:
     return path
 
 
-def render(results: Sequence[Result]) -> str:
-    """The whole page as text."""
+def render(results: Sequence[Result], *, refresh: int | None = None) -> str:
+    """The whole page as text.
+
+    Args:
+        results: To be compared.
+        refresh: Seconds after which the browser loads the page anew, of work that goes on; `None` for never.
+    """
     from jinja2 import Environment, StrictUndefined
 
     own = files("pluriform.report")
     script, style = own.joinpath("script.js").read_text("utf-8"), own.joinpath("style.css").read_text("utf-8")
-    library = files("plotly").joinpath("package_data", "plotly.min.js").read_text("utf-8").replace("\r\n", "\n")
+    library = _library()
     chapters = _chapters(results)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(own.joinpath("page.html").read_text("utf-8")).render(
         chapters=chapters,
+        refresh=refresh,
         title=chapters[0].title if len(chapters) == 1 else f"{len(results)} results on {len(chapters)} data sets",
         figures=_embedded({f"{c.name}-{s.name}": [v.to_json() for v in s.views] for c in chapters for s in c.sections}),
         download=_download(results),
@@ -143,6 +159,12 @@ def render(results: Sequence[Result]) -> str:
     )
 
 
+@functools.cache
+def _library() -> str:
+    """The code of plotly.js."""
+    return files("plotly").joinpath("package_data", "plotly.min.js").read_text("utf-8").replace("\r\n", "\n")
+
+
 def _chapters(results: Sequence[Result]) -> tuple[Chapter, ...]:
     groups: dict[str, list[Row]] = {}
     for row in rows_of(results):
@@ -154,9 +176,18 @@ def _chapter(name: str, rows: list[Row]) -> Chapter:
     every = columns_of(rows)
     columns = leading([c for c in every if not c.cost], _COLUMNS) + leading([c for c in every if c.cost], _COLUMNS)
     measured = [row for row in rows if row.ok]
-    sections = tuple(section for figure in _FIGURES if (section := figure(measured)) is not None)
+    sections = tuple(section for figure in _figures(measured) if (section := figure(measured)) is not None)
     made = tuple(dict.fromkeys(cell.interval for column in columns for cell in column.cells if cell and cell.interval))
-    return Chapter(name, headline(rows), tuple(summary(rows, columns)), tuple(rows), tuple(columns), made, sections)
+    said = [*summary(rows, columns), *(sentence for row in measured for sentence in search_words(row))]
+    return Chapter(name, headline(rows), tuple(said), tuple(rows), tuple(columns), made, sections)
+
+
+def _figures(rows: Sequence[Row]) -> Sequence[Callable[[Sequence[Row]], Section | None]]:
+    """In the order of the page: where all forms come from searches, these are what it is about."""
+    searched = (search_tree, search_progress)
+    if rows and len(searches(rows)) == len(rows):
+        return (*searched, *(figure for figure in _FIGURES if figure not in searched))
+    return _FIGURES
 
 
 def _breakable(name: str) -> Any:
@@ -190,11 +221,16 @@ def _download(results: Sequence[Result]) -> str:
 
 def _policy(*scripts: str) -> str:
     """Only these scripts run, and nothing may be fetched; plotly.js writes style attributes."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+@functools.cache
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _how(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -242,9 +278,18 @@ def _flattened(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, st
         name = f"{prefix}{key}"
         if isinstance(inner, Mapping):
             pairs += _flattened(inner, f"{name}: ")
+        elif isinstance(inner, list) and _tabular(inner):
+            continue  # Figures show it.
         else:
             pairs.append((name, _said(inner)))
     return pairs
+
+
+def _tabular(values: list[Any]) -> bool:
+    """Whether it is a table, or a long column of one."""
+    return any(isinstance(item, Mapping) for item in values) or (
+        len(values) > 20 and all(item is None or isinstance(item, float) for item in values)
+    )
 
 
 def _said(value: Any) -> str:

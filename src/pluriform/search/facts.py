@@ -1,33 +1,61 @@
 """How a network was found, as plain JSON: the tree of trials, the front of trade-offs, the budget."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from pluriform.search.journal import Trial
+from pluriform.search.choice import score_of
+from pluriform.search.journal import Journal, Trial
 from pluriform.search.morphism import Morph
-from pluriform.search.trials import Search
+from pluriform.search.plan import Plan
 
 __all__ = ["pareto_front", "search_facts", "trial_facts"]
 
 SHOWN = ("seconds", "epochs", "total_seconds", "total_epochs", "latency", "scores", "ended", "untrained")
 
 
-def search_facts(search: Search, best: Trial) -> dict[str, Any]:
+def search_facts(
+    journal: Journal,
+    plan: Plan,
+    *,
+    objective: str,
+    validation: int,
+    best: Trial | None = None,
+    state: Literal["running", "finished", "interrupted"] = "finished",
+) -> dict[str, Any]:
     """Facts of a search.
 
+    Args:
+        journal: Of the search.
+        plan: How it goes.
+        objective: What scores are: `accuracy`, `rmse` (scores are its negative) or the name of a metric.
+        validation: Samples that scores were measured on.
+        best: What came out; while it runs, the trial with the best score so far.
+        state: Of the search.
+
     Returns:
-        `trials` (see `trial_facts`), `best` and `front` (numbers of trials), `validation` (samples that scores were
-        measured on), `strategy`, `seconds` (wall time of all sittings), `interrupted`.
+        `trials` (see `trial_facts`), `best` and `front` (numbers of trials), `clock` (seconds of the search after which
+        each trial ended), `seconds` (wall time of all sittings), the budget as `minutes` and `most_trials`, and what
+        was given, by name.
     """
-    trials = search.journal.trials()
+    trials = journal.trials()
+    done = [trial for trial in trials if trial.state == "done"]
+    if best is None and done:
+        best = max(done, key=score_of)
+    most = plan.budget.most_trials
     return {
         "trials": [trial_facts(trial) for trial in trials],
-        "best": best.number,
-        "front": pareto_front(search.done),
-        "validation": len(search.common.data.validation),
-        "strategy": search.plan.strategy,
-        "seconds": round(float(search.journal.fact("seconds", 0.0)), 3),
-        "interrupted": search.interrupted,
+        "best": None if best is None else best.number,
+        "front": pareto_front(done),
+        "clock": [trial.figures.get("told_seconds") for trial in trials],
+        "objective": objective,
+        "validation": validation,
+        "strategy": plan.strategy,
+        "seconds": round(plan.budget.seconds if state == "running" else float(journal.fact("seconds", 0.0)), 3),
+        "minutes": plan.budget.minutes,
+        "most_trials": int(most) if math.isfinite(most) else None,
+        "state": state,
+        "interrupted": state == "interrupted",
     }
 
 

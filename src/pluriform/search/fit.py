@@ -13,7 +13,6 @@ from pluriform.errors import ConfigError, explain
 from pluriform.method import FitContext, Method
 from pluriform.runs import Run
 from pluriform.search.budget import Budget
-from pluriform.search.facts import search_facts
 from pluriform.search.journal import Journal
 from pluriform.search.plan import Plan
 from pluriform.search.python_source import readable
@@ -121,7 +120,7 @@ class MorphismSearch(Method):
             search.run()
             best = search.best()
             network = readable(search.network(best)).to(context.device).eval()
-            facts = search_facts(search, best)
+            facts = search.facts(best)
         noise = None
         if data.task == "regression":
             noise = residual_variance(network, data.validation, context.device)

@@ -19,6 +19,7 @@ from pluriform.distribute import LATER, Outcome, map_tasks
 from pluriform.errors import ConfigError, RunConflictError, explain
 from pluriform.search.bayesian_search import BayesianSearch
 from pluriform.search.choice import best_of, common_cause, feasible, score_of
+from pluriform.search.facts import search_facts
 from pluriform.search.journal import Journal, Trial
 from pluriform.search.memory import MemoryModel, check_shared_memory, ran_out_of_memory
 from pluriform.search.morph_space import Grown, MorphSpace
@@ -26,6 +27,7 @@ from pluriform.search.morphism import Morph
 from pluriform.search.plan import Plan, strategy_of
 from pluriform.search.start import morphable
 from pluriform.search.stopping import least_scores
+from pluriform.search.telling import tell_begin, tell_end
 from pluriform.search.trial import WEIGHTS, Common, Measured, Task, network_of, run_trial
 from pluriform.search.validation_split import score_variance
 from pluriform.training.loss import Loss
@@ -131,13 +133,19 @@ class Search:
         plan, several = self.plan, range(count) if count > 1 else ()
         map_tasks(
             run_trial,
-            tasks,
+            self._announced(tasks),
             workers=plan.workers,
             processes=plan.processes,
             tell=self._tell,
             shared=self.common,
             devices=tuple(several),
         )
+
+    def _announced(self, tasks: Iterator[Any]) -> Iterator[Any]:
+        for task in tasks:
+            if isinstance(task, Task):
+                tell_begin(task.number, self.facts)
+            yield task
 
     @property
     def done(self) -> list[Trial]:
@@ -248,20 +256,20 @@ class Search:
         return self.candidates[trial.number]
 
     def _tell(self, outcome: Outcome[Measured]) -> None:
-        trial = self.journal.trial(self.order[outcome.position])
+        trial, clock = self.journal.trial(self.order[outcome.position]), {"told_seconds": self.plan.budget.seconds}
         if outcome.ok:
             measured = outcome.value()
             if measured.score is None:  # The time was up before it had a score: it stays under way.
                 return
-            figures = self._accumulated(trial, measured.figures)
+            figures = {**self._accumulated(trial, measured.figures), **clock}
             trial = self.journal.end(trial.number, score=measured.score, figures=figures)
         else:
-            trial = self.journal.end(trial.number, failure=outcome.failure)
+            trial = self.journal.end(trial.number, failure=outcome.failure, figures=clock)
         self.journal.note("seconds", self.plan.budget.seconds)
         self._take_in(trial)
         self._prune()
-        self._report(trial)
         told = self.journal.told()
+        tell_end(trial, self.done, len(told), self.plan.budget, self.facts)
         if len(told) >= FIRST and not any(trial.state == "done" for trial in told):
             raise common_cause(told)
 
@@ -302,18 +310,15 @@ class Search:
             if trial.number not in kept:
                 (self.folder / f"{trial.number:06d}" / WEIGHTS).unlink(missing_ok=True)
 
-    def _report(self, trial: Trial) -> None:
-        best, budget = max(self.done, key=score_of, default=None), self.plan.budget
-        score = f"{trial.score:.4f} in {trial.figures['seconds']:.1f} s" if trial.state == "done" else trial.reason
-        left = f"{max(0, budget.most_trials - len(self.journal.told())):.0f} trials left"
-        logging.getLogger("pluriform.search").info(
-            "trial %d%s, %s: %s; best %s; %s",
-            trial.number,
-            "" if trial.parent is None else f" of {trial.parent}",
-            " then ".join(str(Morph.from_json(move)) for move in trial.moves) or "trained",
-            score,
-            "none yet" if best is None else f"{best.score:.4f} (trial {best.number})",
-            f"{max(0.0, budget.left) / 60:.1f} min left" if math.isfinite(budget.left) else left,
+    def facts(self, best: Trial | None = None) -> dict[str, Any]:
+        """Facts of the search: as it stands, or, where the trial is named that comes out of it, in the end."""
+        return search_facts(
+            self.journal,
+            self.plan,
+            objective="accuracy" if self.common.data.task == "classification" else "rmse",
+            validation=len(self.common.data.validation),
+            best=best,
+            state="running" if best is None else "interrupted" if self.interrupted else "finished",
         )
 
     def _final(self) -> Iterator[Any]:
