@@ -25,7 +25,7 @@ from pluriform.translate.depth import recommended_levels
 from pluriform.translate.scale import Scale
 from pluriform.translate.segmentation_net import SegmentationNet
 
-__all__ = ["Segmentation", "Segmented"]
+__all__ = ["Segmentation", "Segmented", "class_weights"]
 
 BATCH = 100
 
@@ -75,14 +75,17 @@ class Segmented(nn.Module):
 class Segmentation(Method):
     """Train a small U-Net from the photographs of a data set to their label maps.
 
-    Minimised is the cross-entropy of pixels over the training pairs, mirrored ones included; the weights are those of
-    the least validation loss. Give the form to `measure_images(..., segmentation=form)`: translated images are then
-    labelled by it, beside the real test images, whose score is the ceiling. It never sees a test image or a translated
-    one before.
+    Minimised is the cross-entropy of pixels over the training pairs, mirrored ones included, each class weighed by
+    share^-balance of its share of the pixels: with 0 small classes are never predicted, with 1 all count alike. The
+    weights are those of the least validation loss.
+
+    Give the form to `measure_images(..., segmentation=form)`: translated images are then labelled by it, beside the
+    real test images, whose score is the ceiling.
 
     Args:
         width: Channels at full resolution.
         halvings: Levels below it; `None` for as many as leave four pixels.
+        balance: Power of the weights of classes, in [0, 1].
         flip: Mirror photograph and label map together with this probability.
         training: How it is trained; class weights and augmentation are not for label maps.
 
@@ -99,6 +102,7 @@ class Segmentation(Method):
 
     width: int = 16
     halvings: int | None = None
+    balance: float | int = 0.5
     flip: float | int = 0.5
     training: Recipe = field(default_factory=lambda: Recipe(epochs=40, batch_size=16, learning_rate=3e-3))
 
@@ -106,10 +110,11 @@ class Segmentation(Method):
         wrong = {
             "width": self.width < 1,
             "halvings": self.halvings is not None and self.halvings < 1,
+            "balance": not 0 <= self.balance <= 1,
             "flip": not 0 <= self.flip <= 1,
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            expected = f"{name} in [0, 1]" if name == "flip" else f"{name} of at least 1"
+            expected = f"{name} in [0, 1]" if name in ("balance", "flip") else f"{name} of at least 1"
             raise ConfigError(explain(expected, f"{getattr(self, name)}", "Segmentation", f"change {name}"))
         if self.training.class_weights != "none" or self.training.augmentation.active:
             remedy = "leave them out; flip mirrors photograph and label map together"
@@ -159,9 +164,11 @@ class Segmentation(Method):
         network = self._network(data, scale, context)
         feed = _PhotographFeed(data, self, scale, context)
         checked = resident(data.validation, context.device)
+        weights = class_weights(data.train, scale.classes, float(self.balance)).to(context.device)
 
         def step(batch: Batch) -> Tensor:
-            return F.cross_entropy(network(batch.inputs), batch.targets, label_smoothing=self.training.label_smoothing)
+            logits = network(batch.inputs)
+            return F.cross_entropy(logits, batch.targets, weights, label_smoothing=self.training.label_smoothing)
 
         loop = Loop(
             network,
@@ -171,7 +178,7 @@ class Segmentation(Method):
             seed=context.seed,
             epochs=self.training.epochs_for(len(data.train)),
             run=context.run,
-            validate=(lambda: _assess(network, checked, scale, context.device)) if len(checked) else None,
+            validate=(lambda: _assess(network, checked, scale, weights)) if len(checked) else None,
             keep_best=True,
             label="segmentation",
         )
@@ -207,14 +214,32 @@ def _sides(split: Split | StreamSplit, index: Tensor, scale: Scale, device: torc
     return scale.picture(photographs.to(device)), labels[:, 0].to(device).long()
 
 
-@torch.no_grad()
-def _assess(network: nn.Module, split: Split | StreamSplit, scale: Scale, device: torch.device) -> Assessment:
-    """Cross-entropy and accuracy of pixels, in evaluation mode."""
-    network.eval()
-    loss, hits, pixels = 0.0, 0, 0
+def class_weights(split: Split | StreamSplit, classes: int, balance: float) -> Tensor:
+    """share^-balance of every class, over all its pixels in the split, with mean 1 over the pixels.
+
+    Classes without a pixel have weight 0.
+
+    Example:
+        >>> maps = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 0.0]).view(1, 1, 2, 3)
+        >>> class_weights(Split(maps, maps), 3, 1.0)  # Shares are 5/6 and 1/6.
+        tensor([0.6000, 3.0000, 0.0000])
+    """
+    counts = torch.zeros(classes, dtype=torch.int64)
     for index in torch.arange(len(split)).split(BATCH):
-        photographs, labels = _sides(split, index, scale, device)
+        counts += torch.bincount(take(split, index)[0].flatten().long(), minlength=classes)
+    weights = torch.where(counts > 0, (counts / counts.sum()).clamp(min=1e-12) ** -balance, 0.0)
+    return (weights * counts.sum() / (weights * counts).sum()).float()
+
+
+@torch.no_grad()
+def _assess(network: nn.Module, split: Split | StreamSplit, scale: Scale, weights: Tensor) -> Assessment:
+    """Weighted cross-entropy and accuracy of pixels, in evaluation mode."""
+    network.eval()
+    loss, weight, hits, pixels = 0.0, 0.0, 0, 0
+    for index in torch.arange(len(split)).split(BATCH):
+        photographs, labels = _sides(split, index, scale, weights.device)
         logits = network(photographs)
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        loss += float(F.cross_entropy(logits, labels, weights, reduction="sum"))
+        weight += float(weights[labels].sum())
         hits, pixels = hits + int((logits.argmax(1) == labels).sum()), pixels + labels.numel()
-    return Assessment(torch.tensor([loss / pixels]), torch.tensor([hits / pixels]))
+    return Assessment(torch.tensor([loss / weight]), torch.tensor([hits / pixels]))
