@@ -24,7 +24,7 @@ def writes_in_place(node: fx.Node, module: nn.Module) -> bool:
         return _underscored(str(node.target))
     if node.op == "call_function":
         written = node.target in OPERATORS or _underscored(getattr(node.target, "__name__", ""))
-        return written or node.kwargs.get("inplace", False) is True or "out" in node.kwargs
+        return written or node.kwargs.get("inplace", False) is True or node.kwargs.get("out") is not None
     return False
 
 
