@@ -21,8 +21,11 @@ from pluriform.data.sources.folders import picture_names
 from pluriform.data.sources.label_files import read_label_maps, read_table
 from pluriform.data.sources.pictures import Size, read_pictures
 from pluriform.errors import ConfigError, ShapeError, explain
+from pluriform.evaluation.evaluate import evaluate
 from pluriform.forms import load_form
 from pluriform.prediction import Translator
+from pluriform.report.page import write_report
+from pluriform.report.table import comparison_table
 
 __all__ = ["TRANSLATORS", "run", "translate_folder"]
 
@@ -34,15 +37,21 @@ TRANSLATORS = {
     "munit": "pluriform.translate.rivals.munit:MUNIT",
 }
 
+SEGMENTATION = "pluriform.translate.segmentation:Segmentation"
+
 USAGE = f"""usage: pluriform translate METHOD DATA [--size SIDE] [--run FOLDER] [options of the method]
+       pluriform translate segmentation DATA [--size SIDE] [--run FOLDER] [options]
        pluriform translate images RUN FOLDER --out FOLDER [--style PICTURE]
 
 methods: {", ".join(TRANSLATORS)}
 
   pluriform translate tsit photographs/ --size 64 --updates 4000 --run runs/photographs
   pluriform translate pix2pix facades --size 64 --run runs/facades
+  pluriform translate segmentation facades --size 64 --run runs/segmentation
+  pluriform translate spade facades --size 64 --segmentation runs/segmentation
   pluriform translate images runs/photographs new/ --out translated/ --style winter.jpg
 
+Each run ends with a page, report.html; segmentation trains the network that labels photographs in it.
 DATA is facades, or a folder with trainA and trainB, with photo and label (or any two names), or with pairs side by
 side. The same command goes on where a run was stopped. pluriform translate METHOD --help for the options.
 """
@@ -50,10 +59,11 @@ side. The same command goes on where a run was stopped. pluriform translate METH
 
 def options(name: str) -> type:
     """A dataclass of the flags of one method."""
-    if name not in TRANSLATORS:
-        known = ", ".join(["images", *TRANSLATORS])
+    places = TRANSLATORS | {"segmentation": SEGMENTATION}
+    if name not in places:
+        known = ", ".join(["images", *places])
         raise ConfigError(explain(f"one of {known}", repr(name), "method", "name one of them"))
-    module, _, attribute = TRANSLATORS[name].partition(":")
+    module, _, attribute = places[name].partition(":")
     cls = getattr(importlib.import_module(module), attribute)
     sides = described(tuple[int, ...], "side of the images in pixels, or height and width; needed where they differ")
     classes = described(tuple[str, ...], "names of the classes of label maps, in id order")
@@ -64,6 +74,12 @@ def options(name: str) -> type:
             ("size", sides, ()),
             ("classes", classes, ()),
             ("extractor", described(str | None, "fitted classifier whose features hold the content"), None),
+            (
+                "judges",
+                described(tuple[str, ...], "fitted classifiers whose features tell images apart in the page"),
+                (),
+            ),
+            ("segmentation", described(str | None, "fitted segmentation, which labels the outputs in the page"), None),
             ("run", described(str | None, "folder of the run"), None),
             *FIT_FLAGS,
             ("method", unprefixed(cls), field(default_factory=cls)),
@@ -107,9 +123,25 @@ def run(words: Sequence[str]) -> None:
     data = load(found.data, task="translation", seed=found.seed, **named)
     folder = found.run or f"runs/{words[0]}-{data.name}-seed{found.seed}"
     console.print(f"{describe(data)}; {found.method.label}")
+    if words[0] == "segmentation":
+        found.method.fit(None, data, seed=found.seed, run=folder, device=found.device)
+        console.print(f"fitted: {folder}")
+        return
     module = load_form(found.extractor) if found.extractor else None
-    found.method.fit(module, data, seed=found.seed, run=folder, device=found.device)
+    form = found.method.fit(module, data, seed=found.seed, run=folder, device=found.device)
     console.print(f"fitted: {folder}")
+    if not len(data.test):
+        return
+    result = evaluate(
+        form,
+        data,
+        seed=found.seed,
+        extractors=[load_form(judge) for judge in found.judges],
+        segmentation=load_form(found.segmentation) if found.segmentation else None,
+        run=folder,
+    )
+    console.print(comparison_table([result]))
+    console.print(f"page: {write_report(result, Path(folder) / 'report.html')}")
 
 
 def translate_folder(

@@ -29,6 +29,7 @@ from pluriform.evaluation.robustness import measure_robustness
 from pluriform.evaluation.samples import measure_samples
 from pluriform.evaluation.searching import measure_search
 from pluriform.evaluation.subject import Subject
+from pluriform.evaluation.translations import measure_translations
 from pluriform.evaluation.worst_case import measure_worst_case
 from pluriform.prediction import Predictor, Translator
 from pluriform.result import Result
@@ -50,12 +51,13 @@ def evaluate(
     corruptions: Sequence[str] | None = None,
     samples: int = 1000,
     auto_attack: bool = False,
+    extractors: Sequence[nn.Module] = (),
+    segmentation: nn.Module | None = None,
     run: Run | str | Path | None = None,
 ) -> Result:
     """Judge a form by every protocol that applies to it, on the test split.
 
-    A translator is judged by `measure_images` without any other network; call that with extractors for distances of
-    features.
+    A translator is judged by `measure_images`, which needs other networks for distances of features and for labels.
 
     Args:
         form: A fitted form, or a plain module, which is then taken as fitted on `data`.
@@ -70,6 +72,8 @@ def evaluate(
         corruptions: Names for the corrupted test; a few by default, `()` for none.
         samples: At most so many test samples are attacked and corrupted, stratified by class.
         auto_attack: Also run AutoAttack at the full eps of each threat: slow, and the figure to be quoted.
+        extractors: Of a translator only: classifiers whose features tell images apart.
+        segmentation: Of a translator of label maps only: labels photographs, trained on the real pairs.
         run: A run, or a folder, where `result.json` is written, and where AutoAttack goes on after it was killed.
 
     Returns:
@@ -88,8 +92,10 @@ def evaluate(
         remedy = "name the threats, or leave auto_attack out"
         raise ConfigError(explain("a threat for AutoAttack", "none", "evaluate", remedy))
     if isinstance(form, Translator):
-        predictor, parts = form, _of_translator(form, data, seed, bool(outliers or threats or corruptions))
+        asked = bool(outliers or threats or corruptions)
+        predictor, parts = form, _of_translator(form, data, seed, asked, extractors, segmentation)
     else:
+        _refuse_judges(form, extractors, segmentation)
         predictor = form if isinstance(form, Predictor) else _Plain(form, data.signature)
         check_match(predictor, data)
         subject = Subject(predictor, data, seed)
@@ -113,13 +119,30 @@ def evaluate(
     return result
 
 
-def _of_translator(form: Translator, data: Data, seed: int, asked: bool) -> list[Findings]:
+def _of_translator(
+    form: Translator,
+    data: Data,
+    seed: int,
+    asked: bool,
+    extractors: Sequence[nn.Module],
+    segmentation: nn.Module | None,
+) -> list[Findings]:
     if asked:
         remedy = "leave outliers, threats and corruptions out"
         raise ConfigError(explain("a form that predicts classes", type(form).__name__, "evaluate", remedy))
     if not isinstance(form, Translating):
         raise ConfigError(explain("a form with translate", type(form).__name__, "evaluate", "give it that method"))
-    return [measure_images(form, data, seed=seed), measure_translator_cost(form)]
+    return [
+        measure_images(form, data, extractors=extractors, segmentation=segmentation, seed=seed),
+        measure_translations(form, data, segmentation=segmentation, seed=seed),
+        measure_translator_cost(form),
+    ]
+
+
+def _refuse_judges(form: nn.Module, extractors: Sequence[nn.Module], segmentation: nn.Module | None) -> None:
+    if extractors or segmentation is not None:
+        remedy = "leave extractors and segmentation out"
+        raise ConfigError(explain("a translator for these", type(form).__name__, "evaluate", remedy))
 
 
 def _source(form: Predictor | Translator) -> dict[str, Any]:

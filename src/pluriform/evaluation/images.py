@@ -177,7 +177,8 @@ def _mean(name: str, terms: Tensor, bootstrap: Bootstrap, condition: dict[str, A
     """The mean over images, with an interval where it is finite."""
     value = float(terms.mean())
     interval = bootstrap.means(terms[:, None])[0] if terms.isfinite().all() else None
-    return measure(name, value, interval, bootstrap.words, count=len(terms), condition=condition)
+    unit = "dB" if name == "psnr" else ""
+    return measure(name, value, interval, bootstrap.words, count=len(terms), condition=condition, unit=unit)
 
 
 def _seen(

@@ -1,18 +1,21 @@
 """Inputs as small PNG pictures in text."""
 
 import base64
+import colorsys
 import io
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from pluriform.axes import Inputs
 from pluriform.data.signature import Bounds
 
-__all__ = ["byte_size", "pictured", "pngs"]
+__all__ = ["byte_size", "coloured", "palette", "pictured", "pngs"]
 
 MOST_SIDE = 32
+GOLDEN = 0.618034
 
 
 def pictured(shape: tuple[int, ...]) -> bool:
@@ -28,16 +31,17 @@ def byte_size(shape: tuple[int, ...]) -> int:
     return shape[0] * height * width
 
 
-def pngs(inputs: Inputs, bounds: Bounds) -> list[str]:
-    """Each image as an 8-bit PNG in base64, averaged down where a side is longer than 32 pixels.
+def pngs(inputs: Inputs, bounds: Bounds, most: int = MOST_SIDE) -> list[str]:
+    """Each image as an 8-bit PNG in base64, averaged down where a side is longer than `most` pixels.
 
     Args:
         inputs: Shape `(batch, channels, height, width)`, 1 or 3 channels.
         bounds: What becomes black and white; values beyond are clamped.
+        most: Pixels of the longer side.
     """
     from PIL import Image
 
-    sides = _sides(tuple(inputs.shape[1:]))
+    sides = _sides(tuple(inputs.shape[1:]), most)
     if sides != tuple(inputs.shape[2:]):
         inputs = F.interpolate(inputs, sides, mode="area")
     low, high = bounds
@@ -51,7 +55,23 @@ def pngs(inputs: Inputs, bounds: Bounds) -> list[str]:
     return found
 
 
-def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
+def palette(classes: int) -> Tensor:
+    """A colour for each class, `(classes, 3)` in [0, 1]: the first dark, hues apart by the golden ratio.
+
+    Example:
+        >>> palette(3).shape
+        torch.Size([3, 3])
+    """
+    hues = [colorsys.hsv_to_rgb(place * GOLDEN % 1, (0.85, 0.55)[place % 2], 0.92) for place in range(classes - 1)]
+    return torch.tensor([(0.12, 0.12, 0.15), *hues])[:classes]
+
+
+def coloured(ids: Tensor, classes: int) -> Tensor:
+    """Label maps `(batch, 1, height, width)` as pictures, `(batch, 3, height, width)` in [0, 1]."""
+    return palette(classes)[ids[:, 0].long()].permute(0, 3, 1, 2)
+
+
+def _sides(shape: tuple[int, ...], most: int = MOST_SIDE) -> tuple[int, int]:
     _, height, width = shape
-    shrink = max(1.0, max(height, width) / MOST_SIDE)
+    shrink = max(1.0, max(height, width) / most)
     return max(1, round(height / shrink)), max(1, round(width / shrink))

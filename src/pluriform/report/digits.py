@@ -19,6 +19,9 @@ _SHARES = frozenset(
         "member_accuracy",
         "disagreement",
         "explained_variance",
+        "pixel_accuracy",
+        "miou",
+        "content_kept",
     }
 )
 _COUNTS = frozenset({"parameters", "macs", "wide_parameters", "wide_macs"})

@@ -16,6 +16,9 @@ _PRAISE = {
     "ece": "the best calibrated",
     "auroc": "the best at telling outliers apart",
     "robust_accuracy": "the most robust",
+    "miou": "the truest to its labels",
+    "content_kept": "the truest to its contents",
+    "kernel_distance": "the nearest to real images",
     "latency": "the fastest",
 }
 _FAULTS = {
@@ -23,7 +26,7 @@ _FAULTS = {
     "masked": ("misleads the attacks", "its gradients are masked, and its robust accuracy is too high"),
     "chains_apart": ("draws no samples of the data", "most of them score below 99\u202f% of the test set"),
 }
-_NAMES = {"rmse": "RMSE", "nll": "NLL", "ece": "ECE", "auroc": "AUROC"}
+_NAMES = {"miou": "mIoU", "kernel_distance": "KD", "rmse": "RMSE", "nll": "NLL", "ece": "ECE", "auroc": "AUROC"}
 
 
 def headline(rows: Sequence[Row]) -> str:
@@ -32,6 +35,8 @@ def headline(rows: Sequence[Row]) -> str:
     word = _WORDS[count] if count < len(_WORDS) else str(count)
     networks = joined(list(dict.fromkeys(row.result.network for row in rows if row.result.network))) or "a network"
     name = str(rows[0].result.data.get("name", "")) or "unnamed data"
+    if rows[0].result.data.get("task") == "translation":
+        return f"{word} translator{'' if count == 1 else 's'} on {name}"
     return f"{word} form{'' if count == 1 else 's'} of {networks} on {name}"
 
 
@@ -81,6 +86,9 @@ _TOPICS = {
     "ece": "calibration",
     "auroc": "outliers",
     "robust_accuracy": "robustness",
+    "miou": "labels",
+    "content_kept": "contents",
+    "kernel_distance": "nearness to real images",
     "latency": "speed",
 }
 

@@ -19,6 +19,7 @@ from pluriform.report.figures.bands import bands
 from pluriform.report.figures.corruption import corruption
 from pluriform.report.figures.detection import detection
 from pluriform.report.figures.diversity import diversity
+from pluriform.report.figures.losses import losses
 from pluriform.report.figures.outliers import outliers
 from pluriform.report.figures.pareto import pareto
 from pluriform.report.figures.reliability import reliability
@@ -29,6 +30,7 @@ from pluriform.report.figures.search_progress import search_progress
 from pluriform.report.figures.search_tree import search_tree
 from pluriform.report.figures.section import COLOURS, MARKERS, Section
 from pluriform.report.figures.transfer import transfer
+from pluriform.report.figures.translations import translations
 from pluriform.report.figures.trials import search_words, searches
 from pluriform.report.headline import headline, summary
 from pluriform.report.ranking import Column, columns_of, leading
@@ -40,6 +42,8 @@ __all__ = ["Chapter", "render", "write_page", "write_report"]
 
 _COLUMNS = 10
 _FIGURES = (
+    translations,
+    losses,
     bands,
     reliability,
     diversity,

@@ -100,6 +100,7 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
         *_outliers(rows),
         _robust(rows),
         _corrupted(rows),
+        *_translated(rows),
     ]
     cost = [
         _plain(rows, "parameters", "Parameters", 7),
@@ -259,6 +260,48 @@ def _corrupted(rows: Sequence[Row]) -> Column:
         mean = sum(values.values()) / len(values) if values else None
         cells.append(None if mean is None else Measure("corrupted_accuracy", mean, better="higher"))
     return _column("corrupted_accuracy", "Corrupted", cells, 7, "mean of all")
+
+
+_REFERENCES = {  # Images that the figure of translated ones is read beside, and what the page calls them.
+    "pixel_accuracy": ("real test images", "real"),
+    "miou": ("real test images", "real"),
+    "psnr": ("mean training image", "mean image"),
+    "ssim": ("mean training image", "mean image"),
+    "kernel_distance": ("real training images", "real"),
+}
+
+
+def _translated(rows: Sequence[Row]) -> list[Column]:
+    """Figures of translated images, each with that of the images it has to be read beside."""
+    titles = {"pixel_accuracy": "Label accuracy", "miou": "mIoU", "content_kept": "Content kept"}
+    plain = [_beside(rows, name, title, {}, priority) for priority, (name, title) in enumerate(titles.items())]
+    seen = [m for row in rows if row.ok for m in row.measures("kernel_distance") if "images" not in m.condition]
+    apart = []
+    for extractor in dict.fromkeys(str(m.condition.get("extractor")) for m in seen):
+        told = {"extractor": extractor}
+        apart.append(_beside(rows, "kernel_distance", "KD", told, 3))
+        apart.append(_beside(rows, "perceptual_distance", "Perceptual", told, 4))
+        apart.append(_beside(rows, "diversity", "Diversity", None, 6, extractor))
+    return [*plain, *apart, _beside(rows, "psnr", "PSNR", {}, 8), _beside(rows, "ssim", "SSIM", {}, 9)]
+
+
+def _beside(
+    rows: Sequence[Row], name: str, title: str, condition: Mapping[str, Any] | None, priority: int, extractor: str = ""
+) -> Column:
+    """The column of one figure; `None` as condition for any of an extractor."""
+    measured = [row.measures(name) if row.ok else [] for row in rows]
+    if condition is None:
+        cells = [next((m for m in own if m.condition.get("extractor") == extractor), None) for own in measured]
+    else:
+        cells = [next((m for m in own if dict(m.condition) == condition), None) for own in measured]
+    note = str((condition or {}).get("extractor", extractor))
+    images, word = _REFERENCES.get(name, ("", ""))
+    wanted = {**(condition or {}), "images": images}
+    beside = next((m for own in measured for m in own if dict(m.condition) == wanted), None)
+    column = _column(name, title, cells, priority, note)
+    if beside is None:
+        return column
+    return replace(column, note=f"{note}{', ' if note else ''}{word} {column.format(beside.value)}")
 
 
 def _by_batch(rows: Sequence[Row], name: str, title: str, priority: int) -> list[Column]:

@@ -181,6 +181,11 @@ class Translated(Translator):
             self._painted(content, self.painter.blend(first, second, float(share)), seed, 1.0).cpu() for share in shares
         ]
 
+    @property
+    def reads_style(self) -> bool:
+        """Whether a style image counts."""
+        return self.painter.reads_style
+
     def check(self, content: Any, style: Any = None) -> None:
         """Raise where these are no images that this translator takes."""
         for name, images, channels in (
