@@ -30,7 +30,7 @@ def losses(rows: Sequence[Row]) -> Section | None:
     if not shown:
         return None
     names = list(dict.fromkeys(name for row in shown for name in _columns(row) if name != "update"))
-    names.sort(key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), names.index(name)))
+    names.sort(key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))  # Stable: the rest as it is.
     caption = (
         "Each figure is a mean over a span of updates, losses with their weights. In a game that goes well the "
         "discriminator tells more than half of the patches right and never nearly all; losses of the two players do "
