@@ -1,7 +1,7 @@
 """Segmentation of facades on feature pyramids of standard and robust sources, and from scratch.
 
     PLURIFORM_DATA=... OMP_NUM_THREADS=1 python reproductions/robust_segmentation.py
-        [--eps 0 0.25 1] [--seeds 0 1 2] [--size 64] [--passes 30] [--epochs 8] [--sources runs/robust_transfer]
+        [--eps 0 0.25 1] [--seeds 0 1 2] [--size 64] [--passes 30] [--epochs 5] [--sources runs/robust_transfer]
         [--out runs/robust_segmentation] [--assemble] [--tiny]
 
 500 photographs with label maps of 12 classes, 400 to train on (40 of them, drawn by seed, choose the learning rate),
@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--size", type=int, default=64, help="of the photographs, in pixels")
     parser.add_argument("--passes", type=int, default=30, help="over the photographs")
-    parser.add_argument("--epochs", type=int, default=8, help="of the sources, as in robust_transfer.py")
+    parser.add_argument("--epochs", type=int, default=5, help="of the sources, as in robust_transfer.py")
     parser.add_argument("--limit", type=int, help="at most so many images of every split, to try the script out")
     parser.add_argument("--sources", type=Path, default=Path("runs/robust_transfer"))
     parser.add_argument("--out", type=Path, default=Path("runs/robust_segmentation"))

@@ -1,7 +1,7 @@
-"""Transfer of robust sources: networks trained at six radii in L2, brought to five small targets.
+"""Transfer of robust sources: networks trained at five radii in L2, brought to five small targets.
 
     PLURIFORM_DATA=... OMP_NUM_THREADS=1 python reproductions/robust_transfer.py
-        [--sources cifar10] [--seeds 0 1 2] [--epochs 8] [--targets ...] [--pixels 32 16 8] [--coarse-modes ...]
+        [--sources cifar10] [--seeds 0 1 2] [--epochs 5] [--targets ...] [--pixels 32 16 8] [--coarse-modes ...]
         [--out runs/robust_transfer] [--assemble] [--tiny]
 
 The question of Salman et al.: do adversarially robust sources transfer better? Sources are the strided convolutional
@@ -48,7 +48,7 @@ from pluriform.training.loss import Loss
 from pluriform.training.validation import assess
 
 SHAPE = (3, 32, 32)
-LADDER = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0)
+LADDER = (0.0, 0.1, 0.25, 0.5, 1.0)
 SOURCES = ("cifar10", "cifar100", "cifar100-part")
 BATCH = 64
 STEPS = 3
@@ -256,7 +256,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--eps", nargs="+", type=float, default=list(LADDER))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=8, help="of the sources")
+    parser.add_argument("--epochs", type=int, default=5, help="of the sources")
     parser.add_argument("--updates", type=int, default=600, help="of full-network training and from scratch")
     parser.add_argument("--probe-updates", type=int, default=3000)
     parser.add_argument("--pixels", nargs="+", type=int, default=[32, 16, 8])
