@@ -6,7 +6,7 @@ import pytest
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys, few_digits):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(blocks) == 6

@@ -9,7 +9,7 @@ QUICK = ["--training.epochs", "3", "--deep-ensemble.members", "2"]
 
 
 @pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch, tmp_path):
+def wide_terminal(monkeypatch, tmp_path, few_digits):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
 
@@ -47,7 +47,7 @@ def test_compare_end_to_end_and_again(capsys, tmp_path):
         name in shown.out
         for name in ("Training", "DeepEnsemble", "HyperGAN", "InfiniteWidth", "Accuracy", "page: run/report.html")
     )
-    assert "1294 train / 144 validation / 359 test" in shown.err.replace("\n", " ")
+    assert "288 train / 32 validation / 80 test" in shown.err.replace("\n", " ")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Four forms of mlp on digits" in page
     results = [json.loads(path.read_text()) for path in (tmp_path / "run" / "results").glob("*.json")]
