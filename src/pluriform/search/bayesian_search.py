@@ -1,6 +1,6 @@
 """Bayesian optimisation over candidates: propose what the model believes in most, a few moves from the best."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,9 @@ class BayesianSearch:
         patience: Once the best score is that many scores old, every other proposal belongs to climbs that begin anew at
             random candidates, until there is a better one.
         linear: Fit a linear term of the kernel beside the Gaussian one.
-        covariates: Numbers of a candidate in which the prior mean is linear: `candidate -> sequence`.
+        covariates: Numbers of a candidate in which the prior mean is linear, `candidate -> sequence`, in units in which
+            1 makes a difference (logarithms of sizes).
+        cost: Expected improvement is divided by it, `candidate -> number above 0`; none by default.
 
     Attributes:
         trials: What was asked and told.
@@ -87,12 +89,17 @@ class BayesianSearch:
         patience: int = 15,
         linear: bool = True,
         covariates: Covariates | None = None,
+        cost: Callable[[Any], float] | None = None,
     ) -> None:
+        if cost is not None and acquisition != "ei":
+            remedy = 'use acquisition="ei", or leave cost out'
+            raise ConfigError(explain("expected improvement where candidates have a cost", acquisition, "cost", remedy))
         if min(parents, children) < 1 or randoms < 0 or beta < 0:
             got = f"parents {parents}, children {children}, randoms {randoms}, beta {beta}"
             raise ConfigError(explain("one parent and child or more", got, "BayesianSearch", "give larger numbers"))
         self.trials = Trials(space, seed=seed, direction=direction, initial=initial, start=start)
         self.model = CandidateModel(self.trials, feature_map(kernel, space, seed), linear=linear, covariates=covariates)
+        self.cost = cost
         self._acquisition, self.patience = _acquisition(acquisition, beta), patience
         self.parents, self.share, self.randoms, self.children, self.rounds = parents, share, randoms, children, rounds
 
@@ -162,6 +169,8 @@ class BayesianSearch:
             return {}
         scores = self.model.standardised
         found = self._acquisition(self.model.predict(candidates), (best.gain - scores.shift) / scores.spread, generator)
+        if self.cost is not None:
+            found = found / np.array([self.cost(one) for one in candidates])
         return dict(zip(candidates, map(float, found), strict=True))
 
     def _children(self, parent: Any, generator: np.random.Generator) -> list[Any]:

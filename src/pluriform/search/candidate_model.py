@@ -16,7 +16,8 @@ from pluriform.search.surrogate import Belief, Standardised, Surrogate, fit_scal
 __all__ = ["CandidateModel", "Covariates", "KERNELS", "feature_map", "milestone"]
 
 Covariates = Callable[[Any], Sequence[float]]
-"""Numbers of a candidate in which the prior mean is linear, for instance the logarithm of its parameters."""
+"""Numbers of a candidate in which the prior mean is linear, for instance the logarithm of its parameters; where the
+observations differ by less than 1, they say little about candidates that differ by more."""
 
 KERNELS = ("distance", "one-hot", "weisfeiler-lehman")
 
@@ -149,12 +150,12 @@ class CandidateModel:
         return scores, variances if variances.any() else None
 
     def _covariates_of(self, candidates: Sequence[Any], count: int) -> NDArray[np.float64] | None:
-        """Standardised by the first `count` observations."""
+        """Centred on the first `count` observations, and divided by their spread where it is more than one unit."""
         if self.covariates is None:
             return None
         observed = self._raw([one.candidate for one in self.trials.observed[:count]])
         spread = observed.std(0)
-        return (self._raw(candidates) - observed.mean(0)) / np.where(spread > 0, spread, 1.0)
+        return (self._raw(candidates) - observed.mean(0)) / np.maximum(spread, 1.0)
 
     def _raw(self, candidates: Sequence[Any]) -> NDArray[np.float64]:
         for one in candidates:

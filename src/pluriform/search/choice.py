@@ -39,8 +39,8 @@ def best_of(told: Sequence[Trial], max_latency: float | int | None = None) -> Tr
 
 
 def score_of(trial: Trial) -> float:
-    """Its score; minus infinity where it failed."""
-    return -math.inf if trial.score is None else trial.score
+    """What trials are ranked by: the score, ties decided by the loss; minus infinity where it failed."""
+    return -math.inf if trial.score is None else float(trial.figures.get("merit", trial.score))
 
 
 def common_cause(failed: Sequence[Trial]) -> TaskError:

@@ -80,11 +80,11 @@ def trial_facts(trial: Trial) -> dict[str, Any]:
 
 
 def operation(trial: Trial) -> str:
-    """`start`, `train on`, or the kinds of its moves."""
+    """`start`, `train on`, `from scratch`, or the kinds of its moves."""
     if trial.parent is None and not trial.moves:
         return "start"
     if trial.plan.get("final"):
-        return "train on"
+        return "from scratch" if trial.plan.get("scratch") else "train on"
     return " + ".join(move["operation"] for move in trial.moves)
 
 

@@ -1,14 +1,16 @@
 """`MorphismSearch`: grow a better network from yours."""
 
+import importlib
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pluriform.data.data import Data
+from pluriform.encoding import record_to_json
 from pluriform.errors import ConfigError, explain
 from pluriform.method import FitContext, Method
 from pluriform.runs import Run
@@ -46,8 +48,14 @@ class MorphismSearch(Method):
     Args:
         minutes: Wall time, over all sittings of a run; `None` for no limit.
         trials: Networks in all, those that fail included; `None` for as many as there is time for (20 without a time).
-        epochs: Of each trial; `None` for about 600 steps, at most 20 epochs.
+        epochs: Of each trial; `None` for about 600 steps, at most 20 epochs, or, with minutes, as few as let some tens
+            of networks be tried (parts of an epoch, if need be) after a longer training of the start.
         final: Share of the minutes (or of the epochs of all trials) that the best network is trained on in the end.
+        retrain: So many of the best networks are also trained from scratch in the end, for as long as their inherited
+            weights were; both scores are on record, the better comes out. They share the time of `final`.
+        objective: What is maximised, in place of accuracy or minus the root mean squared error: a function of outputs
+            `(N, outputs)` (logits in classification) and targets of all validation samples that gives a number, higher
+            is better; or its name, `package.module:function`. For processes it must be defined in a module.
         strategy: `bayesian` (a Gaussian process over architectures), `random` (moves by chance), `mutate` (moves of
             the best by chance).
         early_stopping: Share of children that end early, compared with others after as many own epochs; 0 for none.
@@ -77,6 +85,8 @@ class MorphismSearch(Method):
     trials: int | None = None
     epochs: int | None = None
     final: float | int = 0.3
+    retrain: int = 0
+    objective: Callable[..., Any] | str | None = None
     strategy: Literal["bayesian", "random", "mutate"] = "bayesian"
     early_stopping: float | int = 0.25
     max_parameters: int | None = None
@@ -89,6 +99,8 @@ class MorphismSearch(Method):
         Budget(self.trials, self.minutes)
         self._require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1, or None")
         self._require(0 <= self.final < 1, "final", "a share in [0, 1)")
+        self._require(self.retrain >= 0, "retrain", "0 or more")
+        self._require(not self.retrain or self.final > 0, "final", "a share above 0 where networks are trained anew")
         self._require(0 <= self.early_stopping < 1, "early_stopping", "a share in [0, 1)")
         self._require(self.strategy in ("bayesian", "random", "mutate"), "strategy", "'bayesian', 'random' or 'mutate'")
         self._require(self.workers in ("serial", "processes", "ray"), "workers", "'serial', 'processes' or 'ray'")
@@ -101,6 +113,18 @@ class MorphismSearch(Method):
         if not fulfilled:
             got = repr(getattr(self, name))
             raise ConfigError(explain(f"{name}: {expected}", got, "MorphismSearch", f"change {name}"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The method as plain JSON; an objective by its name."""
+        named = replace(self, objective=_name(self.objective))
+        return record_to_json(named)
+
+    @property
+    def label(self) -> str:
+        """As of every method, with the name of the objective."""
+        if self.objective is None or isinstance(self.objective, str):
+            return super().label
+        return replace(self, objective=_name(self.objective)).label
 
     def _goes_on(self, run: Run) -> bool:
         with Journal(run.path / JOURNAL) as journal:
@@ -115,7 +139,7 @@ class MorphismSearch(Method):
             folder = stack.enter_context(_folder(context.run))
             journal = stack.enter_context(Journal(folder / JOURNAL))
             budget = replace(budget, earlier=journal.fact("seconds", 0.0))
-            common = Common(module, data, self.training, context.device.type)
+            common = Common(module, data, self.training, context.device.type, _function(self.objective))
             search = Search(self._plan(budget, data, context), common, folder / "trials", journal)
             search.run()
             best = search.best()
@@ -131,8 +155,10 @@ class MorphismSearch(Method):
         usual = max(1, min(MOST_EPOCHS, math.ceil(STEPS / per_epoch)))
         return Plan(
             budget=budget,
-            epochs=self.epochs or usual,
+            epochs=self.epochs,
+            usual=usual,
             final=self.final,
+            retrained=self.retrain,
             strategy=self.strategy,
             stopped=self.early_stopping,
             max_parameters=self.max_parameters,
@@ -141,6 +167,33 @@ class MorphismSearch(Method):
             processes=self.processes,
             seed=context.seed,
         )
+
+
+def _name(objective: Callable[..., Any] | str | None) -> str | None:
+    """`module:function`."""
+    if objective is None or isinstance(objective, str):
+        return objective
+    kind = objective if hasattr(objective, "__qualname__") else type(objective)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _function(objective: Callable[..., Any] | str | None) -> Callable[..., Any] | None:
+    """The function of that name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if objective is None or callable(objective):
+        return objective
+    module, _, name = objective.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        got, remedy = f"{objective!r} ({error})", "check the spelling, or pass the function itself"
+        raise ConfigError(explain("package.module:function", got, "objective of a search", remedy)) from error
+    return found
 
 
 @contextmanager

@@ -5,6 +5,7 @@ where their architectures are, whatever moves led there.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -21,7 +22,7 @@ from pluriform.search.moves import draw_moves, predict
 from pluriform.search.outline import Outline
 from pluriform.search.skip_distance import skip_distance
 
-__all__ = ["Grown", "MorphSpace", "count_parameters"]
+__all__ = ["Grown", "MorphSpace", "count_parameters", "outline_bytes"]
 
 CHILDREN = 24
 """Children of a candidate that are looked at; published were 8."""
@@ -242,3 +243,9 @@ def count_parameters(outline: Outline) -> int:
     found = {id(part): part.numel() for layer in outline.layers.values() for part in layer.parameters()}
     found |= {id(part): part.numel() for part in outline.tensors.values() if part.requires_grad}
     return sum(found.values())
+
+
+def outline_bytes(one: Grown, batch_size: int) -> float:
+    """A rough size of a training, without building the network: parameters four times, and all tensors of a batch."""
+    sized = [node.shape[1:] for node in one.outline.nodes if all(isinstance(length, int) for length in node.shape)]
+    return 16.0 * one.parameters + 4.0 * batch_size * sum(math.prod(shape) for shape in sized)

@@ -9,6 +9,7 @@ from pluriform.search.bayesian_search import BayesianSearch
 from pluriform.search.budget import Budget
 from pluriform.search.morph_space import MorphSpace
 from pluriform.search.mutate_incumbent import MutateIncumbent
+from pluriform.search.pace import work_of
 from pluriform.search.random_search import RandomSearch
 from pluriform.training.seeds import derive_seed
 
@@ -26,8 +27,10 @@ class Plan:
 
     Attributes:
         budget: Trials and time.
-        epochs: Own epochs of every trial.
-        final: Share of the time, or of the epochs of all trials, that the best one is trained on in the end.
+        epochs: Own epochs of every trial; `None` leaves it to the pace that the time allows.
+        usual: Own epochs where there is no hurry.
+        final: Share of the time, or of the epochs of all trials, for the end of the search.
+        retrained: So many of the best are trained from scratch in the end.
         strategy: Which network is next.
         stopped: Share of children that early stopping may end.
         max_parameters: Of every network.
@@ -38,8 +41,10 @@ class Plan:
     """
 
     budget: Budget
-    epochs: int
+    epochs: int | None
+    usual: int
     final: float | int
+    retrained: int
     strategy: StrategyName
     stopped: float | int
     max_parameters: int | None
@@ -48,14 +53,29 @@ class Plan:
     processes: int
     seed: int
 
+    @property
+    def seconds(self) -> float | None:
+        """Of training that the limit of time allows, all workers together; `None` without a limit."""
+        many = self.processes if self.workers == "processes" else 1
+        return None if self.budget.minutes is None else 60.0 * many * self.budget.minutes
+
 
 def strategy_of(plan: Plan, space: MorphSpace) -> Any:
-    """The strategy of that name, which proposes the start first."""
+    """The strategy of that name, which proposes the start first.
+
+    With a limit of time, expected improvement counts by the square root of what a step costs.
+    """
     seed, start = derive_seed(plan.seed, "strategy") % 2**32, [space.start]
     if plan.strategy == "random":
         return RandomSearch(space, seed=seed, start=start)
     if plan.strategy == "mutate":
         return MutateIncumbent(space, seed=seed, initial=1, start=start)
+    timed = plan.budget.minutes is not None
     return BayesianSearch(
-        space, seed=seed, initial=INITIAL, start=start, covariates=lambda one: [math.log(one.parameters)]
+        space,
+        seed=seed,
+        initial=INITIAL,
+        start=start,
+        covariates=lambda one: [math.log(one.parameters)],
+        cost=(lambda one: math.sqrt(work_of(one.outline))) if timed else None,
     )

@@ -310,12 +310,17 @@ def _condition(
 
 
 def _least_squares(targets: Vector, covariates: NDArray[np.float64] | None) -> Vector:
-    """Constant and slopes of the prior mean; slopes are shrunk a little, so that few observations do not decide."""
+    """Constant and slopes of the prior mean.
+
+    Slopes have a standard normal prior, as has the noise of the scores: two networks of nearly equal size say nothing
+    about one that is ten times as large.
+    """
     if covariates is None or not covariates.shape[1]:
         return np.array([targets.mean()]) if len(targets) else np.zeros(1)
     design = np.concatenate([np.ones((len(targets), 1)), covariates], axis=1)
-    shrink = np.diag([0.0] + [1.0] * covariates.shape[1]) * np.maximum(covariates.var(0).mean(), 1e-12)
-    return np.linalg.solve(design.T @ design + shrink + 1e-12 * np.eye(len(shrink)), design.T @ targets)
+    shrink = np.diag(np.array([0.0] + [1.0] * covariates.shape[1], dtype=np.float64))
+    gram = design.T @ design + shrink + 1e-12 * np.eye(len(shrink))
+    return np.asarray(np.linalg.solve(gram, design.T @ targets), dtype=np.float64)
 
 
 def _trend(weights: Vector, covariates: NDArray[np.float64] | None, count: int) -> Vector:

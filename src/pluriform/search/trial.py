@@ -23,25 +23,30 @@ from pluriform.graph.graph import Graph
 from pluriform.graph.parameters import weights_of
 from pluriform.metrics.latency import repeated
 from pluriform.runs import Run, replace_file
-from pluriform.search.memory import MemoryModel, predicted_bytes
+from pluriform.search.accumulation import accumulated
+from pluriform.search.judge import Judge, Objective
+from pluriform.search.memory import MemoryModel, predicted_bytes, ran_out_of_memory
 from pluriform.search.morphism import Morph
 from pluriform.search.moves import replay
 from pluriform.search.start import morphable
 from pluriform.search.stopping import hopeless
 from pluriform.training.checkpoint import load_weights
-from pluriform.training.feed import Batch, Feed, resident
+from pluriform.training.feed import Batch, Feed
 from pluriform.training.layout import contiguous
 from pluriform.training.loop import Loop
 from pluriform.training.loss import Loss
 from pluriform.training.recipe import Recipe
+from pluriform.training.seeds import derive_seed
 from pluriform.training.step import training_step
-from pluriform.training.validation import Assessment, assess
+from pluriform.training.validation import Assessment
 
 __all__ = ["Common", "Measured", "Task", "bytes_of", "network_of", "read_weights", "run_trial"]
 
 RESULT = "result.json"
+PARTS = "parts.json"
 WEIGHTS = "weights.safetensors"
 LATENCY_SECONDS = 0.05
+MOST_PARTS = 4
 PATIENCE = 20.0
 """Seconds for a worker of a killed search to end before its trial is run again."""
 
@@ -55,12 +60,14 @@ class Common:
         data: With the validation split of the search.
         recipe: Of every training; `epochs` comes with the task.
         device: `cpu` or `cuda`.
+        objective: In place of accuracy or error; see `Judge`.
     """
 
     module: nn.Module
     data: Data
     recipe: Recipe
     device: str
+    objective: Objective | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,10 @@ class Task:
         moves: From the parent to the child.
         weights: File of the parent's weights; `None` for those of the start as it came.
         seed: Of the training.
-        epochs: Own epochs.
+        epochs: Own epochs, or rounds.
+        steps: Of a round, where it is less than an epoch; `None` for an epoch.
+        scratch: Whether it begins with fresh weights.
+        parts: In which a batch goes through the network, where memory ran out with whole ones.
         least: Scores to go on with after each own epoch.
         deadline: Unix time at which it ends with what it has; `None` for no end.
         also_untrained: Also score the network as it comes, before its first epoch: the start.
@@ -89,6 +99,9 @@ class Task:
     weights: str | None = None
     seed: int = 0
     epochs: int = 1
+    steps: int | None = None
+    scratch: bool = False
+    parts: int = 1
     least: tuple[float, ...] = ()
     deadline: float | None = None
     also_untrained: bool = False
@@ -124,7 +137,7 @@ def run_trial(task: Task, common: Common) -> Measured:
     try:
         with _opened(task) as run:
             if not run.has(RESULT):
-                measured = _measured(task, common, run, device)
+                measured = _in_room(task, common, run, device)
                 if measured.score is None:
                     return measured
                 run.write_json(RESULT, {"score": measured.score, "figures": measured.figures})
@@ -135,10 +148,27 @@ def run_trial(task: Task, common: Common) -> Measured:
         raise
 
 
+def _in_room(task: Task, common: Common, run: Run, device: torch.device) -> Measured:
+    """As `_measured`; where memory runs out, batches are halved, twice at most."""
+    task = replace(task, parts=run.read_json(PARTS) if run.has(PARTS) else task.parts)
+    while True:
+        try:
+            return _measured(task, common, run, device)
+        except Exception as error:
+            most = min(MOST_PARTS, common.recipe.batch_size // 2)
+            if task.parts >= most or not ran_out_of_memory(f"{type(error).__name__}: {error}"):
+                raise
+        task = replace(task, parts=2 * task.parts)
+        run.write_json(PARTS, task.parts)
+        shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
 def _measured(task: Task, common: Common, run: Run, device: torch.device) -> Measured:
     begin = time.perf_counter()
     network: Any = network_of(task, common).module.to(device)
-    needed = bytes_of(network, common)
+    needed = bytes_of(network, common, task.parts)
     if task.cap is not None and (refusal := MemoryModel(task.cap).refusal(needed)):
         remedy = "smaller networks are tried; lower batch_size, or close other programs, for larger ones"
         raise MemoryBudgetError(explain("a network that fits into memory", refusal, f"trial {task.number}", remedy))
@@ -148,14 +178,14 @@ def _measured(task: Task, common: Common, run: Run, device: torch.device) -> Mea
         return Measured(None, {"ended": session.ended})
     write_weights(network, run.path / WEIGHTS)
     figures = session.figures() | {"latency": _latency(network, common.data, device), "parameters": _count(network)}
-    figures["bytes"] = needed
+    figures |= {"bytes": needed} | ({"parts": task.parts} if task.parts > 1 else {})
     return Measured(score, figures | {"seconds": session.earlier + time.perf_counter() - begin})
 
 
-def bytes_of(network: nn.Module, common: Common) -> float:
-    """What training it will take, predicted."""
+def bytes_of(network: nn.Module, common: Common, parts: int = 1) -> float:
+    """What training it will take, predicted, with batches in so many parts."""
     recipe, (inputs, targets) = common.recipe, common.data.train.batch(torch.arange(2))
-    size = min(recipe.batch_size, len(common.data.train))
+    size = -(-min(recipe.batch_size, len(common.data.train)) // parts)
     return predicted_bytes(network, inputs, targets, recipe, Loss(common.data.task), size)
 
 
@@ -171,9 +201,22 @@ def network_of(task: Task, common: Common) -> Graph:
         example, _ = common.data.train.batch(torch.arange(2))
         _STARTS[common] = morphable(common.module, example)
     graph = replay(_STARTS[common], task.ancestry)
-    if task.weights is not None:
+    if task.weights is not None and not task.scratch:
         load_weights(graph.module, read_weights(Path(task.weights)))
-    return replay(graph, task.moves) if task.moves else graph
+    graph = replay(graph, task.moves) if task.moves else graph
+    if task.scratch:
+        reset(graph.module, derive_seed(task.seed, "scratch"))
+    return graph
+
+
+def reset(network: nn.Module, seed: int) -> None:
+    """Fresh weights as the layers draw them; tensors that belong to no layer with a draw of its own stay."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in network.modules():
+            draw = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
+            if callable(draw):
+                draw()
 
 
 def write_weights(network: nn.Module, path: Path) -> None:
@@ -205,11 +248,14 @@ class _Session:
     def __init__(self, network: fx.GraphModule, task: Task, common: Common, run: Run | None) -> None:
         data, device = common.data, torch.device(common.device)
         recipe = replace(common.recipe, epochs=task.epochs, patience=None)
-        self.network, self.task, self.kind, self.device = network, task, data.task, device
-        self.checked = resident(data.validation, device)
-        self.judged = Loss(data.task)
+        self.network, self.task = network, task
+        self.judge = Judge(data, device, common.objective)
         feed = Feed(data, recipe.batch_size, task.seed, recipe.augmentation, device)
-        step = training_step(network, Loss.of(recipe, data, device), feed, recipe, task.epochs)
+        self.epoch_steps = feed.steps
+        feed.steps = min(feed.steps, task.steps or feed.steps)
+        step: Any = training_step(network, Loss.of(recipe, data, device), feed, recipe, task.epochs)
+        if task.parts > 1:
+            step = accumulated(step, network, task.parts)
         self.ended = ""
         self.untrained: float | None = None
 
@@ -238,8 +284,8 @@ class _Session:
         if stopping is None:  # The loop keeps the best wherever it validates.
             return None
         if self.task.also_untrained:
-            found = self._judge()
-            self.untrained = self._score(found.log())
+            found = self.judge(self.network)
+            self.untrained = self.judge.score(found.log())
             stopping.update(found.loss if found.criterion is None else found.criterion, weights_of(self.network))
         begin = time.perf_counter()
         try:
@@ -254,20 +300,10 @@ class _Session:
         self.network.zero_grad()
         return max(self.scores + ([] if self.untrained is None else [self.untrained]))
 
-    def _judge(self) -> Assessment:
-        """Validation; weights are chosen by accuracy, in regression by the loss."""
-        found = assess(self.network, self.checked, self.judged, self.device)
-        return found if found.accuracy is None else replace(found, criterion=-found.accuracy)
-
-    def _score(self, figures: Mapping[str, Any]) -> float:
-        if self.kind == "classification":
-            return float(figures["validation_accuracy"])
-        return -math.sqrt(figures["validation_loss"])
-
     def _validate(self) -> Assessment:
         self._look_at_time()
-        found = self._judge()
-        if hopeless([*self.scores, self._score(found.log())], self.task.least):
+        found = self.judge(self.network)
+        if hopeless([*self.scores, self.judge.score(found.log())], self.task.least):
             self.ended = "hopeless"
         return found
 
@@ -279,15 +315,22 @@ class _Session:
     @property
     def scores(self) -> list[float]:
         """After each own epoch so far (of those that were validated)."""
-        return [self._score(row) for row in self.loop.history if "validation_loss" in row]
+        return [self.judge.score(row) for row in self.loop.history if "validation_loss" in row]
 
     def figures(self) -> dict[str, Any]:
         """Of every epoch, and how it ended."""
         columns: Mapping[str, list[float]] = self.loop.columns if self.loop.history else {}
         shown = {name: columns[name] for name in ("loss", "validation_loss") if name in columns}
         steps = self.loop.epoch * self.loop.feed.steps + self.loop.position
-        found = {"scores": self.scores, **shown, "epochs": steps / self.loop.feed.steps, "ended": self.ended}
+        found = {"scores": self.scores, **shown, "epochs": steps / self.epoch_steps, "steps": steps}
+        found |= {"ended": self.ended, **self._merit()}
         return found if self.untrained is None else {**found, "untrained": self.untrained}
+
+    def _merit(self) -> dict[str, float]:
+        """What the trial is ranked by, where that is not its score."""
+        stopping = self.loop.stopping
+        merit = None if stopping is None else self.judge.merit(float(stopping.loss))
+        return {} if merit is None else {"merit": merit}
 
 
 def _latency(network: nn.Module, data: Data, device: torch.device) -> float:

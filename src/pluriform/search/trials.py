@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,22 @@ import torch
 from pluriform.distribute import LATER, Outcome, map_tasks
 from pluriform.errors import ConfigError, RunConflictError, explain
 from pluriform.search.bayesian_search import BayesianSearch
-from pluriform.search.choice import best_of, common_cause, feasible, score_of
+from pluriform.search.choice import best_of, common_cause, score_of
+from pluriform.search.ending import ending_of, most_ending_seconds, next_ending
 from pluriform.search.facts import search_facts
 from pluriform.search.journal import Journal, Trial
+from pluriform.search.judge import objective_name
 from pluriform.search.memory import MemoryModel, check_shared_memory, ran_out_of_memory
-from pluriform.search.morph_space import Grown, MorphSpace
+from pluriform.search.morph_space import Grown, MorphSpace, outline_bytes
 from pluriform.search.morphism import Morph
+from pluriform.search.pace import Rounds, expected_seconds, measured_step, most_work, paced, rounds_within, work_of
 from pluriform.search.plan import Plan, strategy_of
 from pluriform.search.start import morphable
 from pluriform.search.stopping import least_scores
 from pluriform.search.telling import tell_begin, tell_end
 from pluriform.search.trial import WEIGHTS, Common, Measured, Task, network_of, run_trial
 from pluriform.search.validation_split import score_variance
+from pluriform.training.feed import Feed
 from pluriform.training.loss import Loss
 from pluriform.training.seeds import derive_seed
 
@@ -39,7 +44,6 @@ FIRST = 3
 """Trials after which a search ends whose trials all fail."""
 KEPT = 20
 """Best trials whose weights are kept for children."""
-MOST_FINAL_EPOCHS = 50
 STEP_DOWN = 0.999
 """Size that is tried after memory ran out, in units of what failed."""
 
@@ -65,7 +69,7 @@ class Search:
         self.checkpoints = checkpoints
         inputs, targets = common.data.train.batch(torch.arange(2))
         start = morphable(common.module, inputs)
-        self.most_bytes = math.inf
+        self.most_bytes = self.most_work = math.inf
         self.space = MorphSpace(start, derive_seed(plan.seed, "moves"), fits=self._fits)
         self._check_start()
         self.strategy = strategy_of(plan, self.space)
@@ -78,8 +82,23 @@ class Search:
         self.memory = MemoryModel.calibrated(
             network, inputs.to(device), targets.to(device), common.recipe, Loss(common.data.task), side
         )
+        self._set_pace(network, device)
         network.cpu()
         self._remember()
+
+    def _set_pace(self, network: torch.nn.Module, device: torch.device) -> None:
+        """How long trials are, from a step of the start that was measured when the search began."""
+        plan, data, recipe = self.plan, self.common.data, self.common.recipe
+        self.full = Feed(data, recipe.batch_size, 0, recipe.augmentation, torch.device("cpu")).steps
+        self.work, self.most_work = work_of(self.space.start.outline), math.inf
+        seconds, step = plan.seconds, 0.0
+        if seconds is not None and plan.epochs is None:
+            known = self.journal.fact("pace") or [seconds, measured_step(network, data, recipe, device)]
+            self.journal.note("pace", known)
+            seconds, step = known
+        self.pace = paced(plan.epochs, plan.usual, self.full, seconds, plan.final, step)
+        if seconds is not None and step:
+            self.most_work = most_work(self.pace, self.work, seconds, step)
 
     def _check_start(self) -> None:
         most, own = self.plan.max_parameters, self.space.start
@@ -97,7 +116,9 @@ class Search:
 
     def _fits(self, one: Grown) -> bool:
         most = self.plan.max_parameters
-        return (most is None or one.parameters <= most) and outline_bytes(one, self.common) <= self.most_bytes
+        small = most is None or one.parameters <= most
+        quick = self.most_work == math.inf or work_of(one.outline) <= self.most_work
+        return small and quick and outline_bytes(one, self.common.recipe.batch_size) <= self.most_bytes
 
     def _remember(self) -> None:
         """Tell the strategy the old scores in the old order, and what is under way."""
@@ -162,37 +183,46 @@ class Search:
             if trials and trials[0].told is None:  # Children need what the start has learnt.
                 yield LATER
                 continue
-            trial = self._ask(trials)
-            if trial is None:
+            candidate = self.strategy.ask()
+            if any(trial.key == candidate.key and not trial.plan.get("final") for trial in trials):
                 if not self.journal.running():
                     self.journal.note("exhausted", True)
                     return
                 yield LATER
                 continue
-            yield self._task(trial)
+            rounds = self._rounds(candidate, first=not trials)
+            if rounds is None:  # No time for it.
+                return
+            yield self._task(self._begun(candidate, rounds, trials))
 
     def _over(self) -> bool:
         begun = sum(not trial.plan.get("final") for trial in self.journal.trials())
-        return self.plan.budget.spent(begun) or self._search_seconds() <= self._shortest()
+        return self.plan.budget.spent(begun) or self._search_seconds() <= 0
 
     def _search_seconds(self) -> float:
-        """Seconds left before the best one is trained on."""
+        """Seconds left before the end begins."""
         budget = self.plan.budget
-        return math.inf if budget.minutes is None else budget.left - self.plan.final * 60 * budget.minutes
+        return (
+            math.inf if budget.minutes is None else budget.left - most_ending_seconds(self.done, self.plan, self.full)
+        )
 
-    def _shortest(self) -> float:
-        """Seconds that an epoch took lately: with less left, a trial would end without a score."""
-        done = [trial for trial in self.done if trial.figures["epochs"] > 0]
-        return min((trial.figures["seconds"] / trial.figures["epochs"] for trial in done[-3:]), default=0.0)
+    def _rounds(self, candidate: Grown, *, first: bool) -> Rounds | None:
+        """How long a network is trained: as the pace says, or less; `None` where there is no time for it."""
+        rounds, left = self.pace.start if first else self.pace.child, self._search_seconds()
+        work = work_of(candidate.outline)
+        told = [(trial.figures.get("steps", 0) * work_of(self._candidate(trial).outline), trial) for trial in self.done]
+        paces = [(amount, trial.figures["seconds"]) for amount, trial in told[-5:]]
+        expected = expected_seconds(work * rounds.count * rounds.steps, paces) if math.isfinite(left) else 0.0
+        if expected <= left:
+            return rounds
+        return rounds_within(rounds.count * rounds.steps * left / expected, self.full, rounds.count)
 
-    def _ask(self, trials: Sequence[Trial]) -> Trial | None:
-        """The next trial, in the journal; `None` where the strategy has nothing new."""
-        candidate = self.strategy.ask()
-        if any(trial.key == candidate.key and not trial.plan.get("final") for trial in trials):
-            return None
+    def _begun(self, candidate: Grown, rounds: Rounds, trials: Sequence[Trial]) -> Trial:
+        """The next trial, in the journal."""
         parent = self._ancestor(candidate)
         known = 0 if parent is None else len(self._candidate(parent).moves)
-        plan: dict[str, Any] = {"epochs": self.plan.epochs, "parameters": candidate.parameters}
+        plan: dict[str, Any] = {"epochs": rounds.count, "parameters": candidate.parameters}
+        plan |= {"steps": rounds.steps} if rounds.steps < self.full else {}
         plan |= {"cap": self.memory.cap / self.memory.scale, "least": self._least(parent), **self._belief(candidate)}
         trial = Trial(
             len(trials),
@@ -217,7 +247,7 @@ class Search:
     def _least(self, parent: Trial | None) -> list[float | None]:
         children = [trial for trial in self.done if trial.parent is not None and not trial.plan.get("final")]
         histories = [trial.figures["scores"] for trial in children]
-        found = least_scores(histories, self.plan.epochs, 1, self.plan.stopped if parent is not None else 0.0)
+        found = least_scores(histories, self.pace.child.count, 1, self.plan.stopped if parent is not None else 0.0)
         return [value if math.isfinite(value) else None for value in found]
 
     def _belief(self, candidate: Grown) -> dict[str, float]:
@@ -241,9 +271,11 @@ class Search:
             weights=None if parent is None else str(parent.resolve()),
             seed=derive_seed(self.plan.seed, "trial", trial.number),
             epochs=trial.plan["epochs"],
+            steps=trial.plan.get("steps"),
+            scratch=bool(trial.plan.get("scratch")),
             least=least,
             deadline=budget.deadline(share),
-            also_untrained=trial.number == 0 or bool(trial.plan.get("final")),
+            also_untrained=trial.number == 0 or bool(trial.plan.get("final") and not trial.plan.get("scratch")),
             cap=trial.plan.get("cap"),
             checkpoint=self.checkpoints,
         )
@@ -274,8 +306,8 @@ class Search:
             raise common_cause(told)
 
     def _accumulated(self, trial: Trial, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """With what its ancestors spent before it."""
-        before = {} if trial.parent is None else self.journal.trial(trial.parent).figures
+        """With what its ancestors spent before it, whose weights it had."""
+        before = {} if trial.parent is None or trial.plan.get("scratch") else self.journal.trial(trial.parent).figures
         totals = {f"total_{name}": figures[name] + before.get(f"total_{name}", 0.0) for name in ("epochs", "seconds")}
         return {**figures, **totals}
 
@@ -283,21 +315,21 @@ class Search:
         """What a finished trial teaches."""
         candidate = self._candidate(trial)
         if ran_out_of_memory(trial.failure):
-            self.most_bytes = min(self.most_bytes, STEP_DOWN * outline_bytes(candidate, self.common))
+            self.most_bytes = min(self.most_bytes, STEP_DOWN * outline_bytes(candidate, self.common.recipe.batch_size))
         if trial.plan.get("final"):
             return
         if trial.score is None:
             self.strategy.tell(candidate, math.nan)
             return
         samples = len(self.common.data.validation)
-        classes = self.common.data.task == "classification"
-        self.strategy.tell(candidate, self._told_score(trial), score_variance(trial.score, samples) if classes else 0.0)
+        share = self.common.data.task == "classification" and self.common.objective is None
+        self.strategy.tell(candidate, self._told_score(trial), score_variance(trial.score, samples) if share else 0.0)
 
     def _told_score(self, trial: Trial) -> float:
         """The score, lower by as much as the network is too slow."""
         most = self.plan.max_latency
         slow = 0.0 if most is None else max(0.0, trial.figures["latency"] / most - 1.0)
-        return float(trial.score or 0.0) - slow
+        return score_of(trial) - slow
 
     def _kept(self) -> set[int]:
         """Trials whose weights may still be needed."""
@@ -312,35 +344,33 @@ class Search:
 
     def facts(self, best: Trial | None = None) -> dict[str, Any]:
         """Facts of the search: as it stands, or, where the trial is named that comes out of it, in the end."""
+        classes = self.common.data.task == "classification"
         return search_facts(
             self.journal,
             self.plan,
-            objective="accuracy" if self.common.data.task == "classification" else "rmse",
+            objective=objective_name(self.common.objective, "accuracy" if classes else "rmse"),
             validation=len(self.common.data.validation),
             best=best,
             state="running" if best is None else "interrupted" if self.interrupted else "finished",
         )
 
     def _final(self) -> Iterator[Any]:
-        """Train the best one on, with what is left."""
-        done, budget = feasible(self.done, self.plan.max_latency), self.plan.budget
-        if not done or not self.plan.final:
-            return
-        best = max(done, key=score_of)
-        trials = self.journal.trials()
-        if trials[-1].plan.get("final"):  # Nothing was found since.
-            return
-        epochs = math.ceil(self.plan.final * len(trials) * self.plan.epochs)
-        if budget.minutes is not None:
-            each = best.figures["seconds"] / max(best.figures["epochs"], 1e-9)
-            epochs = min(MOST_FINAL_EPOCHS, math.floor(budget.left / max(each, 1e-9)))
-        if epochs < 1 or budget.left <= 0:
-            return
-        plan = {"epochs": min(epochs, MOST_FINAL_EPOCHS), "parameters": best.figures["parameters"], "final": True}
-        trial = Trial(len(trials), best.number, (), best.key, plan)
-        self.candidates[trial.number] = self._candidate(best)
-        self.journal.begin(trial)
-        yield self._task(trial)
+        """Train the best one on, and what else is asked for, with what is left."""
+        for trial in self.journal.running():
+            if trial.plan.get("final"):
+                yield self._task(trial)
+        last = list(takewhile(lambda trial: trial.plan.get("final"), reversed(self.journal.trials())))
+        made = {(trial.parent, bool(trial.plan.get("scratch"))) for trial in last}  # Nothing was found since.
+        found = [trial for trial in self.done if trial.number not in {ending.number for ending in last}]
+        endings = [end for end in ending_of(found, self.plan) if (end.of.number, end.scratch) not in made]
+        for place, ending in enumerate(endings):
+            trials, left = self.journal.trials(), len(endings) - place
+            trial = next_ending(ending, left, trials, self.plan, self.pace.child.count, self.full)
+            if trial is None:
+                return
+            self.candidates[trial.number] = self._candidate(ending.of)
+            self.journal.begin(trial)
+            yield self._task(trial)
 
     def best(self) -> Trial:
         """The best trial that meets the constraints.
@@ -353,14 +383,6 @@ class Search:
 
     def network(self, trial: Trial) -> torch.fx.GraphModule:
         """The network of a finished trial, with the weights that were scored."""
-        task = replace(self._task(trial), moves=(), ancestry=self._candidate(trial).moves)
+        task = replace(self._task(trial), moves=(), scratch=False, ancestry=self._candidate(trial).moves)
         weights = self.folder / f"{trial.number:06d}" / WEIGHTS
         return network_of(replace(task, weights=str(weights)), self.common).module
-
-
-def outline_bytes(one: Grown, common: Common) -> float:
-    """A rough size of a training, without building the network: parameters four times, and all tensors of a batch."""
-    outputs = sum(
-        math.prod(node.shape[1:]) for node in one.outline.nodes if all(isinstance(n, int) for n in node.shape)
-    )
-    return 16.0 * one.parameters + 4.0 * common.recipe.batch_size * outputs

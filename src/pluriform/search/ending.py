@@ -1,0 +1,84 @@
+"""The end of a search: the best network is trained on, and, where asked for, the best ones once more from scratch.
+
+Inherited weights carry the epochs of all ancestors. Trained from scratch for as many, a network shows what it is worth
+without them; both scores are on record, and the better one comes out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pluriform.search.choice import feasible, score_of
+from pluriform.search.journal import Trial
+from pluriform.search.pace import Rounds, rounds_within
+from pluriform.search.plan import Plan
+
+__all__ = ["Ending", "ending_of", "most_ending_seconds", "next_ending"]
+
+MOST_EPOCHS = 50
+MARGIN = 0.95
+"""Of the time that is left, for what a training takes beside its steps."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """One training of the end.
+
+    Attributes:
+        of: The trial whose network it is.
+        scratch: From fresh weights, not from those of the trial.
+    """
+
+    of: Trial
+    scratch: bool
+
+
+def ending_of(done: Sequence[Trial], plan: Plan) -> list[Ending]:
+    """What is trained in the end; nothing where the end has no share of the budget.
+
+    Args:
+        done: Trials with a score.
+        plan: Of the search.
+    """
+    ranked = sorted(feasible(done, plan.max_latency), key=lambda trial: (-score_of(trial), trial.number))
+    if not ranked or not plan.final:
+        return []
+    different = list({trial.key: trial for trial in reversed(ranked)}.values())[::-1]
+    found = [trial for trial in different if not trial.plan.get("final")][: plan.retrained]
+    return [Ending(ranked[0], scratch=False), *(Ending(trial, scratch=True) for trial in found)]
+
+
+def next_ending(ending: Ending, left: int, trials: Sequence[Trial], plan: Plan, epochs: int, full: int) -> Trial | None:
+    """The trial of one training, or `None` where there is no time for it.
+
+    Args:
+        ending: Which.
+        left: Trainings that are left, this one included: they share the time.
+        trials: All so far.
+        plan: Of the search.
+        epochs: Own epochs of a child, which the end is measured by where there is no limit of time.
+        full: Steps of an epoch.
+    """
+    figures, most = ending.of.figures, MOST_EPOCHS
+    if ending.scratch:
+        most = max(1, math.ceil(figures.get("total_epochs", 1.0)))
+    if plan.budget.minutes is None:
+        count = most if ending.scratch else math.ceil(plan.final * len(trials) * epochs)
+        rounds: Rounds | None = Rounds(min(count, MOST_EPOCHS), full)
+    else:
+        each = figures["seconds"] / max(figures.get("steps", figures["epochs"] * full), 1e-9)
+        rounds = rounds_within(MARGIN * plan.budget.left / left / max(each, 1e-9), full, min(most, MOST_EPOCHS))
+    if rounds is None or plan.budget.left <= 0:
+        return None
+    planned = {"epochs": rounds.count, "steps": rounds.steps, "parameters": figures["parameters"], "final": True}
+    return Trial(len(trials), ending.of.number, (), ending.of.key, {**planned, "scratch": ending.scratch})
+
+
+def most_ending_seconds(done: Sequence[Trial], plan: Plan, full: int) -> float:
+    """Seconds of the budget that the end takes: its share, or less where a full training of the best takes less."""
+    share = 60.0 * (plan.budget.minutes or 0.0) * plan.final
+    best = max(done, key=score_of, default=None)
+    if best is None or not best.figures.get("steps"):
+        return share
+    full_training = MOST_EPOCHS * full * best.figures["seconds"] / best.figures["steps"] / MARGIN
+    return min(share, (1 + plan.retrained) * full_training)
