@@ -43,7 +43,6 @@ from translate_networks import (
     facts_of,
     means_of,
     painted,
-    random_network,
     row_of,
     ruler,
     seconds_an_update,
@@ -54,6 +53,7 @@ from translate_networks import (
 import pluriform as pf
 from pluriform.data.data import Data
 from pluriform.evaluation.images import measure_images
+from pluriform.evaluation.random_judge import random_judge
 from pluriform.translate.fit import TSIT
 from pluriform.translate.game_recipe import GameRecipe
 from pluriform.translate.rivals.pix2pix import Pix2Pix
@@ -124,7 +124,7 @@ def compute(arm: str, size: int, seed: int, chosen: argparse.Namespace) -> None:
     else:
         mean = data.train.targets.mean(0, keepdim=True).expand_as(data.test.targets)
         form = Given(nearest(data) if arm == "nearest" else mean)
-    extractors = [classifier(0.0, 0, chosen), random_network(3)]
+    extractors = [classifier(0.0, 0, chosen), random_judge(3)]
     found = measure_images(form, data, extractors=extractors, segmentation=ruler(data, chosen), styles=0, seed=seed)
     part = {
         "figures": row_of(found, EXTRACTORS),

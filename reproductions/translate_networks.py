@@ -102,18 +102,6 @@ def small_network(data: Data, seed: int) -> nn.Sequential:
         return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, data.outputs))
 
 
-def random_network(channels: int, seed: int = 0) -> nn.Sequential:
-    """Four convolutions with He-normal weights, each from the second on after averaging over 2x2 pixels."""
-    parts: list[nn.Module] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for place, (before, after) in enumerate([(channels, 32), (32, 64), (64, 128), (128, 128)]):
-            conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
-            nn.init.kaiming_normal_(conv.weight, 0.2, nonlinearity="leaky_relu")
-            parts += [*([nn.AvgPool2d(2)] if place else []), conv, nn.LeakyReLU(0.2)]
-    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 2, bias=False))
-
-
 def ruler(data: Data, chosen: Any) -> Segmented:
     """The segmentation network of the real training pairs; fitted, resumed or read."""
     own = pf.load(data.name, task="translation", size=data.input_shape[1:])

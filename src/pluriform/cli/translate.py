@@ -22,6 +22,7 @@ from pluriform.data.sources.label_files import read_label_maps, read_table
 from pluriform.data.sources.pictures import Size, read_pictures
 from pluriform.errors import ConfigError, ShapeError, explain
 from pluriform.evaluation.evaluate import evaluate
+from pluriform.evaluation.random_judge import random_judge
 from pluriform.forms import load_form
 from pluriform.prediction import Translator
 from pluriform.report.page import write_report
@@ -76,7 +77,10 @@ def options(name: str) -> type:
             ("extractor", described(str | None, "fitted classifier whose features hold the content"), None),
             (
                 "judges",
-                described(tuple[str, ...], "fitted classifiers whose features tell images apart in the page"),
+                described(
+                    tuple[str, ...],
+                    "fitted classifiers whose features tell images apart in the page; else random weights",
+                ),
                 (),
             ),
             ("segmentation", described(str | None, "fitted segmentation, which labels the outputs in the page"), None),
@@ -136,7 +140,7 @@ def run(words: Sequence[str]) -> None:
         form,
         data,
         seed=found.seed,
-        extractors=[load_form(judge) for judge in found.judges],
+        extractors=[load_form(judge) for judge in found.judges] or [random_judge(form.scale.outputs)],
         segmentation=load_form(found.segmentation) if found.segmentation else None,
         run=folder,
     )

@@ -16,6 +16,7 @@ __all__ = ["byte_size", "coloured", "palette", "pictured", "pngs"]
 
 MOST_SIDE = 32
 GOLDEN = 0.618034
+LIGHT = ((0.45, 0.62), (0.5, 0.92), (0.3, 0.8))  # Saturation and value, in turn.
 
 
 def pictured(shape: tuple[int, ...]) -> bool:
@@ -62,7 +63,7 @@ def palette(classes: int) -> Tensor:
         >>> palette(3).shape
         torch.Size([3, 3])
     """
-    hues = [colorsys.hsv_to_rgb(place * GOLDEN % 1, (0.85, 0.55)[place % 2], 0.92) for place in range(classes - 1)]
+    hues = [colorsys.hsv_to_rgb((0.58 + place * GOLDEN) % 1, *LIGHT[place % 3]) for place in range(classes - 1)]
     return torch.tensor([(0.12, 0.12, 0.15), *hues])[:classes]
 
 

@@ -20,7 +20,7 @@ from pluriform.result import Curve, Pictures
 __all__ = ["Remembering", "measure_translations"]
 
 SIDE = 64
-SHOWN = 8
+SHOWN = 12
 STYLED = 3  # Contents that are shown in several styles.
 DRAWS = 6
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -171,7 +171,7 @@ class _Pictures:
         return found, {"by": words, "images": len(scores), "mean": float(scores.mean())}
 
     def legend(self) -> Pictures:
-        colours = palette(len(self.data.classes))[:, :, None, None].expand(-1, -1, 8, 8)
+        colours = palette(len(self.data.classes))[:, :, None, None].expand(-1, -1, 4, 12)
         places = [float(place) for place in range(len(colours))]
         return Pictures("classes", pngs(colours, (0.0, 1.0)), {"label": places})
 

@@ -12,7 +12,7 @@ __all__ = ["losses"]
 _ORDER = ("generator", "discriminator", "told_apart", "adversarial")
 _NOTES = {
     "generator": "sum of all its parts",
-    "told_apart": "share of patches told right; 50 % is chance",
+    "told_apart": "patches told right; 50 % is chance",
     "adversarial": "against the discriminator",
     "feature_matching": "features of the discriminator",
     "perceptual": "features of the extractor",

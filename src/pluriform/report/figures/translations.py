@@ -11,6 +11,7 @@ from pluriform.result import Pictures
 __all__ = ["translations"]
 
 _SHOWN = 2  # Further forms show their pictures when asked.
+_ROWS, _MORE_ROWS = 4, 6  # Of test images, in grids of three columns and of four.
 _BLANK = Tile("", "", "", "")
 _WORDS = {"content": "Content", "style": "Style", "output": "Output", "truth": "Truth"}
 
@@ -68,10 +69,10 @@ def _held_out(row: Row) -> list[Gallery]:
     parts = _parts(row, "translation")
     columns = {part: _tiles(parts[part], f"{_WORDS[part]} of test image") for part in _WORDS if part in parts}
     count = min(len(tiles) for tiles in columns.values())
-    half = -(-count // 2)
+    each = _ROWS if len(columns) < len(_WORDS) else _MORE_ROWS
     galleries = []
-    for begin in range(0, count, half):
-        end = min(count, begin + half)
+    for begin in range(0, count, each):
+        end = min(count, begin + each)
         tiles = tuple(tiles[place] for place in range(begin, end) for tiles in columns.values())
         title = f"Test images {begin + 1} to {end}" if end > begin + 1 else f"Test image {end}"
         galleries.append(Gallery(title, tiles, len(columns), tuple(_WORDS[part] for part in columns)))
