@@ -1,7 +1,6 @@
 """Deep thin networks: trained alone, distilled, hinted, pruned from a wide one, and by wide-then-narrow.
 
-    PLURIFORM_DATA=... OMP_NUM_THREADS=1 python reproductions/narrow_table.py --data fashion-mnist
-    PLURIFORM_DATA=... OMP_NUM_THREADS=1 python reproductions/narrow_table.py --data cifar10
+    PLURIFORM_DATA=... OMP_NUM_THREADS=1 python reproductions/narrow_table.py [--data fashion-mnist cifar10]
         [--seeds 0 1 2 3 4] [--arms ...] [--places table curves] [--out runs/narrow_table] [--assemble]
 
 The thin network is plain: a stem of 4x4 patches, `depth` 3x3 convolutions of `width` channels with ReLU on the 7x7
@@ -251,7 +250,7 @@ def row(arms: dict[str, dict[int, dict]], arm: str) -> dict[str, Any]:
 def main() -> None:
     """Fit what is missing, then write the JSON from all parts at hand."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data", nargs="+", default=["fashion-mnist"], choices=["fashion-mnist", "cifar10"])
+    parser.add_argument("--data", nargs="+", default=["fashion-mnist", "cifar10"], choices=["fashion-mnist", "cifar10"])
     parser.add_argument("--places", nargs="+", default=["table", "curves"], choices=["table", "curves"])
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
