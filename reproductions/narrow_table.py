@@ -30,13 +30,21 @@ References:
 
 import argparse
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from records import environment, mean_and_sd, part_is_current, read_parts, rounded, write_part, write_record
+from records import (
+    environment,
+    interval_of_mean,
+    mean_and_sd,
+    part_is_current,
+    read_parts,
+    rounded,
+    write_part,
+    write_record,
+)
 from torch import nn
 
 import pluriform as pf
@@ -187,17 +195,6 @@ def compute(name: str, depth: int, width: int, arm: str, seed: int, chosen: argp
     print(name, depth, width, arm, seed, {k: figures[k] for k in ("rate", "validation", "test")}, flush=True)
 
 
-def interval(values: list[float]) -> list[float] | None:
-    """95 % interval of the mean by Student's t; `None` for one value."""
-    if len(values) < 2:
-        return None
-    from scipy.stats import t
-
-    mean, sd = sum(values) / len(values), float(torch.tensor(values, dtype=torch.float64).std())
-    half = float(t.ppf(0.975, len(values) - 1)) * sd / math.sqrt(len(values))
-    return [mean - half, mean + half]
-
-
 def outcome(parts: list[dict]) -> dict:
     """The JSON that is committed."""
     places: dict[str, dict] = {}
@@ -227,7 +224,7 @@ def row(arms: dict[str, dict[int, dict]], arm: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "seeds": sorted(own),
         "rate": sorted({part["rate"] for part in own.values()}),
-        "test": mean_and_sd(values) | {"interval": interval(values)},
+        "test": mean_and_sd(values) | {"interval": interval_of_mean(values)},
         "nll": mean_and_sd(part["nll"] for part in own.values()),
         "ece": mean_and_sd(part["ece"] for part in own.values()),
         "thin passes": mean_and_sd(part["thin passes"] for part in own.values()),
@@ -237,7 +234,7 @@ def row(arms: dict[str, dict[int, dict]], arm: str) -> dict[str, Any]:
         shared = sorted(set(own) & set(arms.get(other, {})))
         if arm != other and shared:
             gaps = [own[seed]["test"] - arms[other][seed]["test"] for seed in shared]
-            found[f"less {other}"] = mean_and_sd(gaps) | {"interval": interval(gaps)}
+            found[f"less {other}"] = mean_and_sd(gaps) | {"interval": interval_of_mean(gaps)}
     if arm == "alone":
         found["wide"] = mean_and_sd(part["wide"] for part in own.values())
     if arm == "wide-then-narrow":

@@ -3,8 +3,9 @@
 import json
 import math
 import platform
+import statistics
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,17 @@ def write_part(path: Path, part: Mapping[str, Any]) -> None:
 def read_parts(folder: Path) -> list[dict]:
     """All parts below the folder, by path."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("**/*.json")) if path.parent.name == "parts"]
+
+
+def interval_of_mean(values: Sequence[float]) -> list[float] | None:
+    """95 % interval of the mean by Student's t; `None` for one value."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    mean, sd = statistics.fmean(values), statistics.stdev(values)
+    half = float(t.ppf(0.975, len(values) - 1)) * sd / math.sqrt(len(values))
+    return [mean - half, mean + half]
 
 
 def mean_and_sd(values: Iterable[float]) -> dict[str, float | int | None]:

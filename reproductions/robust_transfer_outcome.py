@@ -1,28 +1,19 @@
 """What the parts of robust_transfer.py say: intervals over seeds, the eps that wins, and whether the claim holds."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
-from records import environment, mean_and_sd
+from records import environment, interval_of_mean, mean_and_sd
 
-SURE = 0.95
 WORDS = {"linear-probe": "fixed features", "full-network": "full network"}
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
 
 
 def interval(values: Iterable[float]) -> dict[str, Any]:
     """Mean, standard deviation and 95 % t interval over seeds; ends are `None` for one seed."""
-    from scipy.stats import t
-
-    found: dict[str, Any] = mean_and_sd(values)
-    reach = None
-    if found["seeds"] > 1:
-        reach = float(t.ppf((1 + SURE) / 2, found["seeds"] - 1)) * found["sd"] / math.sqrt(found["seeds"])
-    ends = (
-        {"low": None, "high": None} if reach is None else {"low": found["mean"] - reach, "high": found["mean"] + reach}
-    )
-    return found | ends
+    known = list(values)
+    low, high = interval_of_mean(known) or (None, None)
+    return mean_and_sd(known) | {"low": low, "high": high}
 
 
 def verdict_of(gain: dict[str, Any]) -> str:
