@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pluriform.data.signature import Signature
 from pluriform.errors import ShapeError
 from pluriform.graph.ops import Op
+from pluriform.graph.proxy import ShapedProxy
 from pluriform.graph.trace import trace
 from pluriform.nets.zoo import NAMES, build
 
@@ -399,3 +400,8 @@ def test_layers_with_computed_weights_are_layers(norm):
     assert node.op is Op.LINEAR
     assert (node.attributes["in_features"], node.attributes["out_features"]) == (4, 3)
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_a_proxy_without_its_node_yet_says_so_at_once():
+    with pytest.raises(AttributeError, match="node"):
+        _ = object.__new__(ShapedProxy).shape

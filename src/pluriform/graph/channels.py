@@ -8,6 +8,7 @@ takes it from an attribute of a module (`self.heads`), the attribute follows (`l
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -82,6 +83,10 @@ class ChannelGroups:
         return ChannelGroups(flow, tuple(groups), sets)
 
 
+FOUND: WeakKeyDictionary[Graph, tuple[ChannelGroup, ...]] = WeakKeyDictionary()
+"""Since to find them a resized copy is traced, and each edit asks for them again."""
+
+
 def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
     """The tied channel groups of a network, free and fixed.
 
@@ -102,6 +107,12 @@ def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
         3 2 ('3',) () () True
         0.input 1 () ('0',) () True
     """
+    if graph not in FOUND:
+        FOUND[graph] = _channel_groups(graph)
+    return FOUND[graph]
+
+
+def _channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
     found = ChannelGroups.of(graph)
     free = [group for group in found.groups if not group.fixed]
     if not _written_out(found, free):

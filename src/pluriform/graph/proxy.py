@@ -104,6 +104,8 @@ class ShapedProxy(fx.Proxy):
         return self.node.meta["value"]
 
     def __getattr__(self, name: str) -> Any:
+        if name == "node":  # Asked for before it is set, it would be looked for until the stack is full.
+            raise AttributeError(name)
         value = self.node.meta.get("value")
         if name == "_is_param":
             return False

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from inspect import isfunction
 from typing import Any
 
 import torch
@@ -143,7 +144,8 @@ class ShapeTracer(fx.Tracer):
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch._C.DisableTorchFunction())
             stack.enter_context(self._mode or torch.random.fork_rng(devices=[]))
-            stack.enter_context(_unpatched())
+            if node.op in ("call_module", "get_attr") or isfunction(node.target):
+                stack.enter_context(_unpatched())  # Nothing else runs a module; it takes milliseconds.
             if node.op == "get_attr":
                 return self._without_data(_attribute(self.root, str(node.target)))
             if node.op == "call_module":
