@@ -32,7 +32,7 @@ demo: $(STAMPS)/run ## Compare four forms of one network on handwritten digits; 
 	$(BIN)/pluriform compare digits --out runs/demo
 
 test: $(STAMPS)/test ## Run the test suite
-	$(BIN)/python -m pytest -q -n 2 $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 check: $(STAMPS)/check ## Lint, format, types, floors, names, docstrings
 	$(BIN)/ruff check .
