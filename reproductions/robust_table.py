@@ -11,7 +11,7 @@ first half. TRADES has beta 1 on MNIST, as published, 6 on CIFAR-10.
 
 Judged are clean accuracy on all test images, and on the first 1,000 of them one step of FGSM, PGD of 20 steps from one
 start, PGD of 50 steps from 10 starts, and AutoAttack with its published suite and budgets; every attack of AutoAttack
-is told. Seconds are of one core that other work may share.
+is told. Seconds are of one core that other work may share; the passes that a training took are told beside.
 
 Every (setting, method, seed) is fitted and attacked in run folders of its own, which resume where they were killed, and
 leaves one part. Writes reproductions/robust_table.json from all parts at hand.
@@ -172,7 +172,7 @@ def outcome(parts: list[dict]) -> dict:
             "seeds": [part["key"]["seed"] for part in own],
             "accuracy": {name: mean_and_sd(part["accuracy"][name] for part in own) for name in own[0]["accuracy"]},
             "training_seconds": mean_and_sd(part["cost"]["training_seconds"] for part in own),
-            "attack_seconds": mean_and_sd(part["attack_seconds"] for part in own),
+            "sample_passes": mean_and_sd(part["cost"]["sample_passes"] for part in own),
             "stages": [part["stages"] for part in own],
             "roll_backs": [len(part["events"]) for part in own],
         }
@@ -185,7 +185,8 @@ def outcome(parts: list[dict]) -> dict:
             "spread": "sd over seeds, n - 1; accuracies in percent",
             "attacked": f"the first {sorted({part['key']['attacked'] for part in parts})} test images",
             "autoattack": "standard: APGD-CE, APGD-T, FAB-T of 100 steps, Square of 5,000 queries",
-            "seconds": "of one core that other work may share",
+            "training_seconds": "by the clock on one core, which other work shared to a degree that differs between rows",
+            "sample_passes": "forward and backward passes of one image, those of the attacker among them",
         },
         "settings": settings,
         "machines": sorted({part["machine"] for part in parts}),
