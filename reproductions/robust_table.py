@@ -185,7 +185,7 @@ def outcome(parts: list[dict]) -> dict:
             "spread": "sd over seeds, n - 1; accuracies in percent",
             "attacked": f"the first {sorted({part['key']['attacked'] for part in parts})} test images",
             "autoattack": "standard: APGD-CE, APGD-T, FAB-T of 100 steps, Square of 5,000 queries",
-            "training_seconds": "by the clock on one core, which other work shared to a degree that differs between rows",
+            "training_seconds": "by the clock on one core, which other work shared, now more, now less",
             "sample_passes": "forward and backward passes of one image, those of the attacker among them",
         },
         "settings": settings,
