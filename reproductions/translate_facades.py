@@ -37,15 +37,17 @@ from records import environment, part_is_current, read_parts, rounded, write_par
 from torch import Tensor
 from translate_networks import (
     Given,
+    add_arguments,
     classifier,
     cut,
     draw_grid,
     facts_of,
-    means_of,
     painted,
+    row,
     row_of,
     ruler,
     seconds_an_update,
+    shrunk,
     timed_fit,
     updates_in,
 )
@@ -168,50 +170,13 @@ def outcome(parts: list[dict]) -> dict[str, Any]:
     return found | environment()
 
 
-def row(fits: list[dict]) -> dict[str, Any]:
-    """Figures of an arm over its seeds, and what it took."""
-    facts = [part["facts"] for part in fits if part["facts"]]
-    known = {
-        "minutes": fits[0]["key"]["minutes"],
-        "seeds": sorted(part["key"]["seed"] for part in fits),
-        "generator_parameters": facts[0]["generator_parameters"],
-        "updates": facts[0]["updates"],
-        "wall_seconds": [fact["training_seconds"] for fact in facts],
-        "work_seconds_of_last_sitting": [fact["work_seconds_of_last_sitting"] for fact in facts],
-        "events": [fact["events"] for fact in facts],
-    }
-    return (known if facts else {}) | means_of([part["figures"] for part in fits])
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
+def main() -> None:
+    """Fit what is missing, then write JSON and figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128], choices=sorted(BATCH))
     parser.add_argument("--arms", nargs="+", default=[*BASELINES, *ARMS], choices=[*BASELINES, *ARMS])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--ruler-width", type=int, default=12)
-    parser.add_argument("--ruler-epochs", type=int, default=40)
-    parser.add_argument("--classifier-epochs", type=int, default=10)
-    parser.add_argument("--classifier-images", type=int, default=20000)
-    parser.add_argument("--limit", type=int, help="images of every split")
-    parser.add_argument("--out", type=Path, default=Path("runs/translate_facades"))
-    parser.add_argument("--figures", type=Path, default=Path("docs/figures"))
-    parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--assemble", action="store_true", help="only write JSON and figures from what is there")
-    parser.add_argument("--tiny", action="store_true", help="try the script out: few images, seconds of training")
-    chosen = parser.parse_args()
-    if chosen.tiny:
-        chosen.limit, chosen.minutes, chosen.ruler_epochs, chosen.ruler_width = 24, 0.05, 2, 4
-        chosen.classifier_epochs, chosen.classifier_images = 1, 500
-        chosen.out, chosen.figures = chosen.out / "tiny", chosen.out / "tiny"
-        chosen.json = chosen.out / "record.json"
-    return chosen
-
-
-def main() -> None:
-    """Fit what is missing, then write JSON and figures."""
-    chosen = arguments()
+    add_arguments(parser, "translate_facades", 30.0)
+    chosen = shrunk(parser.parse_args())
     for size in chosen.sizes:
         for seed in [] if chosen.assemble else chosen.seeds:
             for arm in chosen.arms:

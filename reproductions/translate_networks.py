@@ -4,6 +4,7 @@ Judges are classifiers of CIFAR-10 (features for the distances of images), a seg
 a network with random weights as a second opinion. Each lies in a folder of its own and is trained where it is missing.
 """
 
+import argparse
 import json
 import math
 import time
@@ -177,6 +178,49 @@ def means_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _finite(value: Any) -> float | None:
     return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def row(fits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures of an arm over its seeds, and what it took, from its parts."""
+    facts = [part["facts"] for part in fits if part["facts"]]
+    known: dict[str, Any] = {}
+    if facts:
+        known = {
+            "minutes": fits[0]["key"]["minutes"],
+            "seeds": sorted(part["key"]["seed"] for part in fits),
+            "generator_parameters": facts[0]["generator_parameters"],
+            "updates": facts[0]["updates"],
+            "wall_seconds": [fact["training_seconds"] for fact in facts],
+            "work_seconds_of_last_sitting": [fact["work_seconds_of_last_sitting"] for fact in facts],
+            "events": [fact["events"] for fact in facts],
+        }
+    return known | means_of([part["figures"] for part in fits])
+
+
+def add_arguments(parser: argparse.ArgumentParser, name: str, minutes: float) -> None:
+    """What the scripts on translation have in common."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--minutes", type=float, default=minutes, help="of training, for each fit")
+    parser.add_argument("--ruler-width", type=int, default=12)
+    parser.add_argument("--ruler-epochs", type=int, default=40)
+    parser.add_argument("--classifier-epochs", type=int, default=10)
+    parser.add_argument("--classifier-images", type=int, default=20000)
+    parser.add_argument("--limit", type=int, help="images of every split")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/{name}"))
+    parser.add_argument("--figures", type=Path, default=Path("docs/figures"))
+    parser.add_argument("--json", type=Path, default=Path(__file__).with_name(f"{name}.json"))
+    parser.add_argument("--assemble", action="store_true", help="only write JSON and figures from what is there")
+    parser.add_argument("--tiny", action="store_true", help="try the script out: few images, seconds of training")
+
+
+def shrunk(chosen: argparse.Namespace) -> argparse.Namespace:
+    """Everything small where the script is only tried out, in a folder of its own."""
+    if chosen.tiny:
+        chosen.limit, chosen.minutes, chosen.ruler_epochs, chosen.ruler_width = 24, 0.02, 2, 4
+        chosen.classifier_epochs, chosen.classifier_images, chosen.seeds = 1, 300, [0]
+        chosen.out, chosen.figures = chosen.out / "tiny", chosen.out / "tiny"
+        chosen.json = chosen.out / "record.json"
+    return chosen
 
 
 def facts_of(form: Any, seconds: float) -> dict[str, Any]:

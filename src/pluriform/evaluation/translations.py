@@ -105,7 +105,7 @@ class _Pictures:
         contents, targets = _first(self.data.test, SHOWN)
         styled = self.form.reads_style
         count = min(len(contents), len(targets)) if styled else len(contents)
-        contents, style = contents[:count], targets[:count] if styled else None
+        contents, style = contents[:count], self._references(targets[:count]) if styled else None
         shown = {"content": contents} | ({} if style is None else {"style": style})
         shown["output"] = self.form.translate(contents, style, seed=self.seed)
         shown |= {"truth": targets} if self.data.paired else {}
@@ -158,7 +158,7 @@ class _Pictures:
 
     def ranked(self, segmentation: nn.Module | None) -> tuple[list[Pictures], Mapping[str, Any]]:
         contents, targets = _first(self.data.test, RANKED)
-        style = targets if self.form.reads_style and len(targets) == len(contents) else None
+        style = self._references(targets) if self.form.reads_style and len(targets) == len(contents) else None
         outputs = self.form.translate(contents, style, seed=self.seed)
         scores, words = self._scores(contents, outputs, targets, segmentation)
         if scores is None or len(scores) < 2 * ENDS:
@@ -197,6 +197,10 @@ class _Pictures:
             return None, ""
         light = [images.mean(1, keepdim=True) for images in (outputs, contents)]
         return ssim_terms(light[0], light[1], span), "SSIM of light to the content"
+
+    def _references(self, targets: Tensor) -> Tensor:
+        """A style for each content: never its own truth."""
+        return targets.roll(1, 0) if self.data.paired else targets
 
     @property
     def _bounds(self) -> Bounds:

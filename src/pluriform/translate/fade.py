@@ -1,5 +1,7 @@
 """FADE: content features scale and shift every pixel of the normalised trunk."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,18 +69,28 @@ class FADEBlock(nn.Module):
         after: Channels of the output.
         content: Channels of the content features; 0 for none.
         norm: `batch`, `instance` or `joint`.
+        modulation: Makes what modulates the trunk in place of FADE.
 
     References:
         Jiang et al. 2020, arXiv:2007.12072.
     """
 
-    def __init__(self, before: int, after: int, content: int, norm: str = "batch") -> None:
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        content: int,
+        norm: str = "batch",
+        modulation: Callable[[], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
-        self.fade1 = FADE(before, content, norm)
+
+        make = modulation or (lambda: FADE(before, content, norm))
+        self.fade1 = make()
         self.conv1 = SpectralConv2d(before, before, 3, padding=1)
-        self.fade2 = FADE(before, content, norm)
+        self.fade2 = make()
         self.conv2 = SpectralConv2d(before, after, 3, padding=1)
-        self.shortcut_fade = FADE(before, content, norm) if before != after else None
+        self.shortcut_fade = make() if before != after else None
         self.shortcut = SpectralConv2d(before, after, 1, bias=False) if before != after else None
 
     def forward(self, x: Tensor, f: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """`TSIT`: one network for style transfer, label maps to photographs, many styles, and general pairs."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,9 @@ from pluriform.translate.scale import Scale
 from pluriform.translate.translated import Painter
 from pluriform.translate.translation import Cast, Translation, warn_of_lost_style
 
-__all__ = ["TSIT", "Task"]
+__all__ = ["TSIT", "Task", "Without"]
 
+Without = Literal["nothing", "content", "style", "fade", "fadain"]
 Task = Literal["auto", "style-transfer", "multi-modal", "semantic", "paired"]
 KL = 0.05
 UNPAIRED = ("style-transfer", "multi-modal")
@@ -44,7 +45,14 @@ class TSIT(Translation):
     Tasks: `style-transfer`, an image in the style of another, unpaired; `multi-modal`, the same with several styles in
     the data; `semantic`, label maps to images; `paired`, any image to its partner. In the first two the style stream
     reads a reference image and the trunk starts from noise; in the others it starts from the content, or with `encoder`
-    from a latent vector that an encoder finds in the truth and that is drawn afterwards.
+    from a latent vector that an encoder finds in the truth and that is drawn afterwards. With `style` the style stream
+    reads the truth of pairs in training, and any image afterwards; judge such a form with references that are not the
+    truth, as `measure_images` does.
+
+    What the paper leaves out one by one: `without="content"` starts from noise and knows the style alone,
+    `without="style"` has no style stream, `without="fade"` modulates by the resized content itself as SPADE does,
+    `without="fadain"` joins means of the style features to the trunk by a 1x1 convolution. No perceptual loss is
+    `perceptual=0`.
 
     Args:
         task: One of them; `auto` goes by the data: label maps are `semantic`, pairs `paired`, several styles
@@ -54,6 +62,8 @@ class TSIT(Translation):
         norm: N of FADE, `batch`, `instance` or `joint` over all channels; `auto` takes `batch` from 4 images a step on,
             else `joint`, since BatchNorm over few images takes the style away.
         encoder: Whether `semantic` and `paired` work starts from a latent vector, for several answers to one content.
+        style: Whether `semantic` and `paired` work has a style stream; the others have one anyway.
+        without: Part that is left out: `nothing`, `content`, `style`, `fade` or `fadain`.
         feature_matching: Weight; `None` for 10 in semantic work and 1 otherwise.
         perceptual: Weight of features of `module`; `None` for 20 in semantic work and 1 otherwise, as published for
             VGG-19.
@@ -80,6 +90,8 @@ class TSIT(Translation):
     levels: int | None = None
     norm: Literal["auto", "batch", "instance", "joint"] = "auto"
     encoder: bool = False
+    style: bool = False
+    without: Without = "nothing"
     feature_matching: float | int | None = None
     perceptual: float | int | None = None
     l1: float | int | None = None
@@ -88,7 +100,13 @@ class TSIT(Translation):
 
     def __post_init__(self) -> None:
         tasks = ("auto", *UNPAIRED, "semantic", "paired")
-        for name, known in (("task", tasks), ("preset", tuple(PRESETS)), ("norm", ("auto", *NORMS))):
+        parts = (
+            ("task", tasks),
+            ("preset", tuple(PRESETS)),
+            ("norm", ("auto", *NORMS)),
+            ("without", get_args(Without)),
+        )
+        for name, known in parts:
             if getattr(self, name) not in known:
                 got = repr(getattr(self, name))
                 raise ConfigError(explain(f"{name} one of {', '.join(known)}", got, "TSIT", f"change {name}"))
@@ -111,15 +129,19 @@ class TSIT(Translation):
         norm = recommended_norm(self.training.batch_size) if self.norm == "auto" else self.norm
         warn_of_lost_style(self.training, norm)
         start = "noise" if unpaired else "latent" if self.encoder else "content"
+        styled = (unpaired or self.style) and self.without != "style"
+        self._check_parts(styled, start)
         generator = TSITGenerator(
-            scale.channels,
-            scale.outputs if unpaired else 0,
+            0 if self.without == "content" else scale.channels,
+            scale.outputs if styled else 0,
             scale.outputs,
             levels=levels,
             width=preset.width,
             cap=preset.cap,
             norm=norm,
             start=start,
+            fade=self.without != "fade",
+            fadain=self.without != "fadain",
             size=(height, width) if start == "latent" else None,
         )
         encoder = None
@@ -138,12 +160,22 @@ class TSIT(Translation):
             "levels": levels,
             "norm": norm,
             "start": start,
+            "style": "reference" if styled else "none",
+            "without": self.without,
             "discriminator": f"{scales} scales of {layers} layers, spectral norm"
             + (f", R1 {self.training.r1:g}" if self.training.r1 else ""),
             "weights": {name: value for name, value in vars(weights).items() if value},
             "extractor": extractor.label if extractor else "none",
         }
-        return Cast(rules, TSITPainter(generator, unpaired, start != "content"), facts, not unpaired)
+        return Cast(rules, TSITPainter(generator, styled, start != "content"), facts, not unpaired)
+
+    def _check_parts(self, styled: bool, start: str) -> None:
+        """Raise where what is left out is not there."""
+        missing = {"content": start != "noise", "style": start != "noise" and not self.style, "fadain": not styled}
+        if missing.get(self.without):
+            expected = "unpaired work" if self.without == "content" else "work with a style stream"
+            got, remedy = f"without={self.without!r} where there is none", "leave it out, or give style=True to pairs"
+            raise ConfigError(explain(expected, got, "TSIT", remedy))
 
     def _task(self, data: Data) -> str:
         if self.task == "auto":

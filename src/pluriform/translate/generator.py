@@ -1,5 +1,7 @@
 """TSIT's generator: content by FADE and style by FAdaIN, coarse to fine."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,14 +13,16 @@ from pluriform.translate.depth import Padding, check_levels, level_widths, pad_t
 from pluriform.translate.fadain import ChannelStatistics, channel_statistics, fadain
 from pluriform.translate.fade import FADEBlock
 from pluriform.translate.initialisation import xavier_initialise
+from pluriform.translate.spade import SPADE
 from pluriform.translate.stream import Stream
 
-__all__ = ["Start", "Style", "TSITGenerator", "interpolate_styles"]
+__all__ = ["Start", "Style", "StyleJoin", "TSITGenerator", "interpolate_styles"]
 
 Start = Literal["noise", "content", "latent"]
 Style = tuple[ChannelStatistics, ...]
 SLOPE = 0.2
 NOISE = 3
+SPADE_HIDDEN = 128
 LATENT = 256
 
 
@@ -40,6 +44,10 @@ class TSITGenerator(nn.Module):
         norm: N of FADE: `batch`, `instance` or `joint`.
         start: What the trunk begins with: `noise` of 3 channels, the shrunken `content`, or a `latent` vector of 256
             numbers.
+        fade: Modulate by features of the content stream; otherwise there is none, and the resized content itself
+            modulates as in SPADE.
+        fadain: Give the trunk the statistics of the style features; otherwise means of these are joined to it by a 1x1
+            convolution.
         size: Height and width of the images; needed by `latent` only, which then takes this size only.
 
     References:
@@ -65,13 +73,16 @@ class TSITGenerator(nn.Module):
         cap: int = 16,
         norm: str = "batch",
         start: Start = "noise",
+        fade: bool = True,
+        fadain: bool = True,
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         _check(content, out, levels, start, size)
         widths = level_widths(width, levels, cap)
         self.levels, self.start = levels, start
-        self.content_stream = Stream(content, widths) if content else None
+        self.content_stream = Stream(content, widths) if content and fade else None
+        self.raw_content = bool(content) and not fade
         self.style_stream = Stream(style, widths) if style else None
         self.bottom: tuple[int, int] | None = None
         if start == "latent" and size is not None:
@@ -79,10 +90,21 @@ class TSITGenerator(nn.Module):
             self.first: nn.Module = nn.Linear(LATENT, widths[-1] * self.bottom[0] * self.bottom[1])
         else:
             self.first = nn.Conv2d(content if start == "content" else NOISE, widths[-1], 3, padding=1)
+        downward = range(levels - 1, 0, -1)
         self.blocks = nn.ModuleList(
-            FADEBlock(widths[level], widths[level - 1], widths[level] if content else 0, norm)
-            for level in range(levels - 1, 0, -1)
+            FADEBlock(
+                widths[level],
+                widths[level - 1],
+                widths[level] if content else 0,
+                norm,
+                partial(SPADE, widths[level], content, min(SPADE_HIDDEN, 2 * width), norm)
+                if self.raw_content
+                else None,
+            )
+            for level in downward
         )
+        joined = bool(style) and not fadain
+        self.joins = nn.ModuleList(StyleJoin(widths[level]) for level in downward) if joined else None
         self.last = nn.Conv2d(widths[0], out, 3, padding=1)
         self.reset_parameters()
 
@@ -129,18 +151,30 @@ class TSITGenerator(nn.Module):
         padding = self._padding(content)
         padded = padding.pad(content)
         styles = self._styles(style)
-        features = self.content_stream(padded) if self.content_stream is not None else [None] * self.levels
+        features = self._features(padded)
         x = self._first(padded, start)
         if styles:
-            x = fadain(x, styles[-1], alpha)
+            x = self._styled(x, styles, self.levels - 1, alpha)
         for level, block in zip(range(self.levels - 1, 0, -1), self.blocks, strict=True):
             x = block(x, features[level])
             if level == 1:
                 x = F.leaky_relu(x, SLOPE)
             elif styles:
-                x = fadain(x, styles[level - 2], alpha, copies=4)  # Of the next level, before its pixels are copied.
+                x = self._styled(x, styles, level - 1, alpha, copies=4)  # Of the next level, before pixels are copied.
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         return padding.crop(torch.tanh(self.last(x)))
+
+    def _features(self, padded: Tensor) -> Sequence[Tensor | None]:
+        """What modulates the trunk, by level."""
+        if self.content_stream is not None:
+            return self.content_stream(padded)
+        return [padded if self.raw_content else None] * self.levels
+
+    def _styled(self, x: Tensor, styles: Style, level: int, alpha: float | int, copies: int = 1) -> Tensor:
+        """The trunk with the style of a level."""
+        if self.joins is None:
+            return fadain(x, styles[level - 1], alpha, copies)
+        return torch.lerp(x, self.joins[self.levels - 1 - level](x, styles[level - 1]), float(alpha))
 
     def _styles(self, style: Tensor | Style | None) -> Style:
         if self.style_stream is None:
@@ -172,6 +206,22 @@ class TSITGenerator(nn.Module):
         height, width = int(image.shape[-2]), int(image.shape[-1])
         check_levels(self.levels, height, width)
         return pad_to_multiple(height, width, 2 ** (self.levels - 1))
+
+
+class StyleJoin(nn.Module):
+    """Means of style features beside the trunk, through a 1x1 convolution: FAdaIN left out, the style still there.
+
+    Args:
+        channels: Of both.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, x: Tensor, style: ChannelStatistics) -> Tensor:
+        """The trunk `(batch, channels, height, width)` with the style in it."""
+        return self.conv(torch.cat((x, style.mean.to(x.dtype).expand(len(x), -1, *x.shape[2:])), 1))
 
 
 def interpolate_styles(one: Style, two: Style, share: float | int) -> Style:
