@@ -12,10 +12,11 @@ from pluriform.search.pace import (
     expected_seconds,
     measured_step,
     most_work,
+    offered,
     paced,
     rounds_within,
-    work_of,
 )
+from pluriform.search.size import work_of
 from pluriform.training.recipe import Recipe
 
 
@@ -55,6 +56,13 @@ def test_the_dearest_child_takes_a_tenth_of_the_time():
     pace = paced(None, 20, 100, 600.0, 0.3, 0.01)
     assert most_work(pace, 1e6, 600.0, 0.01) == pytest.approx(1e6 * 60.0 / 8.0)
     assert most_work(paced(None, 1, 1000, 1.0, 0.3, 0.1), 1e6, 1.0, 0.1) == 2e6
+
+
+def test_choosing_takes_a_small_share_of_a_training():
+    assert offered(paced(None, 20, 100, None, 0.3, 0.0), 0.0) == 24
+    assert offered(paced(None, 20, 100, 600.0, 0.3, 0.01), 0.01) == 10  # 5 % of 8 s, 0.04 s each
+    assert offered(paced(None, 20, 100, 30.0, 0.3, 0.01), 0.01) == 6
+    assert offered(paced(None, 20, 100, 6e4, 0.3, 0.1), 0.1) == 24
 
 
 def test_work_counts_products_and_what_stands_between_layers():

@@ -41,6 +41,7 @@ class BayesianSearch:
         children: At most so many neighbours of one parent, drawn at random.
         patience: Once the best score is that many scores old, every other proposal belongs to climbs that begin anew at
             random candidates, until there is a better one.
+        marks: Candidates drawn from the space that serve as anchors of the embedding beside the observations.
         linear: Fit a linear term of the kernel beside the Gaussian one.
         covariates: Numbers of a candidate in which the prior mean is linear, `candidate -> sequence`, in units in which
             1 makes a difference (logarithms of sizes).
@@ -87,6 +88,7 @@ class BayesianSearch:
         rounds: int = 2,
         children: int = 100,
         patience: int = 15,
+        marks: int = 100,
         linear: bool = True,
         covariates: Covariates | None = None,
         cost: Callable[[Any], float] | None = None,
@@ -98,7 +100,9 @@ class BayesianSearch:
             got = f"parents {parents}, children {children}, randoms {randoms}, beta {beta}"
             raise ConfigError(explain("one parent and child or more", got, "BayesianSearch", "give larger numbers"))
         self.trials = Trials(space, seed=seed, direction=direction, initial=initial, start=start)
-        self.model = CandidateModel(self.trials, feature_map(kernel, space, seed), linear=linear, covariates=covariates)
+        self.model = CandidateModel(
+            self.trials, feature_map(kernel, space, seed, marks), linear=linear, covariates=covariates
+        )
         self.cost = cost
         self._acquisition, self.patience = _acquisition(acquisition, beta), patience
         self.parents, self.share, self.randoms, self.children, self.rounds = parents, share, randoms, children, rounds

@@ -22,14 +22,14 @@ observations differ by less than 1, they say little about candidates that differ
 KERNELS = ("distance", "one-hot", "weisfeiler-lehman")
 
 
-def feature_map(kernel: str, space: Space, seed: int = 0) -> FeatureMap:
-    """Coordinates by name.
+def feature_map(kernel: str, space: Space, seed: int = 0, marks: int = 100) -> FeatureMap:
+    """Coordinates by name; `marks` landmarks of the distance.
 
     Raises:
         ConfigError: Another name, or a space without what the kernel needs.
     """
     if kernel == "distance":
-        return EmbeddedDistance(space, seed=seed)
+        return EmbeddedDistance(space, seed=seed, marks=marks)
     if kernel == "one-hot":
         return OneHot(space)
     if kernel == "weisfeiler-lehman":

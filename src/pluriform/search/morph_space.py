@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from pluriform.errors import GraphError
 from pluriform.graph.graph import Graph
-from pluriform.search.architecture import Architecture, Layer
+from pluriform.search.architecture import Architecture, Layer, Skip
 from pluriform.search.layer_distance import alignment_cost
 from pluriform.search.morphism import Morph
 from pluriform.search.moves import draw_moves, predict
 from pluriform.search.outline import Outline
+from pluriform.search.size import work_of
 from pluriform.search.skip_distance import skip_distance
 
 __all__ = ["Grown", "MorphSpace", "count_parameters", "outline_bytes"]
@@ -57,6 +58,11 @@ class Grown:
     def parameters(self) -> int:
         """Number of parameters."""
         return count_parameters(self.outline)
+
+    @cached_property
+    def work(self) -> float:
+        """What a training step costs, for one sample, in multiply-accumulates."""
+        return work_of(self.outline)
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -102,7 +108,9 @@ class MorphSpace:
         self.seed, self.fits, self.children, self.walk = seed, fits, children, walk
         self._offered: dict[tuple[Morph, ...], list[Grown]] = {}
         self._table = _LayerTable()
-        self._skips: dict[tuple[Any, Any], float] = {}
+        self._sets: dict[tuple[Skip, ...], int] = {}
+        self._known: dict[str, tuple[int, tuple[Skip, ...]]] = {}
+        self._apart: dict[tuple[int, int], float] = {}
 
     def grown(self, moves: Sequence[Morph]) -> Grown:
         """The network that moves lead to.
@@ -171,15 +179,23 @@ class MorphSpace:
         return found
 
     def _skip_distances(self, candidates: Sequence[Grown], others: Sequence[Grown]) -> NDArray[np.float64]:
+        rows, columns = ([self._skip_set(one) for one in group] for group in (candidates, others))
         found = np.zeros((len(candidates), len(others)))
-        for row, one in enumerate(candidates):
-            for column, other in enumerate(others):
-                pair = (one.architecture.skips, other.architecture.skips)
-                back = (pair[1], pair[0])
-                if pair[0] != pair[1] and pair not in self._skips:
-                    self._skips[pair] = self._skips[back] = skip_distance(*pair)
-                found[row, column] = self._skips.get(pair, 0.0)
+        for row, (one, first) in enumerate(rows):
+            for column, (other, second) in enumerate(columns):
+                if one != other:
+                    pair = (one, other) if one < other else (other, one)
+                    if pair not in self._apart:
+                        self._apart[pair] = skip_distance(first, second)
+                    found[row, column] = self._apart[pair]
         return found
+
+    def _skip_set(self, candidate: Grown) -> tuple[int, tuple[Skip, ...]]:
+        """The skips of a network, and the number of that set."""
+        if candidate.key not in self._known:
+            skips = tuple(candidate.architecture.skips)
+            self._known[candidate.key] = self._sets.setdefault(skips, len(self._sets)), skips
+        return self._known[candidate.key]
 
     def labelled_graph(self, candidate: Grown) -> Any:
         """Labels of the nodes and edges `(from, to)`, for graph kernels."""
@@ -195,15 +211,18 @@ class _LayerTable:
 
     def __init__(self) -> None:
         self.known: dict[Layer, int] = {}
+        self.chains: dict[str, list[int]] = {}
         self.costs = np.zeros((0, 0))
 
     def numbers(self, candidates: Sequence[Grown]) -> dict[int, list[tuple[int, list[int]]]]:
         """Places of candidates with the numbers of their layers, by how many layers they have."""
         found: dict[int, list[tuple[int, list[int]]]] = {}
         for place, one in enumerate(candidates):
-            layers = one.architecture.layers
-            numbers = [self.known.setdefault(layer, len(self.known)) for layer in layers]
-            found.setdefault(len(layers), []).append((place, numbers))
+            if one.key not in self.chains:
+                layers = one.architecture.layers
+                self.chains[one.key] = [self.known.setdefault(layer, len(self.known)) for layer in layers]
+            numbers = self.chains[one.key]
+            found.setdefault(len(numbers), []).append((place, numbers))
         self._grow()
         return found
 

@@ -16,13 +16,11 @@ import torch
 from torch import nn
 
 from pluriform.data.data import Data
-from pluriform.search.outline import Outline
-from pluriform.search.size import size_of
 from pluriform.training.loss import Loss
 from pluriform.training.optimisation import make_optimizer
 from pluriform.training.recipe import Recipe
 
-__all__ = ["Pace", "Rounds", "expected_seconds", "measured_step", "most_work", "paced", "rounds_within", "work_of"]
+__all__ = ["Pace", "Rounds", "expected_seconds", "measured_step", "most_work", "offered", "paced", "rounds_within"]
 
 START = 0.2
 """Share of the time for the start, from which all weights come."""
@@ -30,8 +28,9 @@ CHILDREN, GROWTH = 24, 1.5
 LEAST_STEPS = 60
 MOST = 0.1
 """Share of the time that one child may take."""
-ELEMENTWISE = 16
-"""Multiply-accumulates that take as long as the norms and activations of one number."""
+THOUGHT, CANDIDATE_SECONDS = 0.05, 0.04
+"""Share of a child's training that its choice may take, and what each network offered for a parent costs it."""
+LEAST_OFFERED, MOST_OFFERED = 6, 24
 LONGER = 3
 """So many times as long as a child of an unhurried search the start is trained, where there is time."""
 
@@ -112,10 +111,17 @@ def expected_seconds(work: float | int, done: Sequence[tuple[float, float]]) -> 
     return work * median(paces) if paces else 0.0
 
 
-def work_of(outline: Outline) -> float:
-    """What a step costs, for one sample: multiply-accumulates, and what numbers between layers take."""
-    size = size_of(outline)
-    return float(size.macs + ELEMENTWISE * size.activations)
+def offered(pace: Pace, step_seconds: float) -> int:
+    """How many networks are offered for each parent: fewer where trials are so short that choosing would take longer.
+
+    Args:
+        pace: Of the search.
+        step_seconds: Of a training step of the start; 0 where there is no hurry.
+    """
+    if not step_seconds:
+        return MOST_OFFERED
+    count = THOUGHT * pace.child.count * pace.child.steps * step_seconds / CANDIDATE_SECONDS
+    return max(LEAST_OFFERED, min(MOST_OFFERED, round(count)))
 
 
 def most_work(pace: Pace, work: float | int, seconds: float | int, step_seconds: float) -> float:

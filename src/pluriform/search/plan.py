@@ -9,7 +9,6 @@ from pluriform.search.bayesian_search import BayesianSearch
 from pluriform.search.budget import Budget
 from pluriform.search.morph_space import MorphSpace
 from pluriform.search.mutate_incumbent import MutateIncumbent
-from pluriform.search.pace import work_of
 from pluriform.search.random_search import RandomSearch
 from pluriform.training.seeds import derive_seed
 
@@ -17,6 +16,8 @@ __all__ = ["Plan", "StrategyName", "strategy_of"]
 
 StrategyName = Literal["bayesian", "random", "mutate"]
 
+MARKS = 4
+"""Landmarks of the distance for each network that is offered for a parent."""
 INITIAL = 4
 """Trials before the Gaussian process proposes, the start included."""
 
@@ -77,5 +78,6 @@ def strategy_of(plan: Plan, space: MorphSpace) -> Any:
         initial=INITIAL,
         start=start,
         covariates=lambda one: [math.log(one.parameters)],
-        cost=(lambda one: math.sqrt(work_of(one.outline))) if timed else None,
+        marks=MARKS * space.children,
+        cost=(lambda one: math.sqrt(one.work)) if timed else None,
     )

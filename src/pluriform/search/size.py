@@ -15,7 +15,7 @@ from pluriform.graph.graph import Graph, Node, Shape
 from pluriform.graph.ops import Op
 from pluriform.search.outline import Outline
 
-__all__ = ["Size", "size_of"]
+__all__ = ["Size", "size_of", "work_of"]
 
 VIEWS = frozenset({
     Op.FLATTEN, Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.SLICE, Op.SPLIT, Op.ITEM, Op.IDENTITY,
@@ -27,6 +27,8 @@ KEEPS_INPUT = frozenset({
 })  # fmt: skip
 KEEPS_OUTPUT = frozenset({Op.SOFTMAX, Op.ATTENTION, Op.OPAQUE})
 OUTPUT_FUNCTIONS = frozenset({"relu", "tanh", "sigmoid", "exp", "sqrt", "rsqrt", "reciprocal"})
+ELEMENTWISE = 16
+"""Multiply-accumulates that take as long as the norms and activations of one number."""
 FREE_FUNCTIONS = frozenset({"neg", "positive"})
 
 
@@ -62,18 +64,38 @@ def size_of(network: Graph | Outline) -> Size:
         Size(parameters=23, parameter_bytes=92, macs=18, activations=8, saved_bytes=28)
     """
     outline = network if isinstance(network, Outline) else Outline.of(network)
+    macs, activations = _products(outline)
     found = {id(p): p for layer in outline.layers.values() for p in layer.parameters()}
     found |= {id(p): p for p in outline.tensors.values() if isinstance(p, torch.nn.Parameter)}
-    batch = next((int(node.shape[0]) for node in outline.nodes if node.op is Op.INPUT and node.shape), 1) or 1
+    batch = _batch(outline)
     by_name = {node.name: node for node in outline.nodes}
-    outputs = [node for node in outline.nodes if node.op not in (*VIEWS, Op.INPUT, Op.OUTPUT, Op.PARAMETER)]
     return Size(
         sum(p.numel() for p in found.values()),
         sum(p.numel() * p.element_size() for p in found.values()),
-        sum(_macs(node, by_name) for node in outputs) // batch,
-        sum(_count(node.shape) for node in outputs) // batch,
+        macs,
+        activations,
         _saved(outline, by_name) // batch,
     )
+
+
+def work_of(network: Outline) -> float:
+    """What a training step costs, for one sample: multiply-accumulates, and what numbers between layers take."""
+    macs, activations = _products(network)
+    return float(macs + ELEMENTWISE * activations)
+
+
+def _products(outline: Outline) -> tuple[int, int]:
+    """Multiply-accumulates and numbers between layers, for one sample."""
+    by_name, batch = {node.name: node for node in outline.nodes}, _batch(outline)
+    outputs = [node for node in outline.nodes if node.op not in (*VIEWS, Op.INPUT, Op.OUTPUT, Op.PARAMETER)]
+    return (
+        sum(_macs(node, by_name) for node in outputs) // batch,
+        sum(_count(node.shape) for node in outputs) // batch,
+    )
+
+
+def _batch(outline: Outline) -> int:
+    return next((int(node.shape[0]) for node in outline.nodes if node.op is Op.INPUT and node.shape), 1) or 1
 
 
 def _macs(node: Node, nodes: Mapping[str, Node]) -> int:

@@ -27,7 +27,7 @@ from pluriform.search.judge import objective_name
 from pluriform.search.memory import MemoryModel, check_shared_memory, ran_out_of_memory
 from pluriform.search.morph_space import Grown, MorphSpace, outline_bytes
 from pluriform.search.morphism import Morph
-from pluriform.search.pace import Rounds, expected_seconds, measured_step, most_work, paced, rounds_within, work_of
+from pluriform.search.pace import Rounds, expected_seconds, measured_step, most_work, offered, paced, rounds_within
 from pluriform.search.plan import Plan, strategy_of
 from pluriform.search.start import morphable
 from pluriform.search.stopping import least_scores
@@ -72,7 +72,6 @@ class Search:
         self.most_bytes = self.most_work = math.inf
         self.space = MorphSpace(start, derive_seed(plan.seed, "moves"), fits=self._fits)
         self._check_start()
-        self.strategy = strategy_of(plan, self.space)
         self.candidates: dict[int, Grown] = {}
         self.order: list[int] = []  # Numbers of the trials, in the order handed out.
         self.interrupted = False
@@ -90,7 +89,6 @@ class Search:
         """How long trials are, from a step of the start that was measured when the search began."""
         plan, data, recipe = self.plan, self.common.data, self.common.recipe
         self.full = Feed(data, recipe.batch_size, 0, recipe.augmentation, torch.device("cpu")).steps
-        self.work, self.most_work = work_of(self.space.start.outline), math.inf
         seconds, step = plan.seconds, 0.0
         if seconds is not None and plan.epochs is None:
             known = self.journal.fact("pace") or [seconds, measured_step(network, data, recipe, device)]
@@ -98,7 +96,9 @@ class Search:
             seconds, step = known
         self.pace = paced(plan.epochs, plan.usual, self.full, seconds, plan.final, step)
         if seconds is not None and step:
-            self.most_work = most_work(self.pace, self.work, seconds, step)
+            self.most_work = most_work(self.pace, self.space.start.work, seconds, step)
+        self.space.children = offered(self.pace, step)
+        self.strategy = strategy_of(plan, self.space)
 
     def _check_start(self) -> None:
         most, own = self.plan.max_parameters, self.space.start
@@ -117,7 +117,7 @@ class Search:
     def _fits(self, one: Grown) -> bool:
         most = self.plan.max_parameters
         small = most is None or one.parameters <= most
-        quick = self.most_work == math.inf or work_of(one.outline) <= self.most_work
+        quick = self.most_work == math.inf or one.work <= self.most_work
         return small and quick and outline_bytes(one, self.common.recipe.batch_size) <= self.most_bytes
 
     def _remember(self) -> None:
@@ -209,8 +209,8 @@ class Search:
     def _rounds(self, candidate: Grown, *, first: bool) -> Rounds | None:
         """How long a network is trained: as the pace says, or less; `None` where there is no time for it."""
         rounds, left = self.pace.start if first else self.pace.child, self._search_seconds()
-        work = work_of(candidate.outline)
-        told = [(trial.figures.get("steps", 0) * work_of(self._candidate(trial).outline), trial) for trial in self.done]
+        work = candidate.work
+        told = [(trial.figures.get("steps", 0) * self._candidate(trial).work, trial) for trial in self.done]
         paces = [(amount, trial.figures["seconds"]) for amount, trial in told[-5:]]
         expected = expected_seconds(work * rounds.count * rounds.steps, paces) if math.isfinite(left) else 0.0
         if expected <= left:
