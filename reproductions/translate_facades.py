@@ -42,7 +42,6 @@ from translate_networks import (
     cut,
     draw_grid,
     facts_of,
-    painted,
     row,
     row_of,
     ruler,
@@ -55,6 +54,7 @@ from translate_networks import (
 import pluriform as pf
 from pluriform.data.data import Data
 from pluriform.evaluation.images import measure_images
+from pluriform.evaluation.pictures import coloured
 from pluriform.evaluation.random_judge import random_judge
 from pluriform.translate.fit import TSIT
 from pluriform.translate.game_recipe import GameRecipe
@@ -142,7 +142,7 @@ def draw(size: int, chosen: argparse.Namespace) -> None:
     """The first test images: labels, photograph, and what each arm makes of the labels."""
     data = load(size, chosen.limit)
     contents = data.test.inputs[:SHOWN]
-    columns = {"labels": painted(contents, len(data.classes)), "photograph": data.test.targets[:SHOWN]}
+    columns = {"labels": coloured(contents, len(data.classes)), "photograph": data.test.targets[:SHOWN]}
     for arm in ARMS:
         folder = run_folder(arm, size, min(chosen.seeds), chosen) / "form"
         if folder.is_dir():

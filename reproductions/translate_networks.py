@@ -238,19 +238,6 @@ def facts_of(form: Any, seconds: float) -> dict[str, Any]:
     )
 
 
-def palette(classes: int) -> Tensor:
-    """A colour for each class, `(classes, 3)` in [0, 1]; the first is dark."""
-    import colorsys
-
-    hues = [colorsys.hsv_to_rgb(place * 0.618 % 1, 0.65 if place % 2 else 0.9, 0.95) for place in range(classes - 1)]
-    return torch.tensor([(0.1, 0.1, 0.12), *hues])
-
-
-def painted(ids: Tensor, classes: int) -> Tensor:
-    """Label maps `(batch, 1, height, width)` in colours."""
-    return palette(classes)[ids[:, 0].long()].permute(0, 3, 1, 2)
-
-
 def draw_grid(columns: Mapping[str, Tensor], path: Path, scale: int = 1) -> None:
     """A PNG with the images of each column below its name, in rows.
 

@@ -36,7 +36,6 @@ from translate_networks import (
     classifier,
     draw_grid,
     facts_of,
-    painted,
     row,
     row_of,
     ruler,
@@ -49,6 +48,7 @@ from translate_networks import (
 import pluriform as pf
 from pluriform.data.data import Data
 from pluriform.evaluation.images import measure_images
+from pluriform.evaluation.pictures import coloured
 from pluriform.evaluation.random_judge import random_judge
 from pluriform.translate.fit import TSIT
 from pluriform.translate.game_recipe import GameRecipe
@@ -122,7 +122,7 @@ def draw(task: str, chosen: argparse.Namespace) -> None:
     """The first test images, and what each arm makes of them."""
     data = load(task, chosen.limit)
     contents, targets = data.test.inputs[:SHOWN], data.test.targets[:SHOWN]
-    shown = painted(contents, len(data.classes)) if data.classes else contents
+    shown = coloured(contents, len(data.classes)) if data.classes else contents
     columns = {"content": shown, "photograph" if data.paired else "reference": targets}
     for arm in ARMS:
         folder = run_folder(task, arm, min(chosen.seeds), chosen) / "form"

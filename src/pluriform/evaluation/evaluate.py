@@ -135,7 +135,7 @@ def _of_translator(
     return [
         measure_images(form, data, extractors=extractors, segmentation=segmentation, seed=seed),
         measure_translations(form, data, segmentation=segmentation, seed=seed),
-        measure_translator_cost(form),
+        measure_translator_cost(form, data),
     ]
 
 

@@ -17,6 +17,7 @@ from pluriform.evaluation.pictures import pictured, pngs
 from pluriform.graph.fingerprint import fingerprint
 from pluriform.metrics.feature_distance import ENOUGH, frechet_distance, kernel_distance
 from pluriform.metrics.images import psnr_terms, ssim_terms
+from pluriform.metrics.latency import repeated
 from pluriform.metrics.perceptual_distance import perceptual_terms, spread_terms
 from pluriform.metrics.segmentation import confusion, mean_iou, pixel_accuracy
 from pluriform.result import Measure, Pictures
@@ -27,6 +28,7 @@ STYLES = 10
 SPREAD_OVER = 64  # Contents of which several translations are drawn.
 SHOWN = 8
 READ_AT_ONCE = 256
+BATCHES = (1, 16)
 MEAN_IMAGE = {"images": "mean training image"}
 
 
@@ -113,12 +115,34 @@ def measure_images(
     return Findings(tuple(measures), (), {"images": protocol}, _pictures(sides, data))
 
 
-def measure_translator_cost(form: nn.Module) -> Findings:
-    """`parameters`, and `training_seconds` where the form remembers them."""
+def measure_translator_cost(form: nn.Module, data: Data) -> Findings:
+    """`parameters`, `macs` and `latency` of translations, and `training_seconds` where the form remembers them.
+
+    Args:
+        form: A fitted translator.
+        data: Its test split gives the contents.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    translate = getattr(form, "translate")  # noqa: B009
+    device = next((weight.device for weight in form.parameters()), torch.device("cpu"))
+    contents, _ = _both_sides(data.test)
+    with FlopCounterMode(display=False) as counter:
+        translate(contents[:1])
     count = float(sum(weight.numel() for weight in form.parameters()))
+    found = [measure("parameters", count, unit="parameters")]
+    macs = counter.get_total_flops() // 2
+    found += [measure("macs", float(macs), unit="MAC")] if macs else []
+    for size in BATCHES:
+        batch = contents[:size].repeat(-(-size // len(contents[:size])), 1, 1, 1)[:size]
+        spent = sorted(repeated(lambda batch=batch: translate(batch), device))
+        told = {"count": len(spent), "condition": {"batch": size}}
+        found.append(measure("latency", spent[len(spent) // 2], unit="ms", **told))
     known = getattr(form, "cost", None) or {}
-    seconds = [measure("training_seconds", known["training_seconds"], unit="s")] if "training_seconds" in known else []
-    return Findings((measure("parameters", count, unit="parameters"), *seconds), (), {"cost": dict(known)})
+    if "training_seconds" in known:
+        found.append(measure("training_seconds", known["training_seconds"], unit="s"))
+    protocol = {"latency": "median of calls of translate after warm-up, in ms by images a call"}
+    return Findings(tuple(found), (), {"cost": {**known, **protocol, "threads": torch.get_num_threads()}})
 
 
 def _translated(translator: Translating, data: Data, seed: int) -> _Sides:
