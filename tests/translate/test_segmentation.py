@@ -165,8 +165,8 @@ def test_refusals(data):
         Segmentation().fit(None, replace(data, paired=False))
     with pytest.raises(ConfigError, match="the network is its own"):
         Segmentation().fit(torch.nn.Conv2d(3, 3, 1), data)
-    with pytest.raises(ConfigError, match=r"flip in \[0, 1\]"):
-        Segmentation(flip=2)
+    with pytest.raises(ConfigError, match=r"mirror in \[0, 1\]"):
+        Segmentation(mirror=2)
     with pytest.raises(ConfigError, match="recipe for label maps"):
         Segmentation(training=Recipe(class_weights="balanced"))
     with pytest.raises(ConfigError, match="halvings of at least 1"):

@@ -86,7 +86,7 @@ class Segmentation(Method):
         width: Channels at full resolution.
         halvings: Levels below it; `None` for as many as leave four pixels.
         balance: Power of the weights of classes, in [0, 1].
-        flip: Mirror photograph and label map together with this probability.
+        mirror: Mirror photograph and label map together with this probability.
         training: How it is trained; class weights and augmentation are not for label maps.
 
     Example:
@@ -103,7 +103,7 @@ class Segmentation(Method):
     width: int = 16
     halvings: int | None = None
     balance: float | int = 0.5
-    flip: float | int = 0.5
+    mirror: float | int = 0.5
     training: Recipe = field(default_factory=lambda: Recipe(epochs=40, batch_size=16, learning_rate=3e-3))
 
     def __post_init__(self) -> None:
@@ -111,13 +111,13 @@ class Segmentation(Method):
             "width": self.width < 1,
             "halvings": self.halvings is not None and self.halvings < 1,
             "balance": not 0 <= self.balance <= 1,
-            "flip": not 0 <= self.flip <= 1,
+            "mirror": not 0 <= self.mirror <= 1,
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            expected = f"{name} in [0, 1]" if name in ("balance", "flip") else f"{name} of at least 1"
+            expected = f"{name} in [0, 1]" if name in ("balance", "mirror") else f"{name} of at least 1"
             raise ConfigError(explain(expected, f"{getattr(self, name)}", "Segmentation", f"change {name}"))
         if self.training.class_weights != "none" or self.training.augmentation.active:
-            remedy = "leave them out; flip mirrors photograph and label map together"
+            remedy = "leave them out; photograph and label map are mirrored together"
             got = "class weights or augmentation"
             raise ConfigError(explain("a recipe for label maps", got, "Segmentation", remedy))
 
@@ -199,12 +199,12 @@ class _PhotographFeed(Feed):
 
     def __init__(self, data: Data, method: Segmentation, scale: Scale, context: FitContext) -> None:
         super().__init__(data, method.training.batch_size, context.seed, Augmentation(), context.device)
-        self.scale, self.flip = scale, method.flip
+        self.scale, self.mirror = scale, method.mirror
 
     def _batch(self, index: Tensor, epoch: int, step: int) -> Batch:
         photographs, labels = _sides(self.split, index[0], self.scale, self.device)
         generator = torch.Generator().manual_seed(derive_seed(self.seeds[0], "mirror", epoch, step))
-        mirrored = (torch.rand(len(labels), generator=generator) < self.flip).to(self.device)
+        mirrored = (torch.rand(len(labels), generator=generator) < self.mirror).to(self.device)
         photographs = torch.where(mirrored[:, None, None, None], photographs.flip(-1), photographs)
         return Batch(photographs, torch.where(mirrored[:, None, None], labels.flip(-1), labels), index[0])
 
