@@ -1,12 +1,18 @@
 """Search strategies on NAS-Bench-Macro and NAS-Bench-201 (12 epochs), all from the same initial networks of each seed.
 
-    python benchmarks/search_tables.py [--seeds 100] [--only ours random] [--tables macro] [--peers .venv-peers]
+    python benchmarks/search_tables.py [--seeds 100] [--model-seeds 20] [--only ours random] [--tables macro]
+        [--peers .venv-peers]
 
 Writes search_tables.json beside this file. Every ten seeds of a strategy on a table are a part below
 runs/search_tables; parts that are there and of these settings are not run again. Regret is how far the incumbent, by
 the score that the search sees, is from the best of the table: by true score (three-run mean on Macro, where a search
 sees run `seed % 3`; test accuracy on NAS-Bench-201) and by the score seen. A network that was met before is free.
-Seconds are those of the process, with other work on the machine.
+Seconds are those of the process, with other work on the machine. Intervals are 95 % bootstrap intervals over seeds.
+
+Models are judged by themselves: after 50, 100 and 150 observations of a search, on 300 networks of the table that it
+has not seen: Kendall's tau of predicted against told scores, mean log-likelihood (deviation of the prediction and noise
+of the kernel together; scores lifted as the model lifts them) and how many lie within 95 % intervals; and tau of what
+was proposed, each predicted before it was told.
 """
 
 import argparse
@@ -22,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from pluriform.search.annealed_search import Annealing
 from pluriform.search.auto_keras import AutoKeras
@@ -58,6 +65,9 @@ STRATEGIES: dict[str, tuple[str, Callable[[Table, int], Strategy]]] = {
     "auto-keras-corrected": ("Auto-Keras corrected", lambda t, s: _auto_keras(t, s, repaired=True)),
     "ours": ("BayesianSearch at its defaults", lambda t, s: BayesianSearch(t, seed=s)),
 }
+MODELS = ("ours", "one-hot")
+MODEL_SEEDS, HELD, MODEL_STEPS = 20, 300, (50, 100, 150)
+RESAMPLES = 2000
 ORDER = ("ours", "random", "evolution", "local", "mutate", "tpe", "one-hot", "auto-keras", "auto-keras-corrected")
 
 
@@ -180,11 +190,76 @@ def run_parts(args: argparse.Namespace, folder: Path) -> None:
                 print(table_name, name, seeds[0], "to", seeds[-1], flush=True)
 
 
+def run_model(name: str, table_name: str, seed: int) -> dict:
+    """How good the predictions of one search are."""
+    table = table_of(table_name, seed)
+    strategy: Any = STRATEGIES[name][1](table, seed)
+    generator = np.random.default_rng([seed, 4])
+    keys, predicted, observed, rows = sorted(table.guide), [], [], []
+    for count in range(1, EVALUATIONS + 1):
+        candidate = strategy.ask()
+        score = table.guide[candidate]
+        if count > INITIAL:
+            predicted.append(float(strategy.predict([candidate]).mean[0]))
+            observed.append(score)
+        strategy.tell(candidate, score)
+        if count in MODEL_STEPS:
+            unseen = [key for key in keys if key not in strategy.trials]
+            drawn = [unseen[int(i)] for i in generator.permutation(len(unseen))[:HELD]]
+            rows.append(_quality(strategy, drawn, np.array([table.guide[key] for key in drawn])))
+    tau = stats.kendalltau(predicted, observed).statistic
+    return {"seed": seed, "held out": rows, "tau of proposals": float(tau)}
+
+
+def _quality(strategy: Any, drawn: list[Choices], scores: np.ndarray) -> list[float]:
+    """Tau, log-likelihood and share within 95 % intervals."""
+    belief, model = strategy.predict(drawn), strategy.model
+    tau = stats.kendalltau(belief.mean, scores).statistic
+    middle, upper = np.quantile([one.gain for one in strategy.trials.observed], [0.5, 0.75])
+    scores = np.maximum(scores, middle - model.tail * (upper - middle))
+    noise = model.scales.noise * model.scales.amplitude * model.standardised.spread**2
+    deviation = np.sqrt(belief.deviation**2 + noise)
+    apart = (scores - belief.mean) / deviation
+    likelihood = np.mean(-0.5 * apart**2 - np.log(deviation) - 0.5 * np.log(2 * np.pi))
+    return [float(tau), float(likelihood), float(np.mean(np.abs(apart) < 1.96))]
+
+
+def run_models(args: argparse.Namespace, folder: Path) -> None:
+    """What is missing of the models."""
+    for seed in range(args.model_seeds):
+        for table_name in args.tables:
+            for name in set(MODELS) & set(args.only):
+                key = {"model": name, "table": table_name, "seed": seed, "version": VERSIONS.get(name, 1)}
+                path = folder / "models" / "parts" / f"{table_name}_{name}_{seed}.json"
+                if not part_is_current(path, key):
+                    write_part(path, {"key": key, **run_model(name, table_name, seed)})
+                    print("model", table_name, name, seed, flush=True)
+
+
+def models(folder: Path) -> dict:
+    """Means over seeds, with intervals, of what models are worth."""
+    found: dict[str, dict[str, list[dict]]] = {}
+    for part in read_parts(folder / "models"):
+        if part["key"]["version"] == VERSIONS.get(part["key"]["model"], 1):
+            found.setdefault(part["key"]["table"], {}).setdefault(part["key"]["model"], []).append(part)
+    return {name: {model: _model(rows) for model, rows in found[name].items()} for name in TABLES if name in found}
+
+
+def _model(rows: list[dict]) -> dict:
+    held = np.array([row["held out"] for row in rows])
+    names = ("tau", "log-likelihood", "within 95 %")
+    return {
+        "seeds": len(rows),
+        "tau of proposals": _means(np.array([[row["tau of proposals"]] for row in rows])),
+        **{name: _means(held[:, :, place]) for place, name in enumerate(names)},
+    }
+
+
 def summary(folder: Path) -> dict:
     """Means with standard errors of all parts on disk."""
     found: dict[str, dict[str, list[dict]]] = {}
     for part in read_parts(folder):
-        if part["key"]["version"] == VERSIONS.get(part["key"]["strategy"], 1):
+        if "strategy" in part["key"] and part["key"]["version"] == VERSIONS.get(part["key"]["strategy"], 1):
             rows = found.setdefault(part["key"]["table"], {}).setdefault(part["key"]["strategy"], [])
             rows += part["rows"]
     return {table: _table(found[table]) for table in TABLES if table in found}
@@ -211,29 +286,67 @@ def _strategy(rows: list[dict]) -> dict:
     }
 
 
-def _means(values: np.ndarray) -> dict[str, list[float]]:
-    error = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(values.shape[1])
-    return {"mean": [round(float(v), 4) for v in values.mean(axis=0)], "error": [round(float(v), 4) for v in error]}
+def _means(values: np.ndarray) -> dict[str, list]:
+    """Means over seeds, `(seeds, steps)`, their standard errors and 95 % bootstrap intervals."""
+    count, steps = values.shape
+    found = {"mean": _rounded(values.mean(axis=0)), "error": [0.0] * steps}
+    if count > 1:
+        drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+        ends = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975], axis=0)
+        found |= {"error": _rounded(values.std(axis=0, ddof=1) / np.sqrt(count))}
+        found |= {"low": _rounded(ends[0]), "high": _rounded(ends[1])}
+    return found
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+def table_lines(record: dict) -> list[str]:
+    """The record for the terminal: regret with its interval, and tau of held-out networks."""
+    steps, lines = record["evaluations"], []
+    for name, strategies in record["tables"].items():
+        lines.append(f"{name}: true regret after {', '.join(map(str, steps))} evaluations (95 % interval)")
+        for strategy, figures in strategies.items():
+            found = figures["true regret"]
+            ends = zip(found["mean"], found.get("low", found["mean"]), found.get("high", found["mean"]), strict=True)
+            cells = "  ".join(f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in ends)
+            lines.append(f"  {strategy:22}{figures['seeds']:4} seeds  {cells}")
+        for model, figures in record["models"].get(name, {}).items():
+            tau = "  ".join(f"{mean:.2f}" for mean in figures["tau"]["mean"])
+            within = "  ".join(f"{100 * mean:.0f} %" for mean in figures["within 95 %"]["mean"])
+            proposed = figures["tau of proposals"]["mean"][0]
+            steps_said = ", ".join(map(str, MODEL_STEPS))
+            lines.append(
+                f"  model of {model}: tau at {steps_said}: {tau}; within 95 %: {within}; proposals {proposed:.2f}"
+            )
+    return lines
 
 
 def main() -> None:
     """Run what is missing, then write the record of all parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--model-seeds", type=int, default=MODEL_SEEDS, help="searches whose models are judged")
     parser.add_argument("--only", nargs="+", default=list(ORDER), choices=ORDER)
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=TABLES)
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers", help="environment with optuna")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/search_tables")
     args = parser.parse_args()
     run_parts(args, args.runs)
+    run_models(args, args.runs)
     record = {
-        "what": "regret in points of accuracy after 25, 50, 100 and 150 evaluations; error is the standard error",
+        "what": "regret in points of accuracy after 25, 50, 100 and 150 evaluations; error is the standard error, "
+        "low and high are ends of a 95 % bootstrap interval over seeds",
         "evaluations": list(STEPS),
         "initial": INITIAL,
         "strategies": {**{name: text for name, (text, _) in STRATEGIES.items()}, "tpe": "TPE of Optuna 5.0.0"},
         "tables": summary(args.runs),
+        "model steps": list(MODEL_STEPS),
+        "models": models(args.runs),
         **environment(),
     }
+    print("\n".join(table_lines(record)))
     write_record(Path(__file__).with_suffix(".json"), record)
 
 
