@@ -45,3 +45,20 @@ def test_errors_are_one_line(here, capsys):
     assert "got 0" in told
     assert "give the search some time" in told
     assert not (here / "runs").exists()
+
+
+def test_the_page_is_there_and_a_metric_is_maximised(here, capsys):
+    (here / "metrics_of_mine.py").write_text(
+        "def zeros(outputs, targets):\n    return (outputs.argmax(1) == 0).float().sum()\n"
+    )
+    words = ["search", "digits", "--start", "mlp", "--epochs", "1", "--final", "0", "--strategy", "mutate"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(here))
+        assert main([*words, "--trials", "2", "--metric", "metrics_of_mine:zeros", "--run", "runs/zeros"]) == 0
+    assert "page: runs/zeros/report.html" in capsys.readouterr().err
+    page = (here / "runs/zeros/report.html").read_text()
+    assert "How was the network found?" in page
+    assert "has a zeros of" in page
+    assert 'http-equiv="refresh"' not in page
+    facts = pf.load_form("runs/zeros").facts
+    assert [trial["score"] == int(trial["score"]) for trial in facts["trials"]] == [True, True]

@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import field, make_dataclass
+from dataclasses import field, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def options() -> type:
             ("data", described(tyro.conf.Positional[str], "name, folder or file of the data set")),
             ("start", described(str | None, "network to start from, by name or package.module:build"), None),
             ("target", described(str | None, "target column of a table"), None),
+            ("metric", described(str | None, "what is maximised, package.module:function(outputs, targets)"), None),
             ("run", described(str | None, "folder of the run"), None),
             ("out", described(str | None, "file for the network as Python, default network.py in the run"), None),
             *FIT_FLAGS,
@@ -58,9 +59,9 @@ def run(words: Sequence[str]) -> None:
     data = load_data(chosen.data, target=chosen.target, seed=chosen.seed)
     name = chosen.start or default_name(data)
     folder = Path(chosen.run or f"runs/search-{data.name}-{name}-seed{chosen.seed}".replace(":", "-"))
-    console.print(f"{describe(data)}; start {name}; {chosen.method.label}")
     module = load_network(name, data, seed=chosen.seed)
-    page, method = folder / "report.html", chosen.method
+    page, method = folder / "report.html", replace(chosen.method, objective=chosen.metric)
+    console.print(f"{describe(data)}; start {name}; {method.label}")
     live = LivePage(page, method.label, name, facts_of(data), method.to_json(), chosen.seed)
     console.print(f"page: {page}")
     with _told(_Lines(console), live):
