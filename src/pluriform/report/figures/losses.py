@@ -12,6 +12,7 @@ __all__ = ["losses"]
 _ORDER = ("generator", "discriminator", "told_apart", "adversarial")
 _NOTES = {
     "generator": "sum of all its parts",
+    "discriminator": "on real and on made images",
     "told_apart": "patches told right; 50 % is chance",
     "adversarial": "against the discriminator",
     "feature_matching": "features of the discriminator",
@@ -19,6 +20,11 @@ _NOTES = {
     "l1": "to the truth",
     "structure": "coarse light and edges of the content",
     "kl": "of the latent vector",
+    "cycle": "images that come back",
+    "identity": "target images left alone",
+    "images": "taken apart and put together",
+    "codes": "contents and styles that come back",
+    "wide": "to the images of the wide one",
 }
 _TITLES = {"l1": "L1", "kl": "KL"}
 _NARROW = {"height": 190, "margin": {"l": 44, "r": 6, "t": 6, "b": 44}}
@@ -82,7 +88,7 @@ def _plot(rows: Sequence[Row], name: str) -> Plot:
         line = {"color": "@axis", "width": 1.5, "dash": "dot"}
         shapes = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 50, "y1": 50, "line": line}]
     x = axis("updates", nticks=4, range=[0, most or 1])
-    frame = layout(x, axis("%" if factor == 100 else "", **more), 220, 14, shapes=shapes)
+    frame = layout(x, axis("%" if factor == 100 else "", **more), 220, 22, shapes=shapes)
     ends = [trace["y"][-1] for trace in traces if trace["y"] and trace["y"][-1] is not None]
     said = f"at the end {', '.join(significant(end) for end in ends)}" if ends else "no values"
     description = f"{_title(name)} over the updates: {said}."
