@@ -1,7 +1,7 @@
 """How a network was found, as plain JSON: the tree of trials, the front of trade-offs, the budget."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pluriform.search.choice import score_of
@@ -9,7 +9,7 @@ from pluriform.search.journal import Journal, Trial
 from pluriform.search.morphism import Morph
 from pluriform.search.plan import Plan
 
-__all__ = ["pareto_front", "search_facts", "trial_facts"]
+__all__ = ["accumulated_figures", "pareto_front", "search_facts", "trial_facts"]
 
 SHOWN = ("seconds", "epochs", "total_seconds", "total_epochs", "latency", "scores", "ended", "untrained")
 
@@ -77,6 +77,13 @@ def trial_facts(trial: Trial) -> dict[str, Any]:
         "reason": trial.reason,
         **figures,
     }
+
+
+def accumulated_figures(trial: Trial, parent: Trial | None, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of a trial, with what its ancestors spent before it, whose weights it had."""
+    before = {} if parent is None or trial.plan.get("scratch") else parent.figures
+    totals = {f"total_{name}": figures[name] + before.get(f"total_{name}", 0.0) for name in ("epochs", "seconds")}
+    return {**figures, **totals}
 
 
 def operation(trial: Trial) -> str:

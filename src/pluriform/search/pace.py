@@ -20,7 +20,17 @@ from pluriform.training.loss import Loss
 from pluriform.training.optimisation import make_optimizer
 from pluriform.training.recipe import Recipe
 
-__all__ = ["Pace", "Rounds", "expected_seconds", "measured_step", "most_work", "offered", "paced", "rounds_within"]
+__all__ = [
+    "Pace",
+    "Rounds",
+    "expected_seconds",
+    "gentleness",
+    "measured_step",
+    "most_work",
+    "offered",
+    "paced",
+    "rounds_within",
+]
 
 START = 0.2
 """Share of the time for the start, from which all weights come."""
@@ -122,6 +132,18 @@ def offered(pace: Pace, step_seconds: float) -> int:
         return MOST_OFFERED
     count = THOUGHT * pace.child.count * pace.child.steps * step_seconds / CANDIDATE_SECONDS
     return max(LEAST_OFFERED, min(MOST_OFFERED, round(count)))
+
+
+def gentleness(own: float | int, start: float | int) -> float:
+    """Factor of the learning rate of a training that goes on from trained weights, shorter than that of the start.
+
+    sqrt(own / start), at least 1/4: after a long training a few steps at the full rate lose more than they learn.
+
+    Example:
+        >>> gentleness(50, 100), gentleness(1, 100), gentleness(200, 100)
+        (0.7071067811865476, 0.25, 1.0)
+    """
+    return min(1.0, max(0.25, math.sqrt(own / start)))
 
 
 def most_work(pace: Pace, work: float | int, seconds: float | int, step_seconds: float) -> float:

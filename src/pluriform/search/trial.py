@@ -83,6 +83,7 @@ class Task:
         seed: Of the training.
         epochs: Own epochs, or rounds.
         steps: Of a round, where it is less than an epoch; `None` for an epoch.
+        rate: Factor of the learning rate.
         scratch: Whether it begins with fresh weights.
         parts: In which a batch goes through the network, where memory ran out with whole ones.
         least: Scores to go on with after each own epoch.
@@ -100,6 +101,7 @@ class Task:
     seed: int = 0
     epochs: int = 1
     steps: int | None = None
+    rate: float = 1.0
     scratch: bool = False
     parts: int = 1
     least: tuple[float, ...] = ()
@@ -247,7 +249,8 @@ class _Session:
 
     def __init__(self, network: fx.GraphModule, task: Task, common: Common, run: Run | None) -> None:
         data, device = common.data, torch.device(common.device)
-        recipe = replace(common.recipe, epochs=task.epochs, patience=None)
+        rate = task.rate * common.recipe.learning_rate
+        recipe = replace(common.recipe, epochs=task.epochs, patience=None, learning_rate=rate)
         self.network, self.task = network, task
         self.judge = Judge(data, device, common.objective)
         feed = Feed(data, recipe.batch_size, task.seed, recipe.augmentation, device)

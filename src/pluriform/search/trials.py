@@ -8,7 +8,7 @@ as pending for the strategy, so several workers get different networks, and a sc
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -21,13 +21,22 @@ from pluriform.errors import ConfigError, RunConflictError, explain
 from pluriform.search.bayesian_search import BayesianSearch
 from pluriform.search.choice import best_of, common_cause, score_of
 from pluriform.search.ending import ending_of, most_ending_seconds, next_ending
-from pluriform.search.facts import search_facts
+from pluriform.search.facts import accumulated_figures, search_facts
 from pluriform.search.journal import Journal, Trial
 from pluriform.search.judge import objective_name
 from pluriform.search.memory import MemoryModel, check_shared_memory, ran_out_of_memory
 from pluriform.search.morph_space import Grown, MorphSpace, outline_bytes
 from pluriform.search.morphism import Morph
-from pluriform.search.pace import Rounds, expected_seconds, measured_step, most_work, offered, paced, rounds_within
+from pluriform.search.pace import (
+    Rounds,
+    expected_seconds,
+    gentleness,
+    measured_step,
+    most_work,
+    offered,
+    paced,
+    rounds_within,
+)
 from pluriform.search.plan import Plan, strategy_of
 from pluriform.search.start import morphable
 from pluriform.search.stopping import least_scores
@@ -263,6 +272,8 @@ class Search:
         parent = None if trial.parent is None else self.folder / f"{trial.parent:06d}" / WEIGHTS
         least = tuple(-math.inf if value is None else value for value in trial.plan.get("least", []))
         share = 1.0 if trial.plan.get("final") else 1.0 - self.plan.final
+        own = trial.plan["epochs"] * trial.plan.get("steps", self.full)
+        fresh = trial.parent is None or bool(trial.plan.get("scratch"))
         return Task(
             number=trial.number,
             folder=str((self.folder / f"{trial.number:06d}").resolve()),
@@ -272,6 +283,7 @@ class Search:
             seed=derive_seed(self.plan.seed, "trial", trial.number),
             epochs=trial.plan["epochs"],
             steps=trial.plan.get("steps"),
+            rate=1.0 if fresh else gentleness(own, self.pace.start.count * self.pace.start.steps),
             scratch=bool(trial.plan.get("scratch")),
             least=least,
             deadline=budget.deadline(share),
@@ -293,7 +305,8 @@ class Search:
             measured = outcome.value()
             if measured.score is None:  # The time was up before it had a score: it stays under way.
                 return
-            figures = {**self._accumulated(trial, measured.figures), **clock}
+            parent = None if trial.parent is None else self.journal.trial(trial.parent)
+            figures = {**accumulated_figures(trial, parent, measured.figures), **clock}
             trial = self.journal.end(trial.number, score=measured.score, figures=figures)
         else:
             trial = self.journal.end(trial.number, failure=outcome.failure, figures=clock)
@@ -304,12 +317,6 @@ class Search:
         tell_end(trial, self.done, len(told), self.plan.budget, self.facts)
         if len(told) >= FIRST and not any(trial.state == "done" for trial in told):
             raise common_cause(told)
-
-    def _accumulated(self, trial: Trial, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """With what its ancestors spent before it, whose weights it had."""
-        before = {} if trial.parent is None or trial.plan.get("scratch") else self.journal.trial(trial.parent).figures
-        totals = {f"total_{name}": figures[name] + before.get(f"total_{name}", 0.0) for name in ("epochs", "seconds")}
-        return {**figures, **totals}
 
     def _take_in(self, trial: Trial) -> None:
         """What a finished trial teaches."""
