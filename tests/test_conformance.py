@@ -20,6 +20,7 @@ from pluriform.method import Method
 from pluriform.narrow.fitnets import FitNets
 from pluriform.narrow.pruned import PrunedWide
 from pluriform.runs import Run
+from pluriform.translate.segmentation import Segmentation
 from pluriform.translate.translation import Translation
 
 
@@ -75,7 +76,7 @@ def all_methods() -> dict[str, type[Method]]:
         for cls in below(Method)
         if not inspect.isabstract(cls)
         and cls.__module__.startswith("pluriform.")
-        and not issubclass(cls, Translation)  # Judged in tests/translate: images in and images out.
+        and not issubclass(cls, Translation | Segmentation)  # Judged in tests/translate: images in and images out.
     }
 
 
