@@ -1,11 +1,13 @@
 """What every method promises, run over every method that exists: a new one without a case here fails the suite."""
 
+import contextlib
 import copy
 import dataclasses
 import importlib
 import inspect
 import json
 import pkgutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +109,13 @@ def form(method, net, data) -> nn.Module:
     return method.fit(net, data, seed=1)
 
 
+@pytest.fixture(scope="module")
+def finished(method, net, data, tmp_path_factory) -> tuple[nn.Module, Path]:
+    """The same once more, in a run folder."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return method.fit(net, data, seed=1, run=folder), folder
+
+
 def tensors(form: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in form.state_dict().items()}
 
@@ -143,8 +152,8 @@ def test_network_data_and_global_random_state_stay_unchanged(method, net, data):
     assert all(p.grad is None for p in net.parameters())
 
 
-def test_the_same_seed_gives_the_same_form(method, form, net, data):
-    assert equal(tensors(form), tensors(method.fit(net, data, seed=1)))
+def test_the_same_seed_gives_the_same_form(form, finished):
+    assert equal(tensors(form), tensors(finished[0]))
 
 
 def test_probabilities(form, data):
@@ -201,31 +210,32 @@ def test_saved_and_loaded_forms_agree(form, data, tmp_path):
     assert again.signature == form.signature
 
 
-def test_a_finished_run_is_loaded_and_another_configuration_refused(method, form, net, data, tmp_path):
-    method.fit(net, data, seed=1, run=tmp_path / "run")
-    stamp = (tmp_path / "run" / "done").stat().st_mtime_ns
-    again = method.fit(net, data, seed=1, run=tmp_path / "run")
-    assert (tmp_path / "run" / "done").stat().st_mtime_ns == stamp
+def test_a_finished_run_is_loaded_and_another_configuration_refused(method, form, finished, net, data):
+    _, folder = finished
+    stamp = (folder / "done").stat().st_mtime_ns
+    again = method.fit(net, data, seed=1, run=folder)
+    assert (folder / "done").stat().st_mtime_ns == stamp
     assert equal(tensors(form), tensors(again))
     with pytest.raises(RunConflictError, match=r"seed=1; got seed=2"):
-        method.fit(net, data, seed=2, run=tmp_path / "run")
+        method.fit(net, data, seed=2, run=folder)
 
 
-@pytest.mark.parametrize("writes", [1, 2])
-def test_a_resumed_fit_equals_an_uninterrupted_one(method, form, net, data, tmp_path, monkeypatch, writes):
-    real, count = Run.write_tensors, []
+def test_a_fit_that_was_stopped_twice_equals_an_uninterrupted_one(method, form, net, data, tmp_path, monkeypatch):
+    """After the first write of the fit, and after the second write of the one that goes on."""
+    real, left = Run.write_tensors, [1]
 
     def stop_after(self, *args, **kwargs):
         real(self, *args, **kwargs)
-        count.append(1)
-        if len(count) == writes:
+        left[0] -= 1
+        if left[0] == 0:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "write_tensors", stop_after)
-    try:
-        method.fit(net, data, seed=1, run=tmp_path / "run")
-    except KeyboardInterrupt:
-        monkeypatch.setattr(Run, "write_tensors", real)
+    for writes in (1, 2):
+        left[0] = writes
+        with contextlib.suppress(KeyboardInterrupt):
+            method.fit(net, data, seed=1, run=tmp_path / "run")
+    monkeypatch.setattr(Run, "write_tensors", real)
     assert equal(tensors(form), tensors(method.fit(net, data, seed=1, run=tmp_path / "run")))
 
 
