@@ -1,5 +1,7 @@
 """Progress of a search: best so far, predictions, fronts, against figures that were worked out by hand."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
@@ -46,7 +48,7 @@ def test_predictions_with_their_deviations(searched, plots_of):
     assert diagonal["x"] == diagonal["y"]
     assert dots["x"] == [90.0, 90.0, 90.0]
     assert dots["y"] == [85.0, 97.0, 70.0]
-    assert dots["error_x"]["array"] == [5.0, 5.0, 5.0]
+    assert dots["error_x"]["array"] == pytest.approx([100 * math.sqrt(0.05**2 + 0.9 * 0.1 / 400)] * 3)
     assert plot.note == "1 of 3 within 1 sd"  # One prediction for all has no order.
     wild = searched.told()
     wild["trials"][2]["predicted"] = 3.0

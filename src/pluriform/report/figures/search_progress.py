@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pluriform.report.digits import plain, tick
+from pluriform.report.digits import plain, signed, tick
 from pluriform.report.figures.pareto import front
 from pluriform.report.figures.section import Plot, Section, Table, View, axis, colour, layout, text
 from pluriform.report.figures.trials import SearchTrials, TrialFacts, searches
@@ -29,8 +29,9 @@ def search_progress(rows: Sequence[Row]) -> Section | None:
         plots += [plot for plot in drawn if plot is not None]
     caption = (
         "Steps follow the best score so far; dots are trials, those far below the others lie on the lower edge. "
-        "Predictions (bars are one standard deviation) were made before the trial ran; on the dotted diagonal they "
-        "came true. Dotted steps join the networks that none beats in both score and cost."
+        "Predictions were made before the trial ran; on the dotted diagonal they came true. Their bars are one "
+        "standard deviation, that of measuring on the held-out samples included. Dotted steps join the networks that "
+        "none beats in both score and cost."
     )
     return Section(
         "search-progress",
@@ -101,7 +102,8 @@ def _best_so_far(search: SearchTrials, place: Callable[[TrialFacts], float], tit
         traces.append(ANCHOR | {"mode": "markers", "x": [place(t) for t in failed], "y": [span[0]] * len(failed)})
         traces[-1] |= {"marker": cross, "hovertext": said, "hovertemplate": "%{hovertext}<extra></extra>"}
     y = axis(search.axis, range=list(span), nticks=6)
-    frame = layout(axis(unit or "trial", rangemode="tozero", nticks=6), y, 270, 12)
+    ticks = {"dtick": 1} if not unit and len(search.trials) <= 6 else {"nticks": 6}
+    frame = layout(axis(unit or "trial", rangemode="tozero", **ticks), y, 270, 12)
     return _plot(search, traces, frame, title, f"best {search.said(max(t.score or -math.inf for t in trials))}")
 
 
@@ -130,10 +132,10 @@ def _predictions(search: SearchTrials) -> Plot | None:
         return None
     x = [search.shown(trial.predicted or 0.0) for trial in told]
     y = [search.shown(trial.score or 0.0) for trial in told]
-    bars = [abs(search.shown(trial.deviation or 0.0)) for trial in told]
+    bars = [search.spread(trial) for trial in told]
     within = sum(abs(a - b) <= s for a, b, s in zip(x, y, bars, strict=True))
     tau = kendall_tau(x, y)
-    note = f"{within} of {len(told)} within 1 sd" + (f"; Kendall τ {tau:.2f}" if tau is not None else "")
+    note = f"{within} of {len(told)} within 1 sd" + (f"; Kendall τ {signed(tau)}" if tau is not None else "")
     low, high = min(y), max(y)
     wide = (high - low) or 0.1 * abs(high) or 1.0
     x = [min(high + wide, max(low - wide, place)) for place in x]  # Beyond stands what was far from any score.
@@ -212,7 +214,7 @@ def _table(found: Sequence[SearchTrials]) -> Table:
         best = -math.inf
         for trial in sorted(search.scored, key=lambda trial: (trial.clock or 0.0, trial.number)):
             best = max(best, trial.score or -math.inf)
-            spread = "–" if trial.deviation is None else f"± {abs(search.shown(trial.deviation)):.2g}"
+            spread = "" if trial.deviation is None else f"± {search.spread(trial):.2g}"
             clock = "–" if trial.clock is None else f"{trial.clock:.1f} s"
             predicted = "–" if trial.predicted is None else f"{search.said(trial.predicted)} {spread}"
             lines.append(

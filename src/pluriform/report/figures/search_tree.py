@@ -109,7 +109,7 @@ def _colours(search: SearchTrials) -> dict[str, Any]:
     bar |= {"tickfont": {"color": "@muted", "size": 12}, "outlinewidth": 0, "len": 200, "lenmode": "pixels", "y": 1}
     bar |= {"yanchor": "top", "nticks": 5}
     scale = {"colorscale": "Viridis", "reversescale": not search.high, "colorbar": bar}
-    return scale | {"cmin": low, "cmax": high if high > low else low + 1e-6 + 0.01 * abs(low)}
+    return scale | {"cmin": low if high > low else high - 0.01 * (abs(high) or 1.0), "cmax": high}
 
 
 def _lines(
@@ -168,7 +168,7 @@ def _hover(search: SearchTrials, trial: TrialFacts) -> str:
     lines = [f"<b>trial {trial.number}{parent}</b>", *(text(move, 60) for move in trial.moves or (trial.operation,))]
     lines.append(text(_outcome(search, trial), 80))
     if trial.predicted is not None:
-        spread = abs(search.shown(trial.deviation or 0.0))
+        spread = search.spread(trial)
         lines.append(f"predicted {search.shown(trial.predicted):.4g} ± {spread:.2g}")
     if trial.parameters is not None:
         lines.append(f"{prefixed(trial.parameters)} parameters")

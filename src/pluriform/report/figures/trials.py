@@ -90,6 +90,13 @@ class SearchTrials:
         """A score as it is shown: per cent, or the error."""
         return 100 * score if self.objective == "accuracy" else -score if self.objective == "rmse" else score
 
+    def spread(self, trial: TrialFacts) -> float:
+        """Standard deviation of the score that was expected, as it is shown: with that of measuring an accuracy."""
+        deviation, mean = trial.deviation or 0.0, min(1.0, max(0.0, trial.predicted or 0.0))
+        samples = number(self.facts.get("validation")) or math.inf
+        measured = mean * (1.0 - mean) / samples if self.objective == "accuracy" else 0.0
+        return abs(self.shown(math.sqrt(deviation**2 + measured)))
+
     def said(self, score: float | None) -> str:
         """A score in words."""
         if score is None:
