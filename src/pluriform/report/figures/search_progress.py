@@ -108,7 +108,9 @@ def _best_so_far(search: SearchTrials, place: Callable[[TrialFacts], float], tit
 
 
 def _plot(search: SearchTrials, traces: list[dict[str, Any]], frame: dict[str, Any], title: str, note: str) -> Plot:
-    narrow = {"height": 220, "margin": {"l": 44, "r": 8, "t": 8, "b": 44}}
+    few = frame["xaxis"] | {"tickangle": 0, "nticks": 4}
+    few |= {name: few[name][::2] for name in ("tickvals", "ticktext") if name in few}
+    narrow = {"height": 220, "margin": {"l": 44, "r": 8, "t": 8, "b": 44}, "xaxis": few}
     index = search.row.index
     return Plot(traces, frame, f"{title}, {search.row.label}: {note}.", narrow, title, index, note)
 
