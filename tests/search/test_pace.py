@@ -33,7 +33,7 @@ def test_with_a_limit_the_start_has_a_fifth_and_two_dozen_children_the_rest():
     assert paced(None, 20, 100, 200.0, 0.3, 0.01).start == Rounds(40, 100)
     slow = paced(None, 1, 750, 900.0, 0.3, 0.1)
     assert slow.start == Rounds(2, 750)  # 1,800 steps
-    assert slow.child == Rounds(1, 124)  # a part of an epoch
+    assert slow.child == Rounds(1, 125)  # a part of an epoch
     assert paced(None, 20, 1000, 1.0, 0.3, 0.1).child == Rounds(1, 60)  # never next to nothing
     assert paced(None, 20, 5, 0.1, 0.3, 0.1).child == Rounds(1, 5)
 

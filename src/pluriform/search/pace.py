@@ -106,7 +106,7 @@ def rounds_within(steps: float | int, full: int, most: int) -> Rounds | None:
 
 
 def _rounds(steps: float | int, full: int) -> Rounds:
-    steps = max(min(full, LEAST_STEPS), math.floor(steps))
+    steps = max(min(full, LEAST_STEPS), math.floor(steps + 1e-9))
     return Rounds(1, steps) if steps < full else Rounds(steps // full, full)
 
 
