@@ -43,15 +43,18 @@ class Best:
 class UntilTheTimeIsOver(keras.callbacks.Callback):
     """Keeps the best weights and ends the search."""
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs=None):  # noqa: ARG002
+        """A trial."""
         Best.trials += 1
         Best.scores.append(-1.0)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None):  # noqa: ARG002
+        """Look at the clock."""
         if time.time() > Best.deadline:
             raise KeyboardInterrupt
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch, logs=None):  # noqa: ARG002
+        """Keep the weights where they are the best."""
         score = float((logs or {}).get("val_accuracy", -1.0))
         Best.epochs += 1
         Best.scores[-1] = max(Best.scores[-1], score)
