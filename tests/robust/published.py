@@ -1,6 +1,6 @@
 """A small ResNet in torchvision's names, files in the layouts of publishers, and a watch over what a reader does."""
 
-import encodings.cp437  # noqa: F401 (zipfile looks names up in it, late)
+import codecs
 import io
 import pickle
 import struct
@@ -28,6 +28,8 @@ FORBIDDEN = (
     "tempfile.",
 )
 ALLOWED = ("os.listdir", "os.scandir")
+for _encoding in ("ascii", "cp437", "latin-1", "raw-unicode-escape", "unicode-escape", "utf-8"):
+    codecs.lookup(_encoding)  # Python imports what reads them on first use.
 _events: list[str] | None = None
 
 
