@@ -6,8 +6,8 @@
 The thin network is plain: a stem of 4x4 patches, `depth` 3x3 convolutions of `width` channels with ReLU on the 7x7
 positions that are left (8x8 of CIFAR-10), average pooling, a linear layer; weights from He's initialisation. 20,000
 training images, 1,000 others for validation, the official test images. Its wide partner has three times the channels
-and is trained once a seed; all arms learn from the same one. Sizes were chosen on validation images: with 4,000 images
-the wide network was no better than the thin one, and there was nothing to learn from it. They are what two CPU cores
+and is trained once a seed; all arms learn from the same one. Sizes were chosen on validation images in trials that are
+not kept: with 4,000 images the wide network was hardly better than the thin one. They are what two CPU cores
 carry: about three hours of one core for both data sets and the curves.
 
 The table: depth 20, width 8, five seeds, all arms. The curves (CIFAR-10): depths 8 and 32 at width 8, widths 4 and 12
