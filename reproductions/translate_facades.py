@@ -29,7 +29,6 @@ References:
 import argparse
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +44,7 @@ from translate_networks import (
     row,
     row_of,
     ruler,
+    run_folder,
     seconds_an_update,
     shrunk,
     timed_fit,
@@ -106,11 +106,6 @@ def key_of(arm: str, size: int, seed: int, chosen: argparse.Namespace) -> dict[s
     return {"arm": arm, "size": size, "seed": seed, "minutes": minutes, "limit": chosen.limit, "judges": judges}
 
 
-def run_folder(arm: str, size: int, seed: int, chosen: argparse.Namespace) -> Path:
-    """Where an arm is fitted."""
-    return chosen.out / "fits" / f"{arm}-{size}-{seed}-{chosen.minutes:g}-{chosen.limit or 'all'}"
-
-
 def compute(arm: str, size: int, seed: int, chosen: argparse.Namespace) -> None:
     """Fit one arm, judge it on test images, write its part."""
     key, path = key_of(arm, size, seed, chosen), chosen.out / "parts" / f"{arm}-{size}-{seed}.json"
@@ -121,7 +116,7 @@ def compute(arm: str, size: int, seed: int, chosen: argparse.Namespace) -> None:
         method = made(arm, size)
         seconds = seconds_an_update(f"{arm}-{size}-{chosen.limit or 'all'}", method, None, data, chosen.out)
         updates = updates_in(chosen.minutes, seconds)
-        form, spent = timed_fit(method(updates), None, data, seed, run_folder(arm, size, seed, chosen))
+        form, spent = timed_fit(method(updates), None, data, seed, run_folder(f"{arm}-{size}-{seed}", chosen))
         facts = facts_of(form, spent) | {"seconds_an_update": seconds}
     else:
         mean = data.train.targets.mean(0, keepdim=True).expand_as(data.test.targets)
@@ -144,7 +139,7 @@ def draw(size: int, chosen: argparse.Namespace) -> None:
     contents = data.test.inputs[:SHOWN]
     columns = {"labels": coloured(contents, len(data.classes)), "photograph": data.test.targets[:SHOWN]}
     for arm in ARMS:
-        folder = run_folder(arm, size, min(chosen.seeds), chosen) / "form"
+        folder = run_folder(f"{arm}-{size}-{min(chosen.seeds)}", chosen) / "form"
         if folder.is_dir():
             columns[{"tsit": "TSIT", "spade": "SPADE", "pix2pix": "pix2pix"}[arm]] = pf.load_form(folder).translate(
                 contents

@@ -143,6 +143,11 @@ def updates_in(minutes: float, seconds: float) -> int:
     return max(2, int(60 * minutes / seconds))
 
 
+def run_folder(fit: str, chosen: argparse.Namespace) -> Path:
+    """Where a fit of so many minutes on so many images goes on."""
+    return chosen.out / "fits" / f"{fit}-{chosen.minutes:g}-{chosen.limit or 'all'}"
+
+
 def timed_fit(method: Translation, module: Any, data: Data, seed: int, run: Path) -> tuple[Any, float]:
     """The form, and seconds of work of this sitting."""
     begin = clock()

@@ -24,7 +24,6 @@ References:
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import translate_facades
@@ -39,6 +38,7 @@ from translate_networks import (
     row,
     row_of,
     ruler,
+    run_folder,
     seconds_an_update,
     shrunk,
     timed_fit,
@@ -86,11 +86,6 @@ def key_of(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> dict[s
     return {"task": task, "arm": arm, "seed": seed, "minutes": chosen.minutes, "limit": chosen.limit, "judges": judges}
 
 
-def run_folder(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> Path:
-    """Where an arm is fitted."""
-    return chosen.out / "fits" / f"{task}-{arm}-{seed}-{chosen.minutes:g}-{chosen.limit or 'all'}"
-
-
 def compute(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> None:
     """Fit one arm, judge it on test images, write its part."""
     key, path = key_of(task, arm, seed, chosen), chosen.out / "parts" / f"{task}-{arm}-{seed}.json"
@@ -100,7 +95,7 @@ def compute(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> None:
     module = None if eps is None else classifier(eps, LOSSES, chosen)
     seconds = seconds_an_update(f"{task}-{arm}-{chosen.limit or 'all'}", made(task), module, data, chosen.out)
     method = made(task)(updates_in(chosen.minutes, seconds))
-    form, spent = timed_fit(method, module, data, seed, run_folder(task, arm, seed, chosen))
+    form, spent = timed_fit(method, module, data, seed, run_folder(f"{task}-{arm}-{seed}", chosen))
     extractors = [classifier(0.0, JUDGES, chosen), classifier(EPS, JUDGES, chosen), random_judge(3)]
     labels = ruler(data, chosen) if task == "facades" else None
     found = measure_images(form, data, extractors=extractors, segmentation=labels, styles=0, seed=seed)
@@ -125,7 +120,7 @@ def draw(task: str, chosen: argparse.Namespace) -> None:
     shown = coloured(contents, len(data.classes)) if data.classes else contents
     columns = {"content": shown, "photograph" if data.paired else "reference": targets}
     for arm in ARMS:
-        folder = run_folder(task, arm, min(chosen.seeds), chosen) / "form"
+        folder = run_folder(f"{task}-{arm}-{min(chosen.seeds)}", chosen) / "form"
         if folder.is_dir():
             columns[arm] = pf.load_form(folder).translate(contents, None if data.paired else targets)
     draw_grid(columns, chosen.figures / f"translate_perceptual_{task}.png", 2)

@@ -29,7 +29,6 @@ References:
 import argparse
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +44,7 @@ from translate_networks import (
     facts_of,
     row,
     row_of,
+    run_folder,
     seconds_an_update,
     shrunk,
     small_network,
@@ -208,11 +208,6 @@ def key_of(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> dict[s
     return {"task": task, "arm": arm, "seed": seed, "minutes": minutes, "limit": chosen.limit, "judges": judges}
 
 
-def run_folder(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> Path:
-    """Where an arm is fitted."""
-    return chosen.out / "fits" / f"{task}-{arm}-{seed}-{chosen.minutes:g}-{chosen.limit or 'all'}"
-
-
 def compute(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> None:
     """Fit one arm, judge it on test images, write its part."""
     key, path = key_of(task, arm, seed, chosen), chosen.out / "parts" / f"{task}-{arm}-{seed}.json"
@@ -225,7 +220,7 @@ def compute(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> None:
         label = f"{task}-{arm}-{chosen.limit or 'all'}"
         seconds = seconds_an_update(label, made(arm), module, data, chosen.out)
         method = made(arm)(updates_in(chosen.minutes, seconds))
-        form, spent = timed_fit(method, module, data, seed, run_folder(task, arm, seed, chosen))
+        form, spent = timed_fit(method, module, data, seed, run_folder(f"{task}-{arm}-{seed}", chosen))
         facts = facts_of(form, spent) | {"seconds_an_update": seconds}
     extractors = [classifier(0.0, 0, chosen), random_judge(3)]
     found = measure_images(form, data, extractors=extractors, styles=DRAWS, seed=seed)
@@ -283,7 +278,7 @@ def draw(task: str, chosen: argparse.Namespace) -> None:
     contents, references = data.test.inputs[:SHOWN], data.test.targets[:SHOWN]
     columns = {"content": contents, "reference": references}
     for arm in ARMS[1:]:
-        folder = run_folder(task, arm, min(chosen.seeds), chosen) / "form"
+        folder = run_folder(f"{task}-{arm}-{min(chosen.seeds)}", chosen) / "form"
         if folder.is_dir():
             form = pf.load_form(folder)
             columns[arm] = form.translate(contents, references)
