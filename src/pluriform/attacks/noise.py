@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from pluriform.attacks.threat import Threat
+from pluriform.attacks.threat import Threat, lengths
 from pluriform.axes import Inputs
 
 __all__ = ["bits", "direction", "edge", "gaussian", "start", "uniform"]
@@ -91,8 +91,8 @@ def edge(inputs: Inputs, threat: Threat, seed: int, stream: int = 0) -> Inputs:
 
 def direction(gradient: Inputs, inputs: Inputs, threat: Threat, seed: int, stream: int = 0) -> Inputs:
     """The steepest direction; in L2 and L1 a random one for samples whose gradient is exactly zero, instead of NaN."""
-    dead = gradient.flatten(1).eq(0).all(1)
-    if threat.norm == "linf" or not dead.any():
+    if threat.norm == "linf" or lengths(gradient).all():
         return threat.steepest(gradient)
+    dead = gradient.flatten(1).eq(0).all(1)
     random = gaussian(inputs, seed, stream)
     return threat.steepest(torch.where(dead.view(-1, *[1] * (gradient.ndim - 1)), random, gradient))

@@ -130,7 +130,8 @@ class _Walk:
             # A value that has nearly arrived must not use up the step.
             least = self.size / threat.sparsity(math.prod(points.shape[1:])) / 2
             gradient = l1.passable(gradient, points, *threat.box, least)
-        return threat.project(points + self.size * direction(gradient, clean, threat, self.seed, step), clean)
+        ahead = torch.add(points, direction(gradient, clean, threat, self.seed, step), alpha=self.size)
+        return threat.project(ahead, clean)
 
 
 def _unseen(inputs: Tensor) -> Verdict:

@@ -10,10 +10,11 @@ from pluriform.attacks import l1
 from pluriform.axes import Inputs
 from pluriform.errors import BoundsError, ConfigError, explain
 
-__all__ = ["Threat", "check_scale", "resolve_threat"]
+__all__ = ["Threat", "check_scale", "lengths", "resolve_threat"]
 
 SLACK = 1e-6
 TINY = torch.finfo(torch.float32).tiny
+SMALL = 1e-15
 NORMS = ("linf", "l2", "l1")
 SHARE = 0.01
 
@@ -73,11 +74,10 @@ class Threat:
         if self.norm == "l1":
             return l1.project(moved, inputs, self.eps, *self.box)
         if self.norm == "linf":
-            moved = torch.minimum(torch.maximum(moved, inputs - self.eps), inputs + self.eps)
-        else:
-            change = moved - inputs
-            moved = inputs + change * (self.eps / _length(change).clamp_min(TINY)).clamp_max(1)
-        return moved.clamp(*self.box)
+            return moved.clamp(inputs - self.eps, inputs + self.eps).clamp_(*self.box)
+        change = moved - inputs
+        shrink = (self.eps / lengths(change).clamp_min(TINY)).clamp_max(1)
+        return torch.addcmul(inputs, change, shrink).clamp_(*self.box)
 
     def steepest(self, gradient: Inputs) -> Inputs:
         """The unit step that the gradient favours: its sign, or itself over its L2 norm; 0 where it is 0.
@@ -92,9 +92,13 @@ class Threat:
         if self.norm == "l1":
             count = self.sparsity(math.prod(gradient.shape[1:]))
             return l1.sparse_sign(gradient, torch.full((len(gradient),), count, device=gradient.device))
-        largest = gradient.flatten(1).abs().amax(1).view(-1, *[1] * (gradient.ndim - 1))
-        gradient = gradient / largest.clamp_min(TINY)
-        return gradient / _length(gradient).clamp_min(0.5)
+        length = lengths(gradient)
+        safe = (length > SMALL) & (length < 1 / SMALL)
+        if not safe.all():  # Squares may have left the range of floats: such samples are scaled first.
+            largest = gradient.flatten(1).abs().amax(1).view_as(length).clamp_min(TINY)
+            gradient = gradient / largest.masked_fill(safe, 1)
+            length = torch.where(safe, length, lengths(gradient).clamp_min(0.5))
+        return gradient / length
 
     def sparsity(self, values: int) -> int:
         """How many of `values` a step moves: all, except in L1."""
@@ -124,8 +128,9 @@ class Threat:
             )
 
 
-def _length(change: Tensor) -> Tensor:
-    return change.flatten(1).norm(dim=1).view(-1, *[1] * (change.ndim - 1))
+def lengths(change: Tensor) -> Tensor:
+    """L2 norms of the samples, with axes of 1 to divide by."""
+    return torch.linalg.vector_norm(change.flatten(1), dim=1).view(-1, *[1] * (change.ndim - 1))
 
 
 def resolve_threat(module: nn.Module, threat: Threat, inputs: Inputs) -> Threat:
