@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pluriform.fused.chain import NotFused
 from pluriform.fused.code import Column
 from pluriform.fused.program import Program
-from pluriform.fused.run import fused_gradients, fused_outputs, fused_program
+from pluriform.fused.run import FusedGradients, fused_gradients, fused_outputs, fused_program
 from pluriform.graph.parameters import weights_of
 
 __all__ = ["FusedChain", "fused_chain"]
@@ -84,6 +84,15 @@ def _stacked(program: Program, weights: tuple[Tensor, ...], parts: int) -> dict[
     return {name: own.expand(parts, *own.shape) for name, own in zip(program.names, weights, strict=True)}
 
 
+def _summed(found: FusedGradients, program: Program) -> list[Tensor]:
+    """Gradients of all weights, the parts of the batch added; a call for all, since weights are small and many."""
+    first, *others = zip(*(found.weights[name].unbind() for name in program.names), strict=True)
+    total = list(first)
+    for other in others:
+        torch._foreach_add_(total, other)  # type: ignore[attr-defined]
+    return total
+
+
 class _SquaredError(torch.autograd.Function):
     """Parts of a batch are computed as if they were networks of their own."""
 
@@ -93,12 +102,13 @@ class _SquaredError(torch.autograd.Function):
         split = [each.unflatten(0, (parts, -1)) for each in (inputs, targets)]
         stacked = _stacked(program, weights, parts)
         found = fused_gradients(program, stacked, *split, classification=False, own_batches=True)
-        ctx.save_for_backward(*(found.weights[name].mean(0) for name in program.names))
+        ctx.parts = parts
+        ctx.save_for_backward(*_summed(found, program))
         return found.losses.mean()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, *(grad_outputs[0] * part for part in ctx.saved_tensors)
+        return None, None, None, *torch._foreach_mul(ctx.saved_tensors, grad_outputs[0] / ctx.parts)
 
 
 class _Outputs(torch.autograd.Function):
@@ -128,4 +138,4 @@ class _Outputs(torch.autograd.Function):
             classification=False,
             own_batches=True,
         )
-        return None, None, *(found.weights[name].sum(0) for name in program.names)
+        return None, None, *_summed(found, program)
