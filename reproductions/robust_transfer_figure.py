@@ -3,7 +3,8 @@
     python reproductions/robust_transfer_figure.py [--from reproductions/robust_transfer.json] [--source cifar10]
         [--to docs/figures]
 
-robust_transfer.png: eps of the source against test accuracy, a column for each mode; below, the difference to eps 0.
+robust_transfer.png: eps of the source against test accuracy, a column for each mode; below, the difference to eps 0,
+and what PGD of 20 steps leaves of it.
 robust_transfer_pixels.png: the same of targets that were scaled down and up again, a column for each target.
 """
 
@@ -38,17 +39,17 @@ def pyplot() -> Any:
 
 
 def draw_transfer(targets: dict[str, Any], source: str, path: Path) -> None:
-    """Accuracy and gain against eps, a column for each mode, a line for each target."""
+    """Accuracy, gain and robust accuracy against eps, a column for each mode, a line for each target."""
     plt = pyplot()
     finest = {name: sizes[max(sizes, key=int)] for name, sizes in targets.items()}
     modes = [mode for mode in MODES if any(mode in row for row in finest.values())]
-    size = (4.4 * len(modes), 6.2)
+    size = (4.4 * len(modes), 8.4)
     figure, grid = plt.subplots(
-        2, len(modes), figsize=size, layout="constrained", sharex=True, sharey="row", squeeze=False
+        3, len(modes), figsize=size, layout="constrained", sharex=True, sharey="row", squeeze=False
     )
     handles: dict[str, Any] = {}
     seeds = 0
-    for (above, below), mode in zip(grid.T, modes, strict=True):
+    for (above, below, lowest), mode in zip(grid.T, modes, strict=True):
         for name, (words, colour, mark) in TARGETS.items():
             row = finest.get(name, {}).get(mode)
             if row is None:
@@ -56,6 +57,8 @@ def draw_transfer(targets: dict[str, Any], source: str, path: Path) -> None:
             seeds = max(seeds, row["ladder"]["0"]["accuracy"]["seeds"])
             handles[words] = _line(above, row["ladder"], colour, mark, gain=False)
             _line(below, row["ladder"], colour, mark, gain=True)
+            robust = {float(radius): rung["robust_accuracy"]["mean"] for radius, rung in row["ladder"].items()}
+            lowest.plot(list(robust), list(robust.values()), color=colour, marker=mark, ms=3.5, linewidth=1.5)
             eps = row["winner"]
             above.plot(eps, row["ladder"][f"{eps:g}"]["accuracy"]["mean"], mark, color=colour, ms=9, mfc="none")
             scratch = finest[name].get("scratch")
@@ -63,10 +66,11 @@ def draw_transfer(targets: dict[str, Any], source: str, path: Path) -> None:
                 above.plot(1.25, scratch["accuracy"]["mean"], marker="_", color=colour, ms=12, mew=2, clip_on=False)
         above.set_title(MODES[mode], loc="left")
         below.axhline(0, color="#333333", lw=0.8, zorder=0)
-        below.set_xlabel("eps of the source (L2)")
-        _eps_axis(below, list(next(iter(finest.values()))[mode]["ladder"]))
+        lowest.set_xlabel("eps of the source (L2)")
+        _eps_axis(lowest, list(next(iter(finest.values()))[mode]["ladder"]))
     grid[0, 0].set_ylabel("test accuracy of the target, %")
     grid[1, 0].set_ylabel("difference to eps 0, points")
+    grid[2, 0].set_ylabel("robust accuracy (L2 0.25), %")
     handles["eps chosen on validation"] = plt.Line2D([], [], marker="o", color="#333333", ls="", ms=9, mfc="none")
     handles["from scratch"] = plt.Line2D([], [], marker="_", color="#333333", ls="", ms=12, mew=2)
     many = f"{seeds} seeds; lines are means, bands the range" if seeds > 1 else "one seed"

@@ -141,7 +141,7 @@ class Imitation:
         self.plan, self.recipe, self.inputs = plan, replace(recipe, weight_decay=0.0), inputs
         self.thin = stretches(thin, plan.ends)
         self.wide = [part.eval().requires_grad_(False) for part in stretches(wide, plan.ends)]
-        self.cache_bytes = cache_bytes
+        self.cache_bytes, self.device = cache_bytes, thin.examples[0].device
         self.macs = {"thin": _macs(self.thin, thin.examples[0]), "wide": _macs(self.wide, wide.examples[0])}
 
     def run(self, data: Data, context: FitContext) -> Imitated:
@@ -168,8 +168,8 @@ class Imitation:
 
     def _source(self, data: Data) -> Source:
         if is_held(self.plan, data, self.recipe, self.cache_bytes):
-            return Held.of(data, self.wide[0])
-        return Streamed(data, lambda x: x, self.wide[0])
+            return Held.of(data, self.wide[0], self.device)
+        return Streamed(data, lambda x: x, self.wide[0], self.device)
 
     def _passed_on(self, place: int, network: UnitNetwork, source: Source) -> Source:
         following, lift = self.wide[place + 1], self.plan.units[place].lift

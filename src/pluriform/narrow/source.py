@@ -13,6 +13,7 @@ from pluriform.training.feed import take
 __all__ = ["Held", "Source", "Streamed"]
 
 BATCH = 250
+CPU = torch.device("cpu")
 
 Network = Callable[[Tensor], Tensor]
 Pairs = tuple[Tensor, Tensor]
@@ -66,9 +67,21 @@ class Held(Source):
     data: Data
 
     @staticmethod
-    def of(data: Data, wide: Network) -> "Held":
-        """The source of the first unit: inputs as they are, and the wide network's first stretch of them."""
-        return Held(_changed(data, lambda inputs, _: (inputs, wide(inputs))))
+    def of(data: Data, wide: Network, device: torch.device = CPU) -> "Held":
+        """The source of the first unit: inputs as they are, and the wide network's first stretch of them.
+
+        Args:
+            data: The data set, anywhere.
+            wide: The first stretch.
+            device: Of the networks; all pairs are held there.
+        """
+
+        def first(inputs: Tensor, targets: Tensor) -> Pairs:
+            del targets
+            inputs = inputs.to(device)
+            return inputs, wide(inputs)
+
+        return Held(_changed(data, first))
 
     def pair(self, inputs: Tensor, targets: Tensor) -> Pairs:
         """The batch itself."""
@@ -91,25 +104,28 @@ class Streamed(Source):
         data: The data set.
         thin: From its inputs to those of the unit.
         wide: From its inputs to the targets of the unit.
+        device: Of the networks.
     """
 
     data: Data
     thin: Network
     wide: Network
+    device: torch.device = CPU
 
     @torch.no_grad()
     def pair(self, inputs: Tensor, targets: Tensor) -> Pairs:
         """Both networks, up to the unit and to its end."""
         del targets
+        inputs = inputs.to(self.device)
         return self.thin(inputs), self.wide(inputs)
 
     def advanced(self, thin: Network, wide: Network) -> "Streamed":
         """One stretch more for both."""
-        return Streamed(self.data, lambda x: thin(self.thin(x)), lambda x: wide(self.wide(x)))
+        return Streamed(self.data, lambda x: thin(self.thin(x)), lambda x: wide(self.wide(x)), self.device)
 
     def forced(self, wide: Network) -> "Streamed":
         """The wide network up to this unit's end, and to the next one's."""
-        return Streamed(self.data, self.wide, lambda x: wide(self.wide(x)))
+        return Streamed(self.data, self.wide, lambda x: wide(self.wide(x)), self.device)
 
 
 @torch.no_grad()
@@ -122,6 +138,19 @@ def _changed(data: Data, change: Callable[[Tensor, Tensor], Pairs]) -> Data:
 
 
 def _joined(split: Split | StreamSplit, change: Callable[[Tensor, Tensor], Pairs]) -> Split:
-    parts = [change(*take(split, index)) for index in torch.arange(len(split)).split(BATCH)]
-    inputs, targets = zip(*parts, strict=True)
-    return Split(torch.cat(inputs), torch.cat(targets))
+    """All pairs, each batch written where it stays: there is no room for them twice."""
+    whole: list[Tensor] = []
+    for index in torch.arange(len(split)).split(BATCH):
+        parts = change(*take(split, index))
+        whole = whole or [_room(part, len(split)) for part in parts]
+        for tensor, part in zip(whole, parts, strict=True):
+            tensor[index[0] : index[-1] + 1] = part
+    return Split(whole[0], whole[1])
+
+
+def _room(part: Tensor, samples: int) -> Tensor:
+    """An empty tensor for so many samples, in the memory format of some of them."""
+    layout = torch.contiguous_format
+    if part.dim() == 4 and not part.is_contiguous() and part.is_contiguous(memory_format=torch.channels_last):
+        layout = torch.channels_last
+    return torch.empty((samples, *part.shape[1:]), dtype=part.dtype, device=part.device, memory_format=layout)

@@ -38,7 +38,7 @@ def refitted(thin: Tensor, wide: Tensor, axis: int) -> Tensor:
     own, aim = (rows(features, axis).double() for features in (thin, wide))
     moment = own.T @ own
     ridge = RIDGE * moment.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-    moment += ridge * torch.eye(len(moment), dtype=moment.dtype)
+    moment.diagonal().add_(ridge)
     return torch.linalg.solve(moment, own.T @ aim).T.to(thin.dtype).contiguous()
 
 
