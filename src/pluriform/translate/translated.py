@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from pluriform.axes import Images
+from pluriform.data.data import Data
 from pluriform.data.label_maps import check_ids
 from pluriform.data.signature import Signature
-from pluriform.errors import ConfigError, NonFiniteError, ShapeError, explain
+from pluriform.errors import BoundsError, ConfigError, NonFiniteError, ShapeError, explain
 from pluriform.prediction import Translator
 from pluriform.training.seeds import derive_seed
+from pluriform.translate.augmentation import mixed_with_translations
 from pluriform.translate.scale import Scale
 
 __all__ = ["Painter", "Translated"]
@@ -181,6 +183,63 @@ class Translated(Translator):
             self._painted(content, self.painter.blend(first, second, float(share)), seed, 1.0).cpu() for share in shares
         ]
 
+    def augment(
+        self,
+        data: Data,
+        *,
+        originals: float | int = 0.5,
+        versions: int = 1,
+        references: Tensor | None = None,
+        seed: int = 0,
+    ) -> Data:
+        """A labelled data set whose training images partly look as the other side does; labels stay.
+
+        What is trained on it learns what holds in both looks, as far as translations keep what the labels name: judge
+        that first (`content_kept` of `measure_images`). Validation and test stay as they are; to judge in the other
+        domain takes labelled images of it.
+
+        Args:
+            data: Labelled images with the channels and bounds that the translator was fitted on, before and after.
+            originals: Share of the training images that stays as it is, by class share; 0 translates all.
+            versions: Copies of the training split, each with originals and styles of its own. A pass over them takes
+                as many times longer.
+            references: Images of the other side, of which each translation takes the style of one; the more of them,
+                the more looks. `None` for the training images that the translator remembers (`styles`).
+            seed: Of every draw.
+
+        Returns:
+            A new data set with `versions` times as many training images.
+
+        Raises:
+            ConfigError: No labelled images in memory, no such share or number, a translator of label maps, or several
+                versions by one that knows one translation.
+            ShapeError: Other channels.
+            BoundsError: Other bounds.
+
+        Example:
+            >>> import pluriform as pf
+            >>> from pluriform.translate.fit import TSIT, GameRecipe
+            >>> images = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+            >>> sides = pf.load(images, 1 - images[:20], task="translation", validation=0)
+            >>> form = TSIT(preset="tiny", training=GameRecipe(updates=2, batch_size=4)).fit(None, sides)
+            >>> data = pf.load(images, torch.arange(24) % 2, validation=0)
+            >>> len(data.train), len(form.augment(data, versions=3).train)
+            (20, 60)
+        """
+        self._check_labelled(data, versions)
+        pool = None if not self.painter.reads_style else self.styles if references is None else references
+        if pool is not None:
+            self.check(pool.new_zeros(1, *data.input_shape), pool[:1])
+
+        def translate(images: Tensor, number: int) -> Tensor:
+            style = None
+            if pool is not None:
+                generator = torch.Generator().manual_seed(derive_seed(number, "references"))
+                style = pool[torch.randint(len(pool), (len(images),), generator=generator).to(pool.device)]
+            return self.translate(images, style, seed=number)
+
+        return mixed_with_translations(data, translate, originals, versions, seed)
+
     @property
     def reads_style(self) -> bool:
         """Whether a style image counts."""
@@ -209,6 +268,24 @@ class Translated(Translator):
             raise ShapeError(explain(expected, got, "style", "give one a content, or one for all"))
         if self.signature.classes:
             check_ids(content, self.signature.classes, "content")
+
+    def _check_labelled(self, data: Data, versions: int) -> None:
+        """Raise where translations would not be images of that data set."""
+        where = f"augment {data.name}"
+        if self.scale.classes:
+            remedy = "fit one between the images and those of the other domain"
+            raise ConfigError(explain("a translator of pictures", "one of label maps", where, remedy))
+        channels, bounds = (self.scale.channels, self.scale.outputs), (self.scale.low, self.scale.high)
+        if len(data.input_shape) != 3 or set(channels) != {data.input_shape[0]}:
+            expected, got = f"images of {channels[0]} channels that become {channels[0]}", f"{data.input_shape}"
+            remedy = "repeat a single channel with expand(-1, 3, -1, -1), here and where the translator is fitted"
+            raise ShapeError(explain(expected, f"{got}, which become {channels[1]}", where, remedy))
+        if data.bounds != bounds:
+            remedy = "scale the images as those that the translator was fitted on"
+            raise BoundsError(explain(f"bounds {bounds}", f"{data.bounds}", where, remedy))
+        if versions > 1 and not (self.painter.reads_style or self.painter.draws):
+            remedy = "take one version, or fit a translator with styles or with noise"
+            raise ConfigError(explain("a translator of several styles", "one of one", where, remedy))
 
     def _style(self, style: Tensor | None, seed: int) -> Any:
         if not self.painter.reads_style:
