@@ -521,6 +521,24 @@ def test_real_batches_are_compared_too():
         merged(graph, {"1": matrix(4)}, batches=[torch.full((4, 3), torch.nan)])
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 1, 8)])
+def test_code_that_calls_view_is_merged(shape):
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            conv = nn.Conv2d if len(shape) == 4 else nn.Conv1d
+            self.first, self.second = conv(1, 3, 3, padding=1), conv(3, 4, 3, padding=1)
+            self.head = nn.Linear(4 * 8 ** (len(shape) - 2), 2)
+
+        def forward(self, x):
+            x = F.relu(self.second(F.relu(self.first(x))))
+            return self.head(x.view(-1, self.head.in_features))
+
+    graph = trace(seeded(Viewing, 0), torch.zeros(shape))
+    maps = random_maps(graph, ["relu"], 0)
+    merged(graph, maps)
+
+
 def test_maps_of_another_size_are_named():
     with pytest.raises(ShapeError, match=r"shape \(4, 4\).*behind 1"):
         merged(trace(FORWARD["vectors"][0](), torch.zeros(2, 3)), {"1": torch.eye(3)})

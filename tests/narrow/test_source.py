@@ -40,7 +40,8 @@ def test_networks_are_given_tensors_on_their_device(data, made):
     assert all(x.is_meta and y.is_meta for x, y in following.batches(following.data.train))
     assert [tuple(x.shape) for x in following.drawn(7)] == [(7, 1, 8, 8), (7, 5)]
     inputs, targets = source.forced(lambda x: there(x)[:, :5]).drawn(7)
-    assert inputs.is_meta and tuple(inputs.shape) == (7, 64) and tuple(targets.shape) == (7, 5)
+    assert inputs.is_meta
+    assert [tuple(inputs.shape), tuple(targets.shape)] == [(7, 64), (7, 5)]
 
 
 def test_maps_stay_on_the_device_of_the_features():
@@ -66,4 +67,4 @@ def test_pairs_are_held_in_order_and_format(data):
         assert torch.allclose(held.data.train.targets, conv(data.train.inputs), atol=1e-6)
         expected = conv(data.train.inputs[:3]).stride()
     assert held.data.train.targets[:3].stride() == expected
-    assert len(held.data.validation) == 20 and len(held.data.test) == 0
+    assert (len(held.data.validation), len(held.data.test)) == (20, 0)

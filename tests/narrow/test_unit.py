@@ -6,13 +6,16 @@ from torch import nn
 
 from pluriform.narrow.unit import UnitNetwork, mix, principal, refitted
 
+SHAPES = [((5, 3), 1), ((5, 3, 4, 6), 1), ((5, 7, 3), 2), ((5, 3, 7), 1), ((5, 3, 7, 2, 4), 1)]
 
-@pytest.mark.parametrize(("shape", "axis"), [((5, 3), 1), ((5, 3, 4, 6), 1), ((5, 7, 3), 2), ((5, 3, 7), 1)])
+
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
 def test_maps_mix_channels_alone(shape, axis):
     torch.manual_seed(0)
     x, matrix = torch.randn(shape), torch.randn(4, 3)
     expected = torch.tensordot(x, matrix, dims=([axis], [1])).movedim(-1, axis)
     assert torch.allclose(mix(x, matrix, axis), expected, atol=1e-6)
+    assert mix(x, matrix, axis).is_contiguous()  # What follows may call `view`.
 
 
 def test_principal_directions_are_those_of_the_singular_values():

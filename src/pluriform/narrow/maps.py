@@ -37,8 +37,8 @@ class ChannelMap(nn.Module):
         self.matrix, self.axis = nn.Parameter(matrix), axis
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map the channels; shape and type stay."""
-        return (x.movedim(self.axis, -1) @ self.matrix.T).movedim(-1, self.axis)
+        """Map the channels; shape and type stay. Contiguous, as code behind may call `view`."""
+        return (x.movedim(self.axis, -1) @ self.matrix.T).movedim(-1, self.axis).contiguous()
 
 
 @dataclass(frozen=True)

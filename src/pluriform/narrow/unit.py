@@ -10,12 +10,14 @@ RIDGE = 1e-6  # Of the mean square of the features.
 
 
 def mix(inputs: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    """A linear map over the channels: `(new, old)` times the numbers along `axis`."""
+    """A linear map over the channels: `(new, old)` times the numbers along `axis`. Code behind may call `view`."""
     if axis == inputs.ndim - 1:
         return F.linear(inputs, matrix)
     if axis == 1 and inputs.ndim == 4:
         return F.conv2d(inputs, matrix[:, :, None, None])
-    return F.linear(inputs.movedim(axis, -1), matrix).movedim(-1, axis)
+    if axis == 1 and inputs.ndim == 3:
+        return matrix @ inputs
+    return F.linear(inputs.movedim(axis, -1), matrix).movedim(-1, axis).contiguous()
 
 
 def rows(features: Tensor, axis: int) -> Tensor:
