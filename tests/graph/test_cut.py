@@ -66,6 +66,32 @@ def test_a_branch_around_the_node_is_named(net):
         suffix(graph, "side")
 
 
+class Tokens(nn.Module):
+    """Attention whose code takes all lengths from its first tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mixed = nn.Linear(4, 6), nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.embed(x)
+        b, n, _ = x.shape
+        for layer in self.mixed:
+            split = layer(x).view(b, n, 2, 3).transpose(1, 2)
+            x = x + split.transpose(1, 2).reshape(b, n * 1, -1)
+        return self.head(x.reshape(b, -1)[:, : (n // 2) * 6].view(b, n // 2, 6).mean(1))
+
+
+@pytest.mark.parametrize("after", ["embed", "add", "add_1"])
+def test_lengths_of_tensors_before_the_cut_are_known_behind_it(after):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net, x = Tokens().eval(), torch.randn(5, 8, 4)
+    graph = trace(net, torch.zeros(2, 8, 4))
+    torch.testing.assert_close(suffix(graph, after).module(cut(graph, after).module(x)), net(x))
+
+
 def test_cut_at_the_output_and_at_the_input(net):
     graph, x = trace(net, torch.zeros(2, 1, 4, 4)), torch.randn(3, 1, 4, 4)
     assert torch.equal(cut(graph, "output").module(x), net(x))

@@ -1,11 +1,13 @@
 """A network in two parts."""
 
 import copy
+from collections.abc import Mapping
 
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 
 from pluriform.errors import GraphError, explain
-from pluriform.graph.graph import Graph
+from pluriform.graph.graph import Graph, Shape
 from pluriform.graph.inplace import writes_in_place
 from pluriform.graph.ops import Op
 from pluriform.graph.rewrite import code_node, retrace
@@ -41,6 +43,9 @@ def cut(graph: Graph, after: str) -> Graph:
 def suffix(graph: Graph, after: str) -> Graph:
     """The network from the output of a node to the end, so that `suffix(cut(x)) = graph(x)`.
 
+    Where the rest reads lengths of tensors before the node, such as `n` of `b, n, c = x.shape`, that of the batch comes
+    from the new input, and others are as they were traced.
+
     Args:
         graph: The whole network; left as it is.
         after: Name of a node that gives one tensor and that every path from the inputs passes.
@@ -60,12 +65,9 @@ def suffix(graph: Graph, after: str) -> Graph:
         entry = edited.graph.placeholder("features")
     last.replace_all_uses_with(entry)
     before = _before(edited, last)
-    for item in before:
-        if item.op == "call_method" and item.target == "size" and item.args[1:] == (0,):
-            with edited.graph.inserting_after(entry):
-                item.replace_all_uses_with(edited.graph.call_method("size", (entry, 0)))
-    reads = [item for item in before if any(user not in before for user in item.users) and item.op != "get_attr"]
     names = {fx_name: name for name, fx_name in graph.names.items()}
+    _settle_lengths(edited, entry, before, {fx_name: graph[name].shape for fx_name, name in names.items()})
+    reads = [item for item in before if any(user not in before for user in item.users) and item.op != "get_attr"]
     if reads:
         raise GraphError(
             explain(
@@ -87,6 +89,28 @@ def _before(edited: fx.GraphModule, last: fx.Node) -> list[fx.Node]:
     """Nodes up to `last`, but for the first, which is the new input."""
     nodes = list(edited.graph.nodes)
     return nodes[1 : nodes.index(last) + 1]
+
+
+def _settle_lengths(edited: fx.GraphModule, entry: fx.Node, before: list[fx.Node], shapes: Mapping[str, Shape]) -> None:
+    """Lengths read before the new input: that of the batch by the input, others and what follows from them fixed."""
+    known: dict[fx.Node, int | float] = {}
+    for item in before:
+        shape = shapes.get(item.args[0].name, ()) if item.args and isinstance(item.args[0], fx.Node) else ()
+        if item.op == "call_method" and item.target == "size" and len(item.args) == 2 and isinstance(item.args[1], int):
+            length = shape[item.args[1]] if shape else None
+            if shape and item.args[1] % len(shape) == 0:
+                with edited.graph.inserting_after(entry):
+                    item.replace_all_uses_with(edited.graph.call_method("size", (entry, 0)))
+            elif isinstance(length, int):
+                known[item] = length
+        elif item.op == "call_function" and item.all_input_nodes and known.keys() >= set(item.all_input_nodes):
+            value = item.target(*map_arg(item.args, known.__getitem__), **map_arg(item.kwargs, known.__getitem__))  # type: ignore[operator]
+            if isinstance(value, int | float):
+                known[item] = value
+    for item, value in known.items():
+        for user in list(item.users):
+            user.args = map_arg(user.args, lambda node, old=item, new=value: new if node is old else node)
+            user.kwargs = map_arg(user.kwargs, lambda node, old=item, new=value: new if node is old else node)
 
 
 def _drop_behind(edited: fx.GraphModule, last: fx.Node, output: fx.Node) -> None:
