@@ -10,6 +10,7 @@ from torch import nn
 import pluriform as pf
 from pluriform.data.data import Split
 from pluriform.errors import MemoryBudgetError
+from pluriform.graph.features import features
 from pluriform.graph.gather import widen
 from pluriform.graph.trace import trace
 from pluriform.method import FitContext
@@ -84,6 +85,45 @@ def test_imitating_oneself_leaves_nothing_to_learn(graphs, data):
     assert found.maps == {}
     assert min(found.explained) > 1 - 1e-6
     assert all(torch.allclose(value, found.weights[name], atol=1e-7) for name, value in thin.root.state_dict().items())
+
+
+class Repeated(nn.Module):
+    """Two layers, one of them called in two units; the weight of the other is that of a third."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.again = nn.Linear(64, width), nn.Linear(width, width)
+        self.third, self.tied = nn.Linear(width, width), nn.Linear(width, width)
+        self.tied.weight, self.head = self.third.weight, nn.Linear(width, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.again(torch.relu(self.first(x.flatten(1)))))
+        x = torch.relu(self.again(torch.relu(self.third(x))))
+        return self.head(torch.relu(self.tied(x)))
+
+
+def test_units_keep_what_they_learned_where_later_ones_share_their_weights(data):
+    torch.manual_seed(0)
+    thin, wide = (trace(Repeated(width).eval(), data.train.inputs[:2]) for width in (8, 24))
+    plan = plan_units(thin, wide, ends=("relu_1", "relu_3"))
+    source = Imitation(thin, wide, plan, RECIPE)
+    found = source.run(data, FitContext(0, None, CPU))
+    thin.root.load_state_dict(found.weights)
+    own, aim = (features(graph, data.train.inputs, "relu_1")["relu_1"].detach() for graph in (thin, wide))
+    lift = torch.linalg.lstsq(own, aim).solution
+    own, aim = (features(graph, data.validation.inputs, "relu_1")["relu_1"].detach() for graph in (thin, wide))
+    unexplained = (own @ lift - aim).square().mean() / aim.var(0).mean()
+    assert found.explained[0] == pytest.approx(1 - float(unexplained), abs=0.02)
+    assert torch.equal(found.weights["tied.weight"], found.weights["third.weight"])
+
+
+def test_a_frozen_unit_stays_as_it_is(graphs, data):
+    thin = trace(chain(12).requires_grad_(False).eval(), data.train.inputs[:2])
+    before = digest(thin.root)
+    found = imitated((thin, graphs[0]), data, Recipe(epochs=1))
+    assert [cost.steps for cost in found.cost] == [0, 0, 0, 0]
+    thin.root.load_state_dict(found.weights)
+    assert digest(thin.root) == before
 
 
 def test_labels_are_not_read(graphs, data):

@@ -142,6 +142,7 @@ class Imitation:
         self.thin = stretches(thin, plan.ends)
         self.wide = [part.eval().requires_grad_(False) for part in stretches(wide, plan.ends)]
         self.cache_bytes, self.device = cache_bytes, thin.examples[0].device
+        self.names, self.learned = first_names(thin.root), dict[str, Tensor]()
         self.macs = {"thin": _macs(self.thin, thin.examples[0]), "wide": _macs(self.wide, wide.examples[0])}
 
     def run(self, data: Data, context: FitContext) -> Imitated:
@@ -155,7 +156,7 @@ class Imitation:
         for place, unit in enumerate(self.plan.units):
             network = self._network(place, before, source).to(context.device)
             measure = self._measure(place, source)
-            found.cost.append(self._loop(place, network, source, measure, context).run())
+            found.cost.append(self._trained(place, network, source, measure, context))
             _refit(network, unit, source)
             found.explained.append(1 - measure.over(network, source))
             self._tell(place, found.explained[-1], source)
@@ -181,6 +182,7 @@ class Imitation:
     def _network(self, place: int, before: UnitNetwork | None, source: Source) -> UnitNetwork:
         """The unit, its lift at the principal directions, its reduction at what undoes the lift before."""
         unit, part = self.plan.units[place], self.thin[place]
+        self._take_learned(part)
         reduce, lifted, axis = None, None, 1
         if before is not None:
             earlier = self.plan.units[place - 1]
@@ -192,6 +194,21 @@ class Imitation:
         if unit.lift != "none":
             lift = principal(source.drawn(DRAWN)[1], unit.thin[unit.axis - 1], unit.axis)
         return UnitNetwork(part, lifted, reduce, lift, (axis, unit.axis))
+
+    @torch.no_grad()
+    def _take_learned(self, part: nn.Module) -> None:
+        """What earlier units hold too, such as a layer that is called again, stays as these have learned it."""
+        for name, tensor in part.state_dict(keep_vars=True).items():
+            if (first := self.names.get(name, name)) in self.learned:
+                tensor.copy_(self.learned[first]).requires_grad_(False)
+
+    def _trained(
+        self, place: int, network: UnitNetwork, source: Source, measure: _Measure, context: FitContext
+    ) -> FitCost:
+        """Train a unit, unless all its weights are frozen."""
+        if not any(weight.requires_grad for weight in network.parameters()):
+            return FitCost(0.0, 0, 0, 0, 0.0)
+        return self._loop(place, network, source, measure, context).run()
 
     def _loop(self, place: int, network: UnitNetwork, source: Source, measure: _Measure, context: FitContext) -> Loop:
         recipe, seed = self.recipe, derive_seed(context.seed, "unit", place)
@@ -265,7 +282,9 @@ class Imitation:
         return _Measure(axis, target_variance(source.drawn(DRAWN)[1], axis))
 
     def _note(self, place: int, network: UnitNetwork, before: UnitNetwork | None, found: Imitated) -> None:
-        found.weights.update({name: value.detach().clone() for name, value in network.part.state_dict().items()})
+        for name, value in network.part.state_dict().items():
+            first = self.names.get(name, name)
+            found.weights[name] = self.learned.setdefault(first, value.detach().clone())
         if network.reduce is not None and before is not None and before.lift is not None:
             found.maps[self.plan.units[place - 1].end] = (network.reduce @ before.lift).detach()
 
@@ -303,6 +322,13 @@ def bytes_held(plan: NarrowPlan, data: Data) -> int:
     pairs = [start + torch.Size(unit.wide).numel() for start, unit in zip(starts, plan.units, strict=True)]
     most = max(a + b for a, b in zip(pairs, [*pairs[1:], 0], strict=True))
     return 4 * (len(data.train) + len(data.validation)) * most
+
+
+def first_names(root: nn.Module) -> dict[str, str]:
+    """The first name of the tensor of each parameter and buffer, by all its names."""
+    seen: dict[int, str] = {}
+    tensors = [*root.named_parameters(remove_duplicate=False), *root.named_buffers(remove_duplicate=False)]
+    return {name: seen.setdefault(id(tensor), name) for name, tensor in tensors}
 
 
 @torch.no_grad()
