@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from pluriform.attacks.attack import ATTACKS, attack, passes
+from pluriform.attacks.attack import ATTACKS, attack, labelled, passes
+from pluriform.attacks.auto_attack import auto_attack
+from pluriform.attacks.minimal import minimal_distances
 from pluriform.attacks.threat import Threat
-from pluriform.errors import BoundsError, ConfigError, ShapeError, UnsupportedOpError
+from pluriform.errors import BoundsError, ConfigError, LabelError, NonFiniteError, ShapeError, UnsupportedOpError
 from pluriform.fused import network as network_file
 from pluriform.fused.network import FusedNetwork
 
@@ -74,7 +76,7 @@ def test_eps_0_returns_the_inputs_bit_for_bit(net, samples, method, threat):
 def test_modes_come_back_after_a_failure(net, samples):
     x, y = samples
     net.train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ShapeError, match=r"takes inputs of shape \(batch, 1, 3, 4\) .*; got mat1 and mat2 shapes"):
         attack(net, x[:, :, :3], y, THREATS[0])
     assert all(part.training for part in net.modules())
     assert all(weight.requires_grad for weight in net.parameters())
@@ -92,6 +94,78 @@ def test_bad_calls_say_what_to_do(net, samples):
         attack(net, x, y, Threat("linf", 8, (0, 1)))
     with pytest.raises(ConfigError, match=r"expected options of pgd \(.*steps.*\); got stepz"):
         attack(net, x, y, THREATS[0], stepz=3)
+
+
+class Told(nn.Module):
+    """What a network says, changed."""
+
+    def __init__(self, net, change):
+        super().__init__()
+        self.net, self.change = net, change
+
+    def forward(self, x):
+        return self.change(self.net(x))
+
+
+CALLS = [
+    lambda net, x, y: attack(net, x, y, THREATS[0]),
+    lambda net, x, y: auto_attack(net, x, y, THREATS[0]),
+    lambda net, x, y: minimal_distances(net, x, y, "linf", (0, 1)),
+]
+every_call = pytest.mark.parametrize("call", CALLS, ids=["attack", "auto_attack", "minimal_distances"])
+
+
+@every_call
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda x, y: (x, y.float()), ShapeError, r"expected integer labels of shape \(batch,\); got torch.float32"),
+        (lambda x, y: (x, y[:, None]), ShapeError, r"got torch.int64 of shape \(40, 1\)"),
+        (lambda x, y: (x, 0 * y + 5), LabelError, "expected labels in 0..4; got labels from 5 to 5"),
+        (lambda x, y: (x, y - 5), LabelError, "expected labels in 0..4; got labels from -5 to"),
+        (lambda x, y: (x.double(), y), ShapeError, r"\(batch, 1, 4, 4\) and torch.float64; got .*pass inputs of"),
+    ],
+)
+def test_inputs_and_labels_that_do_not_fit_are_said(net, samples, call, change, error, words):
+    with pytest.raises(error, match=words):
+        call(net, *change(*samples))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, y: (x.numpy(), y), r"expected a floating-point .*; got ndarray and torch.int64 .*float\(\)"),
+        (lambda x, y: ((255 * x).byte(), y), "got torch.uint8 and torch.int64"),
+        (lambda x, y: (x, y.tolist()), "got torch.float32 and list"),
+    ],
+)
+def test_what_is_no_tensor_is_said(net, samples, change, words):
+    with pytest.raises(ShapeError, match=words):
+        labelled(net, *change(*samples), "attack")
+
+
+@every_call
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda out: (out, out), ShapeError, r"expected logits of shape \(batch, classes\) .*; got tuple .* of Told"),
+        (lambda out: out[:, :1], ShapeError, r"got shape \(1, 1\) .*a logit for each class, at least two"),
+        (lambda out: out.mean(), ShapeError, r"got shape \(\)"),
+        (lambda out: out / 0 * 0, NonFiniteError, "expected finite logits; got NaN or infinity .* of Told"),
+    ],
+)
+def test_a_network_that_gives_no_logits_is_named(net, samples, call, change, error, words):
+    with pytest.raises(error, match=words):
+        call(Told(net, change), *samples)
+
+
+@pytest.mark.parametrize("method", ["pgd", "apgd-dlr", "fab-t", "square"])
+def test_labels_may_be_short_integers(net, samples, method):
+    x, y = samples
+    options = {"queries": 20} if method == "square" else {"steps": 2}
+    expected = attack(net, x, y, THREATS[0], method, **options)
+    for dtype in (torch.int32, torch.uint8):
+        assert torch.equal(attack(net, x, y.to(dtype), THREATS[0], method, **options), expected)
 
 
 def test_a_forward_without_gradient_is_named(samples):

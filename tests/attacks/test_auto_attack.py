@@ -10,7 +10,7 @@ from pluriform.attacks.attack import attack
 from pluriform.attacks.auto_attack import CLEAN, auto_attack
 from pluriform.attacks.suite import Member, Suite
 from pluriform.attacks.threat import Threat
-from pluriform.errors import ConfigError, LabelError, RunConflictError
+from pluriform.errors import ConfigError, LabelError, NonFiniteError, RunConflictError
 
 THREAT = Threat("linf", 0.15, (0.0, 1.0))
 SMALL = Suite(
@@ -120,6 +120,18 @@ def test_bad_arguments_are_refused(form, batch):
         auto_attack(form, x, y, Threat("linf", 8, (0.0, 1.0)), SMALL)
     with pytest.raises(LabelError):
         auto_attack(form, x, y + 10, THREAT, SMALL)
+
+
+def test_a_form_that_gives_nan_for_some_input_is_refused(form, batch):
+    class Torn(nn.Module):
+        def forward(self, x):
+            return form(x).where(x[:, 0, 0, :1] < 0.9, torch.nan)
+
+    x, y = batch[0].clone(), batch[1]
+    x[:, 0, 0, 0] = 0
+    x[11, 0, 0, 0] = 1
+    with pytest.raises(NonFiniteError, match="expected finite logits; got NaN or infinity .*auto_attack of Torn"):
+        auto_attack(Torn(), x, y, THREAT, SMALL)
 
 
 def test_a_module_of_two_classes_gets_the_reduced_suite():

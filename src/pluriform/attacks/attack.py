@@ -16,11 +16,11 @@ from pluriform.attacks.pgd import pgd
 from pluriform.attacks.square import square
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.axes import Inputs, Labels
-from pluriform.errors import ConfigError, LabelError, ShapeError, explain
+from pluriform.errors import ConfigError, LabelError, NonFiniteError, PluriformError, ShapeError, explain
 from pluriform.fused.network import fused_network
 from pluriform.prediction import Predictor
 
-__all__ = ["ATTACKS", "attack", "check_labelled", "passes", "perturb"]
+__all__ = ["ATTACKS", "attack", "check_finite", "labelled", "passes", "perturb"]
 
 BATCH = 256
 ATTACKS: Mapping[str, Callable[..., Inputs]] = {
@@ -46,7 +46,7 @@ def attack(
     Args:
         form: A form, or any module that gives logits.
         x: Inputs inside the bounds, shape `(batch, *input_shape)`.
-        y: True classes, shape `(batch,)`.
+        y: True classes, integers of shape `(batch,)`.
         threat: Norm and radius, and the bounds where the form carries none.
         method: A name in `ATTACKS`, for instance `"pgd"`, `"apgd-t"`, `"fab-t"`, `"square"`.
         seed: Source of all random numbers.
@@ -58,8 +58,9 @@ def attack(
     Raises:
         ConfigError: Unknown attack or option, or a radius in the wrong scale.
         BoundsError: Bounds unknown, or left by the inputs.
-        ShapeError: Inputs and labels differ in number, or labels are no integers.
+        ShapeError: Inputs and labels differ in number or are none, or the form does not take them or gives no logits.
         LabelError: Labels outside the classes.
+        NonFiniteError: The form gives NaN or infinity.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -67,29 +68,69 @@ def attack(
         >>> bool((attack(net, x, y, Threat("linf", 0.1, (0, 1))) - x).abs().max() <= 0.1 + 1e-6)
         True
     """
-    check_labelled(form, x, y, "attack")
+    x, y = labelled(form, x, y, "attack")
     threat = resolve_threat(form, threat, x)
     check_scale(threat, x[0].numel())
     return perturb(form, x, y, threat, method, seed, **options)
 
 
-def check_labelled(form: nn.Module, x: Tensor, y: Tensor, where: str) -> None:
-    """Hold inputs and labels against one another, and labels against the classes of a form.
+def labelled(form: nn.Module, x: Any, y: Any, where: str) -> tuple[Inputs, Labels]:
+    """Inputs without their graph and labels as int64, held against one another and against what a form gives for one.
 
     Raises:
-        ShapeError: They differ in number, or labels are no integers.
+        ShapeError: They are no tensors of numbers and classes, differ in number, or the form does not take them or
+            gives no logits.
         LabelError: Labels outside the classes.
+        NonFiniteError: The logits are NaN or infinite.
     """
-    if len(x) != len(y) or len(x) == 0:
-        got = f"{len(x)} inputs, {len(y)} labels"
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not isinstance(y, Tensor):
+        got = " and ".join(str(v.dtype) if isinstance(v, Tensor) else type(v).__name__ for v in (x, y))
+        remedy = "write torch.as_tensor(x).float() and torch.as_tensor(y)"
+        raise ShapeError(explain("a floating-point tensor of inputs and a tensor of labels", got, where, remedy))
+    if len(x) != y.shape[:1].numel() or len(x) == 0:
+        got = f"{len(x)} inputs, {y.shape[:1].numel()} labels"
         raise ShapeError(explain("a label for each input, at least one", got, where, "pass both of the same batch"))
-    if y.is_floating_point() or y.dim() != 1:
+    if y.is_floating_point() or y.is_complex() or y.dim() != 1:
         got = f"{y.dtype} of shape {tuple(y.shape)}"
         raise ShapeError(explain("integer labels of shape (batch,)", got, where, "pass true classes"))
-    classes = form.signature.outputs if isinstance(form, Predictor) else None
-    if int(y.min()) < 0 or (classes is not None and int(y.max()) >= classes):
+    classes, y = _classes(form, x[:1].detach(), where), y.long()
+    if int(y.min()) < 0 or int(y.max()) >= classes:
         got = f"labels from {int(y.min())} to {int(y.max())}"
-        raise LabelError(explain(f"labels in 0..{(classes or 1) - 1}", got, where, "pass true classes"))
+        raise LabelError(explain(f"labels in 0..{classes - 1}", got, where, "pass true classes"))
+    return x.detach(), y
+
+
+def _classes(form: nn.Module, sample: Tensor, where: str) -> int:
+    """How many logits a form gives for one input."""
+    if isinstance(form, Predictor):
+        form.check_inputs(sample, where)
+    tensor, name = next(form.parameters(), next(form.buffers(), sample)), f"{where} of {type(form).__name__}"
+    try:
+        with attack_mode(form), torch.no_grad():
+            outputs: Any = form(sample.to(tensor.device))
+    except (PluriformError, NotImplementedError):
+        raise
+    except Exception as error:
+        expected = f"a network that takes inputs of shape (batch, {', '.join(map(str, sample.shape[1:]))})"
+        remedy = f"pass inputs of the shape and type that it takes; these are {sample.dtype}"
+        raise ShapeError(explain(f"{expected} and {sample.dtype}", f"{error}", name, remedy)) from error
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != 1 or outputs.shape[1] < 2:
+        got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        remedy = "wrap it in a module that returns a logit for each class, at least two"
+        raise ShapeError(explain("logits of shape (batch, classes) for a batch of 1", got, name, remedy))
+    check_finite(outputs, name)
+    return outputs.shape[1]
+
+
+def check_finite(outputs: Tensor, where: str) -> None:
+    """Refuse logits of unperturbed inputs that say nothing.
+
+    Raises:
+        NonFiniteError: NaN or infinity among them; minus infinity is the logit of what cannot be.
+    """
+    if not bool((outputs < torch.inf).all()):
+        remedy = "look for NaN among its weights, logarithms and divisions"
+        raise NonFiniteError(explain("finite logits", "NaN or infinity", where, remedy))
 
 
 def passes(method: str, **options: Any) -> int:

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from pluriform.attacks.attack import check_labelled, passes, perturb
+from pluriform.attacks.attack import check_finite, labelled, passes, perturb
 from pluriform.attacks.gradient import attack_mode
 from pluriform.attacks.suite import Suite, auto_attack_suite
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
-from pluriform.axes import Inputs, Labels
+from pluriform.axes import Inputs
 from pluriform.errors import ConfigError, explain
 from pluriform.graph.fingerprint import fingerprint, tensor_fingerprint
 from pluriform.progress import Advance, progress
@@ -80,7 +80,7 @@ class WorstCase:
 def auto_attack(
     form: nn.Module,
     x: Inputs,
-    y: Labels,
+    y: Tensor,
     threat: Threat,
     suite: Suite | Literal["standard", "plus", "rand"] = "standard",
     *,
@@ -96,7 +96,7 @@ def auto_attack(
     Args:
         form: A form, or any module that gives logits; normalisation belongs inside it.
         x: Inputs inside the bounds, `(batch, *input_shape)`.
-        y: True classes.
+        y: True classes, integers of shape `(batch,)`.
         threat: Norm and radius, and the bounds where the form carries none.
         suite: A kind of AutoAttack, cut down for fewer than 4 classes, or a suite of one's own.
         seed: Of all random numbers.
@@ -106,6 +106,9 @@ def auto_attack(
     Raises:
         ConfigError: No such suite, or a radius in the wrong scale.
         BoundsError: Bounds unknown, or left by the inputs.
+        ShapeError: Inputs and labels differ in number or are none, or the form does not take them or gives no logits.
+        LabelError: Labels outside the classes.
+        NonFiniteError: The form gives NaN or infinity for some input.
         RunConflictError: The folder holds the state of another call.
 
     References:
@@ -119,7 +122,7 @@ def auto_attack(
         >>> worst.clean_accuracy, worst.suite.note
         (1.0, '2 classes: without apgd-t; fab for fab-t')
     """
-    check_labelled(form, x, y, "auto_attack")
+    x, y = labelled(form, x, y, "auto_attack")
     threat = resolve_threat(form, threat, x)
     check_scale(threat, x[0].numel())
     if batch_size < 1:
@@ -166,13 +169,13 @@ class _Cascade:
         batch_size: int,
         run: Run | None,
     ) -> None:
-        self.form, self.x, self.y, self.threat, self.suite = form, x.detach(), y, threat, suite
+        self.form, self.x, self.y, self.threat, self.suite = form, x, y, threat, suite
         self.seed, self.batch_size, self.run = seed, batch_size, run
         self.work = len(x) * sum(passes(member.method, **member.options) for member in suite.members)
         if run is not None and run.has(STATE):
             state = run.read_tensors(STATE)
         else:
-            wrong = torch.cat([self._wrong(part, labels) for part, labels in self._batches(self.x, y)])
+            wrong = self._wrong(x, y, unperturbed=True)
             state = {
                 "inputs": self.x.clone(),
                 "by": torch.where(wrong, CLEAN, STANDS),
@@ -216,14 +219,13 @@ class _Cascade:
             found.append(Stage(member.method, attacked, broken, float(self.state["seconds"][place])))
         return tuple(found)
 
-    def _wrong(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _wrong(self, inputs: Tensor, labels: Tensor, unperturbed: bool = False) -> Tensor:
         """Whether the form, asked anew, gets them wrong."""
         found = []
         with attack_mode(self.form), torch.no_grad():
-            for part, own in self._batches(inputs, labels):
-                device = _place(self.form, part)
-                found.append((self.form(part.to(device)).argmax(-1) != own.to(device)).to(inputs.device))
+            for part, own in zip(inputs.split(self.batch_size), labels.split(self.batch_size), strict=True):
+                outputs = self.form(part.to(_place(self.form, part)))
+                if unperturbed:
+                    check_finite(outputs, f"auto_attack of {type(self.form).__name__}")
+                found.append((outputs.argmax(-1) != own.to(outputs.device)).to(inputs.device))
         return torch.cat(found)
-
-    def _batches(self, inputs: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(inputs.split(self.batch_size), labels.split(self.batch_size), strict=True))

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pluriform.attacks.attack import BATCH, check_labelled
+from pluriform.attacks.attack import BATCH, labelled
 from pluriform.attacks.fab import Nearest, Walk, nearest
 from pluriform.attacks.gradient import attack_mode
 from pluriform.attacks.threat import Threat, resolve_threat
@@ -37,7 +37,7 @@ def minimal_distances(
     Args:
         form: A form, or any module that gives logits.
         x: Inputs inside the bounds.
-        y: True classes.
+        y: True classes, integers of shape `(batch,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
         bounds: Lowest and highest legal input value; those of the form unless given.
         targets: Wrong classes to walk to, the likeliest first; None for untargeted walks, which cost K - 1 gradients a
@@ -52,8 +52,9 @@ def minimal_distances(
     Raises:
         ConfigError: Unknown norm or impossible options.
         BoundsError: Bounds unknown, or left by the inputs.
-        ShapeError: Inputs and labels differ in number, or labels are no integers.
+        ShapeError: Inputs and labels differ in number or are none, or the form does not take them or gives no logits.
         LabelError: Labels outside the classes.
+        NonFiniteError: The form gives NaN or infinity.
 
     References:
         Croce, Hein, 2020, Minimally distorted adversarial examples with a fast adaptive boundary attack,
@@ -66,7 +67,7 @@ def minimal_distances(
         >>> round(found.distances.item(), 2)
         0.3
     """
-    check_labelled(form, x, y, "minimal_distances")
+    x, y = labelled(form, x, y, "minimal_distances")
     if targets is not None and targets < 1:
         raise ConfigError(explain("targets >= 1, or None", f"{targets}", "minimal_distances", "the usual value is 9"))
     threat = resolve_threat(form, Threat(norm, 0, bounds), x)
@@ -77,7 +78,7 @@ def minimal_distances(
     with attack_mode(form):
         parts = [
             nearest(form, inputs.to(tensor.device), labels.to(tensor.device), whole, walk, targets, seed)
-            for inputs, labels in zip(x.detach().split(size), y.split(size), strict=True)
+            for inputs, labels in zip(x.split(size), y.split(size), strict=True)
         ]
     points = torch.cat([part.points for part in parts]).to(x.device)
     return Nearest(points, torch.cat([part.distances for part in parts]).to(x.device))
