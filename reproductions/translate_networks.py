@@ -22,6 +22,7 @@ import pluriform as pf
 from pluriform.data.data import Data, Split
 from pluriform.evaluation.findings import Findings
 from pluriform.evaluation.subject import stratified_index
+from pluriform.metrics.classification import accuracy
 from pluriform.training.augmentation import Augmentation
 from pluriform.training.recipe import Recipe
 from pluriform.translate.segmentation import Segmentation, Segmented
@@ -153,6 +154,11 @@ def timed_fit(method: Translation, module: Any, data: Data, seed: int, run: Path
     begin = clock()
     form = method.fit(module, data, seed=seed, run=run)
     return form, clock() - begin
+
+
+def share(form: Any, images: Tensor, labels: Tensor) -> float:
+    """Percent of the images that are taken for their label."""
+    return 100 * accuracy(form.predict(images).mean, labels)
 
 
 def row_of(findings: Findings, names: Sequence[str] = (), images: str | None = None) -> dict[str, Any]:

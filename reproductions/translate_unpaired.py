@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from records import environment, part_is_current, read_parts, rounded, write_part, write_record
 from torch import Tensor
-from torch.nn import functional as F
+from translate_digits import STYLES, digit_images, styled, styles_of, unpaired_digits
 from translate_networks import (
     Given,
     add_arguments,
@@ -46,6 +46,7 @@ from translate_networks import (
     row_of,
     run_folder,
     seconds_an_update,
+    share,
     shrunk,
     small_network,
     timed_fit,
@@ -57,8 +58,6 @@ from pluriform.data.data import Data, Split
 from pluriform.errors import ConfigError
 from pluriform.evaluation.images import measure_images
 from pluriform.evaluation.random_judge import random_judge
-from pluriform.evaluation.subject import stratified_index
-from pluriform.metrics.classification import accuracy
 from pluriform.translate.fit import TSIT
 from pluriform.translate.game_recipe import GameRecipe
 from pluriform.translate.rivals.cyclegan import CycleGAN
@@ -67,56 +66,15 @@ from pluriform.translate.translation import Translation
 
 ARMS = ("copy", "tsit", "tsit-perceptual", "cyclegan", "munit")
 EXTRACTORS = ("CIFAR-10", "random")
-STYLES = ("stripes", "checks", "speckles", "gradient")
-DIGITS, HELD = 4000, 500
 DRAWS, DRAWN = 10, 64
 SHOWN = 8
 RATES = {"beta1": 0.5, "beta2": 0.999}
 
 
-def styled(digits: Tensor, styles: Tensor, seed: int) -> Tensor:
-    """Digits `(batch, 1, 32, 32)` in [0, 1] on textured grounds: `(batch, 3, 32, 32)` in [0, 1].
-
-    A style is a texture with two colours of the ground and one of the stroke; hues vary a little from image to image,
-    stripes and checks in their phase.
-
-    Args:
-        digits: White on black.
-        styles: Which of the four, int64.
-        seed: Of the variation.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    count, side = len(digits), digits.shape[-1]
-    colours = torch.tensor(
-        [
-            [(0.10, 0.20, 0.55), (0.25, 0.45, 0.85), (1.00, 0.85, 0.20)],
-            [(0.05, 0.35, 0.15), (0.30, 0.65, 0.30), (1.00, 0.55, 0.75)],
-            [(0.85, 0.80, 0.70), (0.60, 0.55, 0.50), (0.55, 0.05, 0.10)],
-            [(0.55, 0.10, 0.45), (0.95, 0.55, 0.25), (0.95, 1.00, 0.95)],
-        ]
-    )[styles]
-    colours = (colours + 0.08 * (2 * torch.rand(count, 3, 3, generator=generator) - 1)).clamp(0, 1)
-    places = torch.arange(side)
-    phase = torch.randint(0, 8, (count, 1, 1), generator=generator)
-    rows, columns = places[None, :, None] + phase, places[None, None, :] + phase
-    ground = torch.stack(
-        [
-            ((rows + columns) // 3 % 2).float().expand(count, side, side),
-            ((rows // 4 + columns // 4) % 2).float().expand(count, side, side),
-            (torch.rand(count, side, side, generator=generator) < 0.25).float(),
-            ((rows - phase) / (side - 1.0)).expand(count, side, side),
-        ],
-        1,
-    )
-    ground = ground[torch.arange(count), styles][:, None]
-    first, second, stroke = (colours[:, place, :, None, None] for place in range(3))
-    return digits * stroke + (1 - digits) * ((1 - ground) * first + ground * second)
-
-
 @lru_cache(maxsize=2)
 def load(task: str, limit: int | None) -> Data:
     """Both sides, unpaired."""
-    return cut(_apples() if task == "apples" else _digits(), limit)
+    return cut(_apples() if task == "apples" else unpaired_digits("styles"), limit)
 
 
 def _apples() -> Data:
@@ -130,35 +88,6 @@ def _apples() -> Data:
     empty = Split(apples[:0], oranges[:0])
     splits = (Split(apples, oranges), empty, Split(more_apples, more_oranges))
     return Data("apples to oranges", "translation", *splits, (), whole.bounds, paired=False)
-
-
-@lru_cache(maxsize=1)
-def digit_images() -> dict[str, tuple[Tensor, Tensor]]:
-    """Digits with their labels: for contents, for targets, and for tests of both; no image twice."""
-    whole = pf.load("mnist", validation=0)
-    train = stratified_index(whole.train.targets, 2 * DIGITS, 0)
-    train = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))]
-    test = stratified_index(whole.test.targets, 2 * HELD, 0)
-    test = test[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))]
-    parts = {"content": (whole.train, train[:DIGITS]), "target": (whole.train, train[DIGITS:])}
-    parts |= {"test content": (whole.test, test[:HELD]), "test target": (whole.test, test[HELD:])}
-    return {name: (F.pad(split.inputs[at], (2, 2, 2, 2)), split.targets[at]) for name, (split, at) in parts.items()}
-
-
-def styles_of(part: str) -> Tensor:
-    """Which style each target has."""
-    return torch.arange(len(digit_images()[part][0])) % len(STYLES)
-
-
-def _digits() -> Data:
-    known = digit_images()
-    splits = []
-    for seed, (content, target) in enumerate([("content", "target"), ("test content", "test target")]):
-        grey = known[content][0].expand(-1, 3, -1, -1).clone()
-        splits.append(Split(grey, styled(known[target][0], styles_of(target), seed), styles_of(target)))
-    train, test = splits
-    empty = Split(train.inputs[:0], train.targets[:0], styles_of("target")[:0])
-    return Data("digits to styles", "translation", train, empty, test, (), (0.0, 1.0), paired=False, styles=STYLES)
 
 
 def judge(task: str, of: str, chosen: argparse.Namespace) -> Any:
@@ -265,11 +194,6 @@ def kept(task: str, form: Any, data: Data, seed: int, chosen: argparse.Namespace
     except (AttributeError, ConfigError):
         pass  # It knows one translation.
     return found
-
-
-def share(form: Any, images: Tensor, labels: Tensor) -> float:
-    """Percent of the images that are taken for their label."""
-    return 100 * accuracy(form.predict(images).mean, labels)
 
 
 def draw(task: str, chosen: argparse.Namespace) -> None:

@@ -27,11 +27,11 @@ def strokes(count=40, side=32):
 
 def test_styles_colour_stroke_and_ground_alike_for_every_seed(script):
     digits, styles = strokes(), torch.arange(40) % 4
-    one, other = (script("translate_unpaired").styled(digits, styles, seed) for seed in (0, 1))
+    one, other = (script("translate_digits").styled(digits, styles, seed) for seed in (0, 1))
     assert float(one.min()) >= 0
     assert float(one.max()) <= 1
     assert not torch.equal(one, other)
-    assert torch.equal(one, script("translate_unpaired").styled(digits, styles, 0))
+    assert torch.equal(one, script("translate_digits").styled(digits, styles, 0))
     stroke = one[:, :, 12, 16]
     assert torch.equal(stroke, one[:, :, 20, 15])  # One colour for the whole stroke.
     means = torch.stack([stroke[styles == style].mean(0) for style in range(4)])
@@ -40,7 +40,7 @@ def test_styles_colour_stroke_and_ground_alike_for_every_seed(script):
 
 
 def test_textures_differ(script):
-    images = script("translate_unpaired").styled(torch.zeros(4, 1, 32, 32), torch.arange(4), 0)
+    images = script("translate_digits").styled(torch.zeros(4, 1, 32, 32), torch.arange(4), 0)
     light = images.mean(1)
     colours = [len(torch.unique(image.round(decimals=4))) for image in light[:3]]
     assert colours == [2, 2, 2]
