@@ -175,6 +175,30 @@ def test_a_forward_without_gradient_is_named(samples):
 
     with pytest.raises(UnsupportedOpError, match="expected outputs differentiable in the inputs; got .* of Detached"):
         attack(Detached(16, 5), *samples, THREATS[0])
+    with pytest.raises(UnsupportedOpError, match="or use the attack square"):
+        attack(Detached(16, 5), *samples, THREATS[0], "fab-t")
+    with torch.inference_mode(), pytest.raises(UnsupportedOpError, match=r"leave torch\.inference_mode"):
+        attack(nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), *samples, THREATS[0])
+
+
+@every_case
+def test_what_is_nan_in_a_gradient_is_passed_over(net, samples, method, threat):
+    class Torn(nn.Module):
+        def forward(self, x):
+            corner = x[:, :, 0, 0]
+            return net(x) + 0 * torch.where(corner > 2, (corner - 2).sqrt(), 0)  # The slope of what is not chosen.
+
+    class Blind(nn.Module):
+        def forward(self, x):
+            seen = torch.ones_like(x[0])
+            seen[0, 0, 0] = 0
+            return net(torch.where(seen > 0, x, x.detach()))
+
+    x, y = (part[:8] for part in samples)
+    options = {"queries": 20} if method == "square" else {} if method == "fgsm" else {"steps": 4}
+    moved = attack(Torn(), x, y, threat, method, **options)
+    torch.testing.assert_close(moved, attack(Blind(), x, y, threat, method, **options))
+    assert not torch.equal(moved, x)
 
 
 @every_case

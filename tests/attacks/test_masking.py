@@ -67,6 +67,13 @@ class Detached(Rounded):
         return self.network(x.detach())
 
 
+class Torn(Rounded):
+    """A term that is always zero, and whose gradient is NaN where an input is."""
+
+    def forward(self, x):
+        return self.network(x + 0 * torch.where(x > 0, x, -x).sqrt())
+
+
 @pytest.fixture(scope="module")
 def data():
     return pf.load("digits", seed=0)
@@ -124,6 +131,7 @@ def test_honest_networks_are_not_flagged(name, threat, batch, request):
         (Shattered, {"shattered"}),
         (Sharp, {"saturated"}),
         (Backwards, {"unreachable", "blind"}),
+        (Torn, {"not finite"}),
         (Detached, {"no gradient"}),
     ],
 )

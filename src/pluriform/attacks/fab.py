@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from pluriform.attacks.gradient import no_gradient
 from pluriform.attacks.hyperplane import shortest_step
 from pluriform.attacks.noise import gaussian, uniform
 from pluriform.attacks.threat import Threat
 from pluriform.axes import Inputs, Labels, Logits, Scores
-from pluriform.errors import ConfigError, UnsupportedOpError, explain
+from pluriform.errors import ConfigError, explain
 
 __all__ = ["Nearest", "Walk", "fab", "fab_targeted", "nearest"]
 
@@ -288,32 +289,21 @@ def _boundary(module: nn.Module, points: Inputs, labels: Labels, others: Classes
         logits = module(point)
         leads = logits.gather(1, others) - logits.gather(1, labels[:, None])
         if not leads.requires_grad:
-            raise _no_gradient(module)
+            raise no_gradient(module)
         last = others.shape[1] - 1
         gradients = [
             torch.autograd.grad(leads[:, k].sum(), point, retain_graph=k < last, allow_unused=True)[0]
             for k in range(last + 1)
         ]
     if any(gradient is None for gradient in gradients):
-        raise _no_gradient(module)
-    leads, flat = leads.detach().to(points.dtype), [gradient.flatten(1) for gradient in gradients]
+        raise no_gradient(module)
+    leads, flat = leads.detach().to(points.dtype), [gradient.nan_to_num().flatten(1) for gradient in gradients]
     if last == 0:
         return leads[:, 0], flat[0]
     normals = torch.stack(flat, 1)
     distances = leads.abs() / torch.linalg.vector_norm(normals, dual, 2).clamp_min(1e-12)
     best = distances.argmin(1, keepdim=True)
     return leads.gather(1, best)[:, 0], normals.take_along_dim(best[:, :, None], 1)[:, 0]
-
-
-def _no_gradient(module: nn.Module) -> UnsupportedOpError:
-    return UnsupportedOpError(
-        explain(
-            "outputs differentiable in the inputs",
-            f"no gradient from the forward of {type(module).__name__}",
-            "attack",
-            "remove detach, no_grad and rounding from its forward, or use the attack square",
-        )
-    )
 
 
 def _keep(wanted: Tensor, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from pluriform.axes import Inputs, Labels, Scores
 from pluriform.errors import UnsupportedOpError, explain
 from pluriform.graph.parameters import frozen, modes_kept
 
-__all__ = ["Ascent", "Verdict", "ascend", "attack_mode", "judge"]
+__all__ = ["Ascent", "Verdict", "ascend", "attack_mode", "judge", "no_gradient", "raw_ascent"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,30 +72,31 @@ def ascend(
     References:
         Athalye, Engstrom, Ilyas, Kwok, 2018, Synthesizing robust adversarial examples, arXiv 1707.07397 (EOT).
     """
-    found = _ascend_once(module, inputs, labels, objective)
-    if eot == 1:
-        return found
-    passes = [found, *(_ascend_once(module, inputs, labels, objective) for _ in range(eot - 1))]
-    gradient = torch.stack([each.gradient for each in passes]).mean(0)
+    passes = [raw_ascent(module, inputs, labels, objective) for _ in range(eot)]
+    gradients = [each.gradient.nan_to_num() for each in passes]
+    gradient = gradients[0] if eot == 1 else torch.stack(gradients).mean(0)
     return Ascent(_averaged([each.verdict for each in passes]), gradient)
 
 
-def _ascend_once(module: nn.Module, inputs: Tensor, labels: Tensor, objective: Objective) -> Ascent:
+def raw_ascent(module: nn.Module, inputs: Inputs, labels: Labels, objective: Objective = cross_entropy) -> Ascent:
+    """As `ascend` in one pass, with the gradient as the network gives it, NaN included."""
     with torch.enable_grad():
         point = inputs.detach().requires_grad_()
         verdict = _verdict(module(point), labels, objective)
         loss = verdict.loss
         gradient = torch.autograd.grad(loss.sum(), point, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None:
-        raise UnsupportedOpError(
-            explain(
-                "outputs differentiable in the inputs",
-                f"no gradient from the forward of {type(module).__name__}",
-                "attack",
-                "remove detach, no_grad and rounding from its forward",
-            )
-        )
+        raise no_gradient(module)
     return Ascent(Verdict(loss.detach(), verdict.broken), gradient)
+
+
+def no_gradient(module: nn.Module) -> UnsupportedOpError:
+    """The error of a forward that gradients do not pass."""
+    remedy = "remove detach, no_grad and rounding from its forward, or use the attack square"
+    if torch.is_inference_mode_enabled():
+        remedy = "leave torch.inference_mode to attack"
+    got = f"no gradient from the forward of {type(module).__name__}"
+    return UnsupportedOpError(explain("outputs differentiable in the inputs", got, "attack", remedy))
 
 
 def _verdict(outputs: Tensor, labels: Tensor, objective: Objective) -> Verdict:

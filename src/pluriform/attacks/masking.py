@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pluriform.attacks.attack import perturb
-from pluriform.attacks.gradient import ascend, attack_mode
+from pluriform.attacks.gradient import ascend, attack_mode, raw_ascent
 from pluriform.attacks.noise import uniform
 from pluriform.attacks.objective import margin
 from pluriform.attacks.threat import Threat
@@ -31,7 +31,8 @@ class Flag:
     """One sign.
 
     Attributes:
-        kind: `random`, `distribution`, `zero`, `saturated`, `shattered`, `unreachable`, `blind` or `no gradient`.
+        kind: `random`, `distribution`, `not finite`, `zero`, `saturated`, `shattered`, `unreachable`, `blind` or
+            `no gradient`.
         words: What was seen, and what it means.
         masked: Whether figures of gradient attacks cannot be trusted; otherwise it is a reason to look closer.
     """
@@ -47,16 +48,16 @@ def masking_flags(
     """What speaks against the gradients of a form; empty for an honest one.
 
     Looked for are outputs that differ from run to run (`random`), are probabilities (`distribution`), do not depend
-    differentiably on the inputs (`no gradient`); input gradients of the margin, or of the cross-entropy alone, that are
-    exactly zero (`zero`, `saturated`) or point elsewhere a tenth of eps away (`shattered`: median cosine below 0.5);
-    samples that stand though PGD may go anywhere in the box (`unreachable`: above 5 %); and a blind search that breaks
-    more than gradients do (`blind`: Square with 300 queries against PGD on cross-entropy and margin, beyond 2 % and
-    two standard errors).
+    differentiably on the inputs (`no gradient`); input gradients of the margin that hold NaN or infinity
+    (`not finite`); those of it, or of the cross-entropy alone, that are exactly zero (`zero`, `saturated`) or point
+    elsewhere a tenth of eps away (`shattered`: median cosine below 0.5); samples that stand though PGD may go anywhere
+    in the box (`unreachable`: above 5 %); and a blind search that breaks more than gradients do (`blind`: Square with
+    300 queries against PGD on cross-entropy and margin, beyond 2 % and two standard errors).
 
     Args:
         form: A form, or a module that gives logits.
         inputs: Inside the bounds; a hundred are enough.
-        labels: True classes.
+        labels: True classes, integers.
         threat: With bounds.
         seed: Of all random numbers.
         searched: Whether to look for `unreachable` and `blind`, which takes some 500 passes over the inputs.
@@ -73,7 +74,7 @@ def masking_flags(
         ['distribution']
     """
     place = next(form.parameters(), next(form.buffers(), inputs)).device
-    inputs, labels = inputs.to(place), labels.to(place)
+    inputs, labels = inputs.detach().to(place), labels.to(place).long()
     with attack_mode(form):
         with torch.no_grad():
             outputs = torch.stack([form(inputs) for _ in range(RUNS)])
@@ -109,9 +110,13 @@ def _distribution(outputs: Tensor) -> Flag | None:
 
 
 def _gradients(form: nn.Module, inputs: Tensor, labels: Tensor, threat: Threat, seed: int) -> list[Flag | None]:
-    own, climbed = ascend(form, inputs, labels, margin).gradient, ascend(form, inputs, labels).gradient
+    raw, climbed = raw_ascent(form, inputs, labels, margin).gradient, ascend(form, inputs, labels).gradient
+    own, torn = raw.nan_to_num(), int((~raw.isfinite()).flatten(1).any(1).sum())
     dead, quiet = (int(found.flatten(1).eq(0).all(1).sum()) for found in (own, climbed))
     count, flags = len(inputs), []
+    if torn:
+        words = f"{torn} of {count} input gradients hold NaN or infinity, which attacks take for 0 or for very large"
+        flags.append(Flag("not finite", f"{words}: square roots, logarithms and divisions have no slope at their edge"))
     if dead:
         words = f"{dead} of {count} input gradients are exactly zero: gradients may be masked"
         flags.append(Flag("zero", words))
