@@ -1,5 +1,6 @@
 """Parts of the reproductions of translation: data made in code, baselines, budgets, rows of figures."""
 
+import argparse
 import importlib
 from pathlib import Path
 
@@ -118,3 +119,95 @@ def test_parts_become_means_over_seeds(script):
     assert row["miou"]["sd"] == pytest.approx(7.0711, abs=1e-3)
     baseline = script("translate_networks").row([{"facts": {}, "figures": {"miou": 10.0}}])
     assert baseline == {"miou": {"mean": 10.0, "sd": None, "seeds": 1}}
+
+
+def test_digits_on_photographs_are_the_difference(script):
+    photographs = torch.rand(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images = script("translate_digits").on_photographs(strokes(20), photographs, 0)
+    ground = images[:, :, :8]  # No stroke there: the photograph itself.
+    nearest = (ground[:, None] - photographs[None, :, :, :8]).abs().flatten(2).amax(2)
+    assert float(nearest.min(1).values.max()) == 0
+    own = nearest.argmin(1)
+    assert own[:7].sort().values.tolist() == list(range(7))  # Each once before any comes again.
+    assert torch.allclose(images[:, :, 12, 16], 1 - photographs[own][:, :, 12, 16])
+
+
+def test_random_colours_keep_the_stroke_in_one(script):
+    images = script("translate_augmentation").recoloured(strokes(30).expand(-1, 3, -1, -1), 0)
+    stroke, ground = images[:, :, 12, 16], images[:, :, 0, 0]
+    assert torch.equal(images[:, :, 8:24, 14:18], stroke[:, :, None, None].expand(-1, -1, 16, 4))
+    assert torch.equal(images[:, :, :8], ground[:, :, None, None].expand(-1, -1, 8, 32))
+    assert float(torch.pdist(torch.cat((stroke, ground))).min()) > 1e-3
+
+
+def augmented_parts():
+    figures = {"source": (20.0, 30.0), "tsit": (50.0, 70.0), "ceiling": (80.0, 90.0)}
+    for arm, values in figures.items():
+        for seed, value in enumerate(values):
+            key = {"look": "styles", "arm": arm, "seed": seed, "minutes": 4.0 if arm == "tsit" else None, "epochs": 3}
+            facts = {"test digits": 9}
+            if arm == "tsit":
+                facts |= {"content kept": 91.0, "seconds_to_translate": 2.0}
+                facts["translator"] = {"generator_parameters": 7, "updates": 5}
+            yield {"key": key, "figures": {"target": value, "source": 99.0}, "facts": facts}
+
+
+def test_gains_are_over_the_source_of_the_same_seed(script):
+    found = script("translate_augmentation").outcome(list(augmented_parts()))["styles"]
+    row = found["tsit"]
+    assert row["gain over source"]["mean"] == 35.0
+    assert row["gain over source"]["interval"][0] < 35 < row["gain over source"]["interval"][1]
+    assert row["moved"] == pytest.approx(100 * 35 / 60)
+    assert row["by_seed"] == {"0": 50.0, "1": 70.0}
+    assert found["ceiling"]["moved"] == 100.0
+    assert "gain over source" not in found["source"]
+
+
+@pytest.mark.parametrize("family", ["pix2pix", "spade", "tsit"])
+def test_weights_of_truth_and_wide_images_are_one_sum(script, family, tmp_path):
+    thin = script("translate_thin")
+    images = torch.zeros(40, 1, 8, 8)
+    data = pf.load(images, images, task="translation", classes=("a", "b"), validation=0)
+    chosen = argparse.Namespace(passes=2, limit=None, out=tmp_path)
+    width = thin.WIDTHS[family][-1]
+    methods = [thin.method_of(family, width, arm, 0, data, chosen) for arm in thin.SHARES]
+    assert methods[0].l1 == thin.TRUTH[family]
+    assert [method.weight + method.thin.l1 for method in methods[1:]] == [thin.TRUTH[family]] * 2
+    assert [method.weight for method in methods[1:]] == [thin.TRUTH[family] / 2, thin.TRUTH[family]]
+    assert len({method.recipe.updates for method in methods}) == 1
+    assert methods[1].wide.endswith(f"{family}-{thin.WIDTHS[family][0]}-alone-0-2-all/form")
+
+
+def thin_parts():
+    rows = (("32", "alone", 40.0), ("8", "alone", 20.0), ("8", "half", 26.0), ("4", "alone", 10.0))
+    for width, arm, value in rows:
+        for seed in (0, 1):
+            key = {"family": "pix2pix", "width": width, "arm": arm, "seed": seed, "passes": 30}
+            names = ("miou", "kernel_distance [CIFAR-10]", "perceptual_distance [CIFAR-10]")
+            cost = {"parameters": 9.0, "macs": int(width) ** 2 * 1e6, "latency, batch 1": 2.0, "latency, batch 16": 9.0}
+            yield {
+                "key": key,
+                "figures": dict.fromkeys(names, value + (3 if arm == "half" else 1) * seed),
+                "ceiling": {"miou": 60.0},
+                "floor": {},
+                "mean": {"psnr": 14.0},
+                "protocol": {},
+                "facts": {"updates": 5, "training_seconds": 1.0},
+                "cost": cost,
+            }
+
+
+def test_thin_ones_stand_beside_the_same_width_alone(script):
+    found = script("translate_thin").outcome(list(thin_parts()))["pix2pix"]
+    assert found["wide"]["miou"]["mean"] == 40.5
+    assert list(found["thin"]) == ["16", "8", "4"]
+    assert found["thin"]["16"] == {}
+    assert found["thin"]["8"]["half"]["less alone"]["miou"]["mean"] == 7.0  # 6 and 8.
+    assert "less alone" not in found["thin"]["8"]["alone"]
+
+
+def test_figures_are_drawn_from_records(script, tmp_path):
+    figures = script("translate_figures")
+    figures.draw_augmentation(script("translate_augmentation").outcome(list(augmented_parts())), tmp_path / "a.png")
+    figures.draw_thin(script("translate_thin").outcome(list(thin_parts())), tmp_path / "b.png")
+    assert min(path.stat().st_size for path in tmp_path.glob("*.png")) > 5000
