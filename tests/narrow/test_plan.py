@@ -83,6 +83,7 @@ def test_inner_groups_are_not_seen_between_blocks():
     plan = plan_units(graph, widen(graph, 4, inner))
     assert {unit.lift for unit in plan.units} == {"none"}
     assert all(unit.thin == unit.wide for unit in plan.units)
+    assert {unit.axis for unit in plan.units if len(unit.thin) == 2} == {2}  # Channels, not positions.
     assert widen(graph, 4, inner).root.mlps[0][0].out_features == 64
 
 
@@ -104,6 +105,15 @@ def test_networks_that_do_not_line_up_are_named():
     larger = trace(pf.nets.lenet.LeNet((1, 12, 12), 10), torch.zeros(2, 1, 12, 12))
     with pytest.raises(GraphError, match="the shape 6x4x4 at features.2 but for its channels; got 6x6x6"):
         plan_units(graph, larger)
+
+
+def test_a_wide_network_with_fewer_channels_somewhere_is_named():
+    def layers(*widths):
+        parts = [nn.Linear(3, widths[0]), nn.ReLU(), nn.Linear(*widths), nn.ReLU(), nn.Linear(widths[1], 2)]
+        return trace(nn.Sequential(*parts), torch.zeros(2, 3))
+
+    with pytest.raises(GraphError, match="at least as many channels as in 6 at 3; got 5"):
+        plan_units(layers(4, 6), layers(8, 5))
 
 
 def test_the_plan_is_a_table():

@@ -13,6 +13,7 @@ from pluriform.errors import ConfigError, GraphError, MemoryBudgetError
 from pluriform.narrow import fold
 from pluriform.narrow.fold import merge
 from pluriform.narrow.wide_then_narrow import WideThenNarrow
+from pluriform.training.augmentation import Augmentation
 
 CLASSES = 10
 
@@ -231,6 +232,54 @@ def test_bad_settings_say_what_to_do(data):
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
     with pytest.raises(GraphError, match="at least one group of channels that can be widened; got"):
         method().fit(linear, data)
+
+
+def test_the_plan_refuses_what_the_fit_refuses(few):
+    norms = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, CLASSES))
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
+    refused = [
+        (linear, 2, GraphError, "at least one group of channels that can be widened; got"),
+        (Wilful(), 2, GraphError, "got only fixed ones .the code could not be followed."),
+        (
+            deep_thin(),
+            1.01,
+            ConfigError,
+            "adds a channel to some group; got 1.01 for groups of at most 12",
+        ),
+        (norms, 1.5, ConfigError, "copies all channels of a norm equally often; got 1.5.*use a whole number"),
+    ]
+    for net, factor, error, words in refused:
+        with pytest.raises(error, match=words):
+            method(factor).plan(net, few)
+        with pytest.raises(error, match=words):
+            method(factor).fit(net, few)
+    with pytest.raises(ConfigError, match="widen: a factor above 1; got inf"):
+        method(float("inf"))
+
+
+class Wilful(nn.Module):
+    """Control flow on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x.flatten(1)))
+        return self.second(x if x.sum() > 0 else -x)
+
+
+def test_outputs_that_do_not_fit_the_cache_are_said_before_anything_is_trained(few, monkeypatch):
+    shifted = pf.Training(epochs=1, augmentation=Augmentation(shift=1))  # Units hold nothing then.
+    monkeypatch.setattr("pluriform.training.loop.Loop.run", lambda _: pytest.fail("trained"))
+    with pytest.raises(MemoryBudgetError, match="at most 1,000 bytes .*; got outputs for 130 samples, 5,200"):
+        method(imitation=shifted, cache_bytes=1000).fit(deep_thin(), few)
+
+
+def test_outputs_that_are_large_are_computed_with_each_batch_by_default(few, monkeypatch):
+    monkeypatch.setattr("pluriform.narrow.wide_then_narrow.CACHE_BYTES", 1000)
+    cost = method(units=2).fit(deep_thin(), few).facts["cost"]
+    assert cost["wide_forward_passes"] == pytest.approx(len(few.train) + len(few.validation) + 3 * 64)
 
 
 def test_a_wide_network_of_other_shapes_is_named_by_block_and_shape(data, tmp_path):

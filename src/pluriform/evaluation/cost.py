@@ -14,6 +14,7 @@ from pluriform.evaluation.findings import Findings, measure
 from pluriform.evaluation.memory import peak_memory
 from pluriform.evaluation.subject import Subject
 from pluriform.metrics.latency import REPEATS, SECONDS, repeated
+from pluriform.metrics.multiplications import multiplications
 from pluriform.prediction import Predictor
 from pluriform.result import Measure
 
@@ -59,11 +60,7 @@ def count_parameters(form: Predictor) -> int:
 
 def count_macs(form: Predictor, inputs: Tensor) -> int | None:
     """Multiply-accumulates of matrix products and convolutions in `form.predict(inputs)`; `None` where none run."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        form.predict(inputs)
-    return counter.get_total_flops() // 2 or None
+    return multiplications(lambda: form.predict(inputs)) or None
 
 
 class _Reads(TorchDispatchMode):

@@ -8,6 +8,7 @@ from pluriform.errors import GraphError, explain
 from pluriform.graph.blocks import blocks, passages
 from pluriform.graph.channels import channel_groups
 from pluriform.graph.graph import Graph, Shape
+from pluriform.narrow.channel_axis import channel_axis
 from pluriform.narrow.fold import foldable
 
 __all__ = ["NarrowPlan", "Unit", "block_ends", "inner_groups", "plan_units"]
@@ -26,6 +27,7 @@ class Unit:
         lift: `pair` where a lift and a reducing map lie behind the unit and are multiplied away in the end; `side`
             where the lift serves the comparison alone; `none` where both are equally wide, and for the last unit.
         reason: Why there is no pair; empty where there is one.
+        axis: Of the channels, the batch axis counted.
     """
 
     end: str
@@ -33,11 +35,7 @@ class Unit:
     wide: Shape
     lift: Lift
     reason: str = ""
-
-    @property
-    def axis(self) -> int:
-        """Axis of the channels, the batch axis counted; the first where both are equally wide."""
-        return next((k + 1 for k, (a, b) in enumerate(zip(self.thin, self.wide, strict=True)) if a != b), 1)
+    axis: int = 1
 
 
 @dataclass(frozen=True)
@@ -136,18 +134,20 @@ def _named(graph: Graph, ends: Sequence[str]) -> list[str]:
 
 def _unit(thin: Graph, wide: Graph, end: str) -> Unit:
     own, other = _shape(thin, end), _lined_up(thin, wide, end)
-    if own == other:
-        return Unit(end, own, other, "none", "as wide as before")
-    kept = Unit(end, own, other, "none").axis
-    found = foldable(thin, end, kept)
-    return Unit(end, own, other, "side", found) if isinstance(found, str) else Unit(end, own, other, "pair")
+    axis = next((k for k, (a, b) in enumerate(zip(own, other, strict=True), 1) if a != b), None)
+    if axis is None:
+        return Unit(end, own, other, "none", "as wide as before", channel_axis(thin, end) if own else 1)
+    found = foldable(thin, end, axis)
+    if isinstance(found, str):
+        return Unit(end, own, other, "side", found, axis)
+    return Unit(end, own, other, "pair", axis=axis)
 
 
 def _lined_up(thin: Graph, wide: Graph, end: str) -> Shape:
     """Shape of the same node in the wide network.
 
     Raises:
-        GraphError: There is none, or it differs in more than its channels.
+        GraphError: There is none, or it differs in more than its channels, or has fewer.
     """
     own = _shape(thin, end)
     if end not in wide:
@@ -157,6 +157,9 @@ def _lined_up(thin: Graph, wide: Graph, end: str) -> Shape:
     other = _shape(wide, end)
     if len(own) != len(other) or sum(a != b for a, b in zip(own, other, strict=True)) > 1:
         raise _misfit(thin, end, own, other)
+    if any(a > b for a, b in zip(own, other, strict=True)):
+        expected, where = f"at least as many channels as in {_text(own)} at {end}", "wide network"
+        raise GraphError(explain(expected, _text(other), where, "take a wide network of the same blocks"))
     return other
 
 

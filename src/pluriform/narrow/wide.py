@@ -14,9 +14,11 @@ from pluriform.graph.flow import Role
 from pluriform.graph.gather import widen as widened_alike
 from pluriform.graph.graph import Graph
 from pluriform.graph.layout import Layout
+from pluriform.graph.ops import Op
 from pluriform.graph.parameters import modes_kept
 from pluriform.graph.trace import trace
 from pluriform.method import FitContext, check_module
+from pluriform.metrics.multiplications import multiplications
 from pluriform.prediction import Predictor
 from pluriform.training.feed import Feed, resident, take
 from pluriform.training.initialisation import reinitialise
@@ -27,7 +29,7 @@ from pluriform.training.seeds import derive_seed
 from pluriform.training.step import training_step
 from pluriform.training.validation import assess
 
-__all__ = ["TrainedWide", "macs_of", "read", "trained_wide", "widened"]
+__all__ = ["TrainedWide", "given", "macs_of", "read", "trained_wide", "widened", "wider"]
 
 SHARES = (0.1, 0.9)  # Of copies, before they are made to add up to one.
 NOISE = 0.01
@@ -72,31 +74,54 @@ def widened(
 
     Raises:
         GraphError: There is nothing to widen, or as for `gather`.
-        ConfigError: The factor is below 1.
+        ConfigError: As for `wider`.
 
     References:
         Chen, Goodfellow, Shlens 2016, Net2Net: Accelerating Learning via Knowledge Transfer, arXiv:1511.05641.
     """
-    found = channel_groups(graph)
-    free = [group.name for group in found if not group.fixed and (groups is None or group.name in groups)]
-    if not free and not groups:
-        reasons = "; ".join(f"{group.name}: {group.reason}" for group in found[:3]) or "there are none"
-        raise GraphError(
-            explain(
-                "at least one group of channels that can be widened",
-                f"only fixed ones ({reasons})",
-                f"widening of {type(graph.root).__name__}",
-                "let the code take lengths from x.shape, or pass a trained wide network",
-            )
-        )
-    made = widened_alike(graph, factor, groups)
+    made = wider(graph, factor, groups)
     if fresh:
         reinitialise(made.root, seed)
     else:
         generator = torch.Generator().manual_seed(seed)
-        names = [name for name in (groups or free) if _size(graph, name) != _size(made, name)]
+        names = [group.name for group in channel_groups(graph) if group.size != _size(made, group.name)]
         _break_ties(graph, made, names, float(noise), generator)
     return made.root
+
+
+def wider(graph: Graph, factor: float | int, groups: list[str] | tuple[str, ...] | None = None) -> Graph:
+    """Every free group, or those named, `factor` times as wide, the function kept; at least one of them grows.
+
+    Args:
+        graph: The traced network; it stays as it is.
+        factor: At least 1.
+        groups: Names of the channel groups to widen; every free one by default.
+
+    Raises:
+        GraphError: There is nothing to widen, or as for `gather`.
+        ConfigError: The factor is below 1, or adds no channel to any group, or only to a part of a norm's.
+    """
+    found, where = channel_groups(graph), f"widening of {type(graph.root).__name__}"
+    free = [group for group in found if not group.fixed and (groups is None or group.name in groups)]
+    if not free and not groups:
+        reasons = "; ".join(f"{group.name}: {group.reason}" for group in found[:3])
+        unknown = (
+            "the code could not be followed" if any(node.op is Op.OPAQUE for node in graph.nodes) else "none at all"
+        )
+        got, remedy = f"only fixed ones ({reasons or unknown})", "let the code take lengths from x.shape"
+        expected = "at least one group of channels that can be widened"
+        raise GraphError(explain(expected, got, where, f"{remedy}, or pass a trained wide network"))
+    if free and all(round(group.size * factor) == group.size for group in free) and factor > 1:
+        most = max(group.size for group in free)
+        expected, got = "a factor that adds a channel to some group", f"{factor} for groups of at most {most} channels"
+        raise ConfigError(explain(expected, got, where, "use widen=2"))
+    try:
+        return widened_alike(graph, factor, groups)
+    except GraphError as error:
+        if float(factor).is_integer() or "statistics of the norm" not in str(error):
+            raise
+        expected, got = "a factor that copies all channels of a norm equally often", f"{factor}"
+        raise ConfigError(explain(expected, got, where, "use a whole number such as 2")) from error
 
 
 def trained_wide(
@@ -130,7 +155,8 @@ def trained_wide(
         RunConflictError: An earlier sitting of the run had another given network.
     """
     if wide is not None:
-        network = _given(wide, module, data, context).to(context.device)
+        network = given(wide, module, data, context.device)
+        _remember(network, wide, context)
         seconds, passes = 0.0, 0
     else:
         if widen <= 1:
@@ -157,11 +183,8 @@ def read(network: nn.Module, data: Data) -> Graph:
 @torch.no_grad()
 def macs_of(network: nn.Module, inputs: Tensor) -> int:
     """Multiply-accumulates of matrix products and convolutions in one forward pass over `inputs`."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with modes_kept(network), FlopCounterMode(display=False) as counter:
-        network.eval()(inputs)
-    return counter.get_total_flops() // 2
+    with modes_kept(network):
+        return multiplications(lambda: network.eval()(inputs))
 
 
 def _loop(network: nn.Module, data: Data, context: FitContext, recipe: Recipe) -> Loop:
@@ -182,8 +205,20 @@ def _loop(network: nn.Module, data: Data, context: FitContext, recipe: Recipe) -
     )
 
 
-def _given(path: str, module: nn.Module, data: Data, context: FitContext) -> nn.Module:
-    form = load_form(path, module=module, device=context.device).eval()
+def given(path: str, module: nn.Module, data: Data, device: torch.device) -> nn.Module:
+    """The wide network of a saved form, on the device.
+
+    Args:
+        path: Folder of the form.
+        module: The thin network.
+        data: What is learned.
+        device: Where.
+
+    Raises:
+        ShapeError: The form takes other inputs or has another output width.
+        RunError: There is no form in the folder.
+    """
+    form = load_form(path, module=module, device=device).eval()
     if isinstance(form, Predictor):
         known = form.signature
         got = (known.task, known.input_shape, known.outputs)
@@ -192,19 +227,18 @@ def _given(path: str, module: nn.Module, data: Data, context: FitContext) -> nn.
             words = "task {}, inputs of shape {}, {} outputs"
             remedy = f"pass a form that was fitted on {data.name}"
             raise ShapeError(explain(words.format(*expected), words.format(*got), f"wide form {path}", remedy))
-    network = _network_of(form, data, context)
+    network = _network_of(form, data, device)
     check_module(network, data)
-    _remember(network, path, context)
-    return network
+    return network.to(device)
 
 
 @torch.no_grad()
-def _network_of(form: nn.Module, data: Data, context: FitContext) -> nn.Module:
+def _network_of(form: nn.Module, data: Data, device: torch.device) -> nn.Module:
     """The one network whose outputs are those of the form, or else the form itself."""
     network = getattr(form, "module", None)
     if not isinstance(form, Predictor) or not isinstance(network, nn.Module):
         return form
-    sample = take(data.train, torch.arange(min(2, len(data.train))))[0].to(context.device)
+    sample = take(data.train, torch.arange(min(2, len(data.train))))[0].to(device)
     own, outputs = network.eval()(sample), form(sample)
     return network if own.shape == outputs.shape and torch.allclose(own, outputs, atol=1e-5) else form
 

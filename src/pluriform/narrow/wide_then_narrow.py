@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,9 +11,7 @@ import torch
 from torch import nn
 
 from pluriform.data.data import Data
-from pluriform.errors import ConfigError, explain
-from pluriform.forms import load_form
-from pluriform.graph.gather import widen as widened
+from pluriform.errors import ConfigError, MemoryBudgetError, explain
 from pluriform.graph.graph import Graph
 from pluriform.method import FitContext, Method
 from pluriform.narrow.distillation import Distillation
@@ -20,11 +19,14 @@ from pluriform.narrow.fold import Fold, foldable, merge
 from pluriform.narrow.imitation import CACHE_BYTES, Imitated, Imitation, is_held
 from pluriform.narrow.narrowed import Narrowed
 from pluriform.narrow.plan import NarrowPlan, block_ends, inner_groups, plan_units
-from pluriform.narrow.wide import TrainedWide, read, trained_wide
+from pluriform.narrow.stretches import stretches
+from pluriform.narrow.wide import TrainedWide, given, read, trained_wide, wider
 from pluriform.training.feed import take
 from pluriform.training.recipe import Recipe
 
 __all__ = ["WideThenNarrow"]
+
+CPU = torch.device("cpu")
 
 
 def _imitation() -> Recipe:
@@ -60,7 +62,8 @@ class WideThenNarrow(Method):
             ties all blocks.
         units: At most so many.
         ends: Names of the nodes behind which units end, instead.
-        inputs: What a unit reads while it learns: `own`, the thin units before it; `forced`, the wide network.
+        inputs: What a unit reads while it learns: `own`, the thin units before it; `forced`, the wide network, but
+            behind a unit whose map is none that could be multiplied away (`side` in the plan).
         wide_training: How the wide network is trained.
         imitation: How each unit is, without weight decay.
         logits: How the class probabilities are learned.
@@ -95,7 +98,7 @@ class WideThenNarrow(Method):
     cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        self._require(self.widen > 1, "widen", "a factor above 1")
+        self._require(1 < self.widen < math.inf, "widen", "a factor above 1")
         self._require(self.widening in ("auto", "all", "inner"), "widening", "'auto', 'all' or 'inner'")
         self._require(self.units >= 1, "units", "at least 1")
         self._require(self.inputs in ("own", "forced"), "inputs", "'own' or 'forced'")
@@ -114,12 +117,13 @@ class WideThenNarrow(Method):
         """
         graph = read(copy.deepcopy(module), data)
         if self.wide is not None:
-            wide = load_form(self.wide, module=module)
-            return self._planned(graph, read(getattr(wide, "module", wide), data))
-        return self._planned(graph, widened(graph, self.widen, self._groups(graph)))
+            return self._planned(graph, read(given(self.wide, module, data, CPU), data))
+        return self._planned(graph, wider(graph, self.widen, self._groups(graph)))
 
     def _planned(self, thin: Graph, wide: Graph) -> NarrowPlan:
-        return plan_units(thin, wide, self.units, self.ends)
+        plan = plan_units(thin, wide, self.units, self.ends)
+        stretches(thin, plan.ends)  # Whatever cannot be cut is said at once.
+        return plan
 
     def _groups(self, graph: Graph) -> tuple[str, ...] | None:
         """Channel groups to widen; `None` for all."""
@@ -139,38 +143,55 @@ class WideThenNarrow(Method):
     def _fit(self, module: Any, data: Data, context: FitContext) -> Narrowed:
         network = module.to(context.device)
         graph = read(network, data)
-        groups = None if self.wide else self._groups(graph)
+        groups, plan = None, None
         if self.wide is None:  # Whatever cannot work is said before the wide network is trained.
-            _show(self._checked(graph, widened(graph, self.widen, groups), data))
+            groups = self._groups(graph)
+            plan = self._shown(graph, wider(graph, self.widen, groups), data)
         wide = trained_wide(
             network, data, context, widen=self.widen, wide=self.wide, recipe=self.wide_training, groups=groups
         )
         wide_graph = read(wide.network, data)
-        plan = self._checked(graph, wide_graph, data)
-        if self.wide is not None:
-            _show(plan)
+        plan = plan or self._shown(graph, wide_graph, data)
         imitated = Imitation(graph, wide_graph, plan, self.imitation, self.inputs, self.cache_bytes).run(data, context)
         network.load_state_dict(imitated.weights, strict=False)
         sample = take(data.train, torch.arange(min(8, len(data.train))))[0].to(context.device)
         made = merge(read(network, data), imitated.maps, [sample])
         form = self._finished(made.network.to(context.device), wide, data, context, plan)
-        kept = self.cache_bytes != 0 and not self.logits.augmentation.active
-        _add_costs(form, imitated, plan, len(data.train) if kept else int(form.cost["logits_sample_passes"]))
+        taught = len(data.train) if self._logits_room(data) else int(form.cost["logits_sample_passes"])
+        _add_costs(form, imitated, plan, taught)
         explained = dict(zip((*plan.ends, "output"), imitated.explained, strict=True))
         form.facts |= {"explained": explained, "merge": made.report.to_json()}
         return form
 
-    def _checked(self, thin: Graph, wide: Graph, data: Data) -> NarrowPlan:
-        """The plan, once it is known that a stated cache has room for it."""
+    def _shown(self, thin: Graph, wide: Graph, data: Data) -> NarrowPlan:
+        """The plan, on a terminal and in the log, once it is known that a stated cache has room for what it asks."""
         plan = self._planned(thin, wide)
         is_held(plan, data, self.imitation, self.cache_bytes)
+        self._logits_room(data)
+        logging.getLogger("pluriform").info("wide, then narrow:\n%s", plan)
+        if sys.stderr.isatty():
+            sys.stderr.write(f"{plan}\n")
         return plan
+
+    def _logits_room(self, data: Data) -> int:
+        """Bytes for the outputs of the wide network on the training split; 0 computes them with each batch."""
+        needed = 4 * len(data.train) * data.outputs
+        if self.cache_bytes == 0 or self.logits.augmentation.active:
+            return 0
+        if self.cache_bytes is None:
+            return needed if needed <= CACHE_BYTES else 0
+        if needed > self.cache_bytes:
+            got = f"outputs for {len(data.train):,} samples, {needed:,} bytes in float32"
+            remedy = f"set cache_bytes to {needed}, or to 0 to compute them with each batch"
+            expected, where = f"at most {self.cache_bytes:,} bytes for the cache", "cache of the wide network"
+            raise MemoryBudgetError(explain(expected, got, where, remedy))
+        return needed
 
     def _finished(
         self, narrow: nn.Module, wide: TrainedWide, data: Data, context: FitContext, plan: NarrowPlan
     ) -> Narrowed:
         """Learn the wide network's class probabilities, then the labels, by all weights together."""
-        room = CACHE_BYTES if self.cache_bytes is None else self.cache_bytes
+        room = self._logits_room(data)
         taught = Distillation(alpha=1.0, temperature=1.0, training=self.logits, cache_bytes=room)
         labelled = Distillation(alpha=0.0, training=self.training)
         stages = [
@@ -178,13 +199,6 @@ class WideThenNarrow(Method):
             lambda: labelled._loop(narrow, wide.network, data, context, "labels"),
         ]
         return taught._form(narrow, data, context, wide, stages, {"plan": str(plan)})
-
-
-def _show(plan: NarrowPlan) -> None:
-    """Say what will be done: on a terminal, and to the log."""
-    logging.getLogger("pluriform").info("wide, then narrow:\n%s", plan)
-    if sys.stderr.isatty():
-        sys.stderr.write(f"{plan}\n")
 
 
 def _add_costs(form: Narrowed, imitated: Imitated, plan: NarrowPlan, taught: int) -> None:
