@@ -64,6 +64,7 @@ def test_a_faulty_perturbation_is_refused(value):
         (("linf", -0.1), "expected a finite eps of at least 0; got eps -0.1"),
         (("linf", float("nan")), "expected a finite eps of at least 0; got eps nan"),
         (("linf", 0.1, (1, 0)), r"expected bounds \(lowest, highest\); got \(1, 0\)"),
+        (("linf", 0.1, (0, float("nan"))), r"expected bounds \(lowest, highest\); got \(0, nan\)"),
     ],
 )
 def test_impossible_threats(arguments, words):
@@ -87,7 +88,13 @@ def test_a_radius_in_the_wrong_scale_is_noticed(threat, words):
 
 @pytest.mark.parametrize(
     "threat",
-    [Threat("linf", 8, (0, 255)), Threat("linf", 0.3, (0, 1)), Threat("l2", 5.0, (0, 1)), Threat("l1", 40, (0, 1))],
+    [
+        Threat("linf", 8, (0, 255)),
+        Threat("linf", 0.3, (0, 1)),
+        Threat("l2", 5.0, (0, 1)),
+        Threat("l1", 40, (0, 1)),
+        Threat("linf", 0.1, (-100, 100)),
+    ],
 )
 def test_usual_radii_pass(threat):
     check_scale(threat, 784)
@@ -99,3 +106,5 @@ def test_bounds_unknown_or_left_are_said():
         resolve_threat(nn.Linear(3, 2), Threat("linf", 0.1), x)
     with pytest.raises(BoundsError, match=r"expected inputs in the bounds 0..1; got values .*normalisation belongs"):
         resolve_threat(nn.Linear(3, 2), Threat("linf", 0.1, (0, 1)), 255 * x + 1)
+    with pytest.raises(BoundsError, match=r"expected finite bounds; got 0..inf .*give the lowest and the highest"):
+        resolve_threat(nn.Linear(3, 2), Threat("linf", 0.1, (0, float("inf"))), x)

@@ -8,7 +8,7 @@ from torch import nn
 
 import pluriform as pf
 from pluriform.data.data import Data, Split
-from pluriform.errors import BoundsError, ConfigError
+from pluriform.errors import BoundsError, ConfigError, NonFiniteError
 from pluriform.robust import probe as probe_file
 from pluriform.robust.adversary import Adversary
 from pluriform.robust.kinds import KINDS
@@ -94,7 +94,8 @@ def stopping_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 @pytest.mark.parametrize(("kind", "step"), [*((kind, 17) for kind in KINDS), ("free", 0), ("fgsm-rs", 33)])
 def test_a_killed_and_resumed_training_equals_an_uninterrupted_one(kind, net, few, tmp_path, monkeypatch, step):
     monkeypatch.setattr("pluriform.robust.adversarial_training.LEAST_EVERY", 10)
-    method = pf.AdversarialTraining(kind, THREAT, dataclasses.replace(SHORT, ema=0.9), steps=2, replays=2)
+    steps = None if kind == "free" else 2
+    method = pf.AdversarialTraining(kind, THREAT, dataclasses.replace(SHORT, ema=0.9), steps=steps, replays=2)
     whole = method.fit(net, few, seed=2)
     with monkeypatch.context() as patched:
         stopping_at(patched, step)
@@ -163,7 +164,8 @@ def test_a_loss_that_is_no_number_is_rolled_back(net, few, monkeypatch):
 def test_half_precision_and_batch_statistics(kind, few):
     net = pf.nets.build("mlp-bn", few)
     training = pf.Training(epochs=4, batch_size=32, precision="bf16")
-    fitted = pf.AdversarialTraining(kind, THREAT, training, steps=2, replays=2).fit(net, few)
+    steps = None if kind == "free" else 2
+    fitted = pf.AdversarialTraining(kind, THREAT, training, steps=steps, replays=2).fit(net, few)
     assert all(tensor.dtype != torch.bfloat16 for tensor in fitted.state_dict().values())
     assert accuracy(fitted, few, dataclasses.replace(THREAT, eps=0.0)) > 0.5
 
@@ -199,6 +201,26 @@ def test_a_radius_of_another_scale(net, few):
 def test_networks_that_return_probabilities(net, few):
     with pytest.raises(ConfigError, match="take the softmax out of the network"):
         pf.AdversarialTraining().fit(nn.Sequential(net, nn.Softmax(-1)), few)
+
+
+def test_networks_that_return_nan(net, few):
+    last = [layer for layer in net.modules() if isinstance(layer, nn.Linear)][-1]
+    nn.init.constant_(last.bias, torch.nan)
+    with pytest.raises(NonFiniteError, match="expected finite logits; got NaN or infinity .*AdversarialTraining of"):
+        pf.AdversarialTraining().fit(net, few)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("free", {"steps": 3}, "steps: None with kind 'free', which has replays; got 3"),
+        ("pgd", {"weight": 6.0}, "weight: None with kind 'pgd', whose loss has one term; got 6.0"),
+        ("fgsm-rs", {"weight": 0.5}, "weight: None with kind 'fgsm-rs'"),
+    ],
+)
+def test_numbers_that_a_kind_would_ignore(kind, options, words):
+    with pytest.raises(ConfigError, match=words):
+        pf.AdversarialTraining(kind, **options)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +42,10 @@ class Threat:
         faults = []
         if self.norm not in NORMS:
             faults.append(("norm 'linf', 'l2' or 'l1'", f"norm {self.norm!r}", "choose one of these"))
-        if not (math.isfinite(self.eps) and self.eps >= 0):
-            faults.append(("a finite eps of at least 0", f"eps {self.eps}", "give the radius in input units"))
-        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
-            faults.append(("bounds (lowest, highest)", f"{self.bounds}", "put the lower value first"))
+        if not (isinstance(self.eps, Real) and math.isfinite(self.eps) and self.eps >= 0):
+            faults.append(("a finite eps of at least 0", f"eps {self.eps!r}", "give the radius in input units"))
+        if self.bounds is not None and not _ordered(self.bounds):
+            faults.append(("bounds (lowest, highest)", f"{self.bounds}", "give two numbers, the lower first"))
         for expected, got, remedy in faults:
             raise ConfigError(explain(expected, got, "Threat", remedy))
 
@@ -128,6 +130,14 @@ class Threat:
             )
 
 
+def _ordered(bounds: Any) -> bool:
+    try:
+        low, high = bounds
+        return bool(low < high)
+    except (TypeError, ValueError):
+        return False
+
+
 def lengths(change: Tensor) -> Tensor:
     """L2 norms of the samples, with axes of 1 to divide by."""
     return torch.linalg.vector_norm(change.flatten(1), dim=1).view(-1, *[1] * (change.ndim - 1))
@@ -137,12 +147,15 @@ def resolve_threat(module: nn.Module, threat: Threat, inputs: Inputs) -> Threat:
     """The threat with bounds, taken from the form's `signature` unless it has its own; the inputs must lie inside.
 
     Raises:
-        BoundsError: No bounds are known, or the inputs leave them.
+        BoundsError: No bounds are known, they are infinite, or the inputs leave them.
     """
     if threat.bounds is None:
         threat = replace(threat, bounds=getattr(getattr(module, "signature", None), "bounds", None))
     low, high = threat.box
-    least, most = float(inputs.min()), float(inputs.max())
+    if math.isinf(high - low):
+        remedy = "give the lowest and the highest value that an input can have, or has in the data"
+        raise BoundsError(explain("finite bounds", f"{low:g}..{high:g}", "Threat", remedy))
+    least, most = (float(end) for end in inputs.detach().aminmax())
     slack = SLACK * max(1.0, abs(low), abs(high))
     if not (least >= low - slack and most <= high + slack):
         raise BoundsError(
@@ -164,7 +177,7 @@ def check_scale(threat: Threat, values: int) -> None:
         values: Numbers in one input.
 
     Raises:
-        ConfigError: The ball holds the whole box, or is below half a grey level of a range of 100 and more.
+        ConfigError: The ball holds the whole box, or is below half a grey level of 0..255.
     """
     low, high = threat.box
     span = high - low
@@ -179,7 +192,7 @@ def check_scale(threat: Threat, values: int) -> None:
                 f"divide eps by the scale of the inputs{hint}",
             )
         )
-    if span >= 100 and 0 < threat.eps < span / 512:
+    if 255 <= span <= 256 and 0 < threat.eps < 0.5:
         raise ConfigError(
             explain(
                 f"eps in input units, for bounds {low:g}..{high:g}",

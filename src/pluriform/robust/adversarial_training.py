@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from pluriform.attacks.attack import check_finite
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.data.data import Data
 from pluriform.errors import ConfigError, explain
@@ -19,7 +20,7 @@ from pluriform.robust.adversary import Adversary
 from pluriform.robust.attacked import Attacked
 from pluriform.robust.free import Free, Replays
 from pluriform.robust.grad_align import GradAlign
-from pluriform.robust.kinds import Kind, default_setting
+from pluriform.robust.kinds import KINDS, Kind, default_setting
 from pluriform.robust.mart import MART
 from pluriform.robust.model import RobustModel
 from pluriform.robust.n_fgsm import NoisyFGSM
@@ -66,11 +67,11 @@ class AdversarialTraining(Method):
         threat: Norm, `linf` or `l2`, and radius in input units; bounds are those of the data unless given.
         training: Of the network; a `Training` serves. `free` divides its epochs by `replays`. Its patience, in robust
             accuracy, begins after the ramp.
-        steps: Of the attack; `None` for 10, or 1 of the kinds after FGSM.
+        steps: Of the attack; `None` for 10, or 1 of the kinds after FGSM. `free` has none but its `replays`.
         step_size: Of each, in input units at the full radius; `None` for 2.5 eps / steps, 1.25 eps of `fgsm-rs` and
             `grad-align`, eps of `n-fgsm` and `free`.
         weight: beta of `trades` (6; 1 is published for MNIST at 0.3) and `mart` (5), lambda of `grad-align` (0.2),
-            width of the noise of `n-fgsm` in eps (2); `None` for these.
+            width of the noise of `n-fgsm` in eps (2); `None` for these, and for kinds without.
         replays: Updates of `free` on each batch.
         ramp: Share of the training over which eps grows; 0 for the full radius at once.
         rollbacks: Most roll-backs; one more ends the training with the last good state.
@@ -104,11 +105,15 @@ class AdversarialTraining(Method):
 
     def __post_init__(self) -> None:
         self._require(self.kind in get_args(Kind), "kind", f"one of {', '.join(get_args(Kind))}")
-        self._require(self.threat.norm in NORMS, "threat", "norm 'linf' or 'l2'")
+        given = isinstance(self.threat, Threat) and self.threat.norm in NORMS
+        self._require(given, "threat", "a Threat of norm 'linf' or 'l2'")
         self._require(self.steps is None or self.steps >= 0, "steps", "0 or more, or None")
         for name in ("step_size", "weight"):
             value = getattr(self, name)
             self._require(value is None or 0 <= value < math.inf, name, "0 or more, or None")
+        self._require(self.steps is None or self.kind != "free", "steps", "None with kind 'free', which has replays")
+        weighted = self.weight is None or KINDS[self.kind].weight > 0
+        self._require(weighted, "weight", f"None with kind {self.kind!r}, whose loss has one term")
         self._require(self.replays >= 1, "replays", "at least 1")
         self._require(0 <= self.ramp <= 1, "ramp", "a share of the training")
         self._require(self.rollbacks >= 0, "rollbacks", "0 or more")
@@ -154,7 +159,9 @@ class AdversarialTraining(Method):
         with torch.no_grad():
             outputs = network.eval()(sample.to(context.device))
         network.train()
-        _check_logits(outputs, f"AdversarialTraining of {type(network).__name__}")
+        where = f"AdversarialTraining of {type(network).__name__}"
+        check_finite(outputs, where)
+        _check_logits(outputs, where)
         return threat
 
     def _feed(self, data: Data, context: FitContext) -> tuple[Feed, int]:
