@@ -96,6 +96,40 @@ def test_a_killed_call_goes_on_to_the_same_result(form, batch, tmp_path, monkeyp
     assert len(made) == count
 
 
+class Seen(nn.Module):
+    """A form behind a change of its outputs."""
+
+    def __init__(self, form, change):
+        super().__init__()
+        self.form, self.change = form, change
+
+    def forward(self, x):
+        return self.change(self.form(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds"),
+    [
+        (lambda out: out, []),
+        (lambda out: out.softmax(-1), ["distribution"]),
+        (lambda out: out + torch.randn_like(out), ["random"]),
+        (lambda out: out.round() + 0 * out, ["zero"]),
+    ],
+)
+def test_what_speaks_against_the_figure_is_in_the_result(form, batch, change, kinds):
+    worst = auto_attack(Seen(form, change), *batch, THREAT, Suite("one", (Member("fgsm"),)))
+    assert [flag.kind for flag in worst.flags if flag.masked] == kinds
+
+
+def test_a_blind_search_that_finds_more_is_a_reason_to_look(form, batch):
+    search = Member("square", {"queries": 60})
+    found = auto_attack(form, *batch, THREAT, Suite("two", (Member("apgd-ce", {"steps": 0}), search)))
+    (flag,) = found.flags
+    assert (flag.kind, flag.masked) == ("blind", False)
+    assert f"breaks {found.stages[1].broken} samples" in flag.words
+    assert auto_attack(form, *batch, THREAT, Suite("one", (search,))).flags == ()
+
+
 def test_the_state_of_another_call_is_refused(form, batch, tmp_path):
     x, y = batch
     auto_attack(form, x, y, THREAT, SMALL, run=tmp_path / "run")

@@ -15,8 +15,6 @@ from pluriform.result import Measure
 
 __all__ = ["measure_worst_case"]
 
-BLIND = 0.002  # Share of samples that Square breaks after the gradient attacks, beyond which one looks closer.
-
 
 def measure_worst_case(
     subject: Subject, threats: Sequence[Threat], samples: int = SAMPLES, run: Path | None = None
@@ -64,7 +62,8 @@ def measure_worst_case(
             )
             measures.append(_figure(subject, worst.standing.cpu(), worst.threat))
             protocol[f"{threat.norm} {threat.eps:g}"] = _stages(worst)
-            protocol["flags"] += [f"{threat.norm}: {words}" for words in _flags(worst)]
+            # The other signs are among those of `measure_robustness`.
+            protocol["flags"] += [f"{threat.norm}: {flag.words}" for flag in worst.flags if flag.kind == "blind"]
     except NotImplementedError as error:
         protocol["skipped"] = str(error) or f"{type(subject.form).__name__} has no differentiable forward"
     return Findings(tuple(measures), protocol={"auto_attack": protocol})
@@ -87,12 +86,3 @@ def _stages(worst: WorstCase) -> dict[str, Any]:
         left = stage.attacked - stage.broken
         said[stage.attack] = f"breaks {stage.broken} of {stage.attacked}, {left} stand"
     return said
-
-
-def _flags(worst: WorstCase) -> list[str]:
-    """Where a blind search finds what gradients do not, these may be masked."""
-    found = [stage for stage in worst.stages if stage.attack == "square" and stage.broken > BLIND * len(worst.by)]
-    return [
-        f"Square, without gradients, breaks {stage.broken} samples that the attacks before it leave: a reason to look"
-        for stage in found
-    ]
