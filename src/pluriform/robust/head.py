@@ -79,7 +79,10 @@ def with_new_head(source: nn.Module, data: Data, name: str | None, seed: int) ->
     check_fits(source, data)
     flags = {own: parameter.requires_grad for own, parameter in network.named_parameters()}
     graph = read(network, data)
-    edited = replace_head(graph, data.outputs, head_path(graph, name), seed).root
+    try:
+        edited = replace_head(graph, data.outputs, head_path(graph, name), seed).root
+    except GraphError as error:  # It names an argument of `replace_head`.
+        raise GraphError(str(error).replace("name=", "head=")) from error
     for own, parameter in edited.named_parameters():
         parameter.requires_grad_(flags.get(own, True))
     return edited
@@ -92,10 +95,7 @@ def head_path(graph: Graph, name: str | None) -> str:
         GraphError: No layer is clearly the head, or there is none of that name.
     """
     if name is None:
-        try:
-            return str(find_head(graph).module)
-        except GraphError as error:
-            raise GraphError(str(error).replace("name=", "head=")) from error
+        return str(find_head(graph).module)
     network = graph.root
     if name and name in dict(network.named_modules()):
         return name
