@@ -213,7 +213,7 @@ def test_a_network_without_a_clear_head_is_refused_and_a_named_one_taken(parity)
     with pytest.raises(ShapeError, match=r"left|10"):  # The other branch keeps its ten outputs.
         pf.Transfer(head="left", training=SHORT).fit(Branches(), parity)
     named = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10), nn.LogSoftmax(-1))
-    with pytest.raises(GraphError, match=r"got '2', ReLU .*head='3'"):
+    with pytest.raises(GraphError, match=r"got '2', ReLU .*head='1' or '3'"):
         pf.Transfer(head="2", training=SHORT).fit(named, parity)
     assert pf.Transfer(head="3", training=SHORT).fit(named, parity).head == "3"
 
