@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from pluriform.graph.trace import trace
 from pluriform.training.layout import contiguous, to_channels_last
 
 
@@ -41,3 +42,9 @@ def test_convolutions_are_laid_out_and_back():
 def test_others_stay(net, shape):
     assert not to_channels_last(net, torch.randn(shape))
     assert all(parameter.is_contiguous() for parameter in net.parameters())
+
+
+def test_traced_networks_stay_in_silence(capsys):
+    sample = torch.randn(2, 2, 6, 6)
+    assert not to_channels_last(trace(Viewing(), sample).module, sample)
+    assert capsys.readouterr().err == ""

@@ -1,5 +1,8 @@
 """Channels-last memory for convolutional networks, where the network takes it."""
 
+import contextlib
+import io
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +31,8 @@ def to_channels_last(network: nn.Module, sample: Tensor) -> bool:
     try:
         expected = network.eval()(sample)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        found = network(sample.contiguous(memory_format=torch.channels_last))
+        with contextlib.redirect_stderr(io.StringIO()):  # Traced networks print where they fail.
+            found = network(sample.contiguous(memory_format=torch.channels_last))
         fits = torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE * float(expected.abs().max()))
     except RuntimeError:
         fits = False
