@@ -15,7 +15,7 @@ from pluriform.graph.gather import widen
 from pluriform.graph.trace import trace
 from pluriform.method import FitContext
 from pluriform.narrow.fused_unit import fused_unit
-from pluriform.narrow.imitation import Imitation, _Measure, bytes_held
+from pluriform.narrow.imitation import Imitation, Measure, bytes_held
 from pluriform.narrow.plan import plan_units
 from pluriform.narrow.unit import UnitNetwork
 from pluriform.runs import Run
@@ -216,7 +216,7 @@ def test_the_loss_without_lifted_outputs_is_that_with_them(shape, axis):
     x = torch.randn(shape, generator=generator)
     wide = torch.randn([12 if place == axis else size for place, size in enumerate(shape)], generator=generator)
     network = UnitNetwork(nn.Tanh(), None, torch.randn(4, 4, generator=generator), torch.randn(12, 4), (axis, axis))
-    measure = _Measure(axis, torch.tensor(2.5))
+    measure = Measure(axis, torch.tensor(2.5))
     found = []
     for loss in (measure.trained(network, x, wide), measure(network(x), wide)):
         network.zero_grad()

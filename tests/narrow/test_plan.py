@@ -87,6 +87,46 @@ def test_inner_groups_are_not_seen_between_blocks():
     assert widen(graph, 4, inner).root.mlps[0][0].out_features == 64
 
 
+def test_outputs_of_stages_are_not_inside():
+    graph = zoo("resnet8")  # The stages have projections: nothing that everything passes makes their channels.
+    inner = inner_groups(graph)
+    assert inner == ("blocks.0.conv1", "blocks.1.conv1", "blocks.2.conv1")
+    assert {unit.lift for unit in plan_units(graph, widen(graph, 4, inner)).units} == {"none"}
+
+
+class Functional(nn.Module):
+    """Residual blocks in modules that call functions."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x):
+            return torch.relu(x + self.conv(x))
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
+        self.stage = nn.Sequential(self.Block(), self.Block())
+
+    def forward(self, x):
+        return self.head(self.stage(torch.relu(self.stem(x))).mean((2, 3)))
+
+
+def test_a_module_stands_for_its_last_node():
+    graph = trace(Functional(), torch.zeros(2, 1, 8, 8))
+    wide = widen(graph, 2)
+    assert plan_units(graph, wide, ends=("stage.0", "stem")).ends == ("stem", "relu_1")
+    assert plan_units(graph, wide, ends=("stage",)).ends == ("mean",)
+    resnet = zoo("resnet8")
+    assert plan_units(resnet, widen(resnet, 2), ends=("blocks.1",)).ends == ("blocks.1.relu@1",)
+    with pytest.raises(GraphError, match="got the output of the network"):
+        plan_units(graph, wide, ends=("output",))
+    with pytest.raises(GraphError, match="got 'stages'"):
+        plan_units(graph, wide, ends=("stages",))
+
+
 def test_named_ends_are_taken_and_checked():
     graph = zoo("resnet8")
     plan = plan_units(graph, widen(graph, 2), ends=("blocks.1.relu@1", "stem.2"))

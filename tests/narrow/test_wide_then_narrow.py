@@ -222,6 +222,20 @@ def test_a_form_is_saved_and_loaded(data, tmp_path):
     assert again.facts == form.facts
 
 
+def test_an_ensemble_is_no_wide_network(few, tmp_path):
+    class Called(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.first, self.head = nn.Linear(64, width), nn.Linear(width, CLASSES)
+
+        def forward(self, x):
+            return self.head(torch.relu(self.first(x.flatten(1))))
+
+    pf.DeepEnsemble(members=2, training=short()).fit(Called(8), few).save(tmp_path / "wide")
+    with pytest.raises(GraphError, match="everything passes relu too; got one in which branches.*no ensemble"):
+        method(wide=str(tmp_path / "wide")).plan(Called(4), few)
+
+
 def test_bad_settings_say_what_to_do(data):
     with pytest.raises(ConfigError, match="widen: a factor above 1; got 1"):
         WideThenNarrow(1)

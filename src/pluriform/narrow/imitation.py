@@ -31,7 +31,7 @@ from pluriform.training.seeds import derive_seed
 from pluriform.training.step import LEAST_MULTIPLICATIONS
 from pluriform.training.validation import Assessment
 
-__all__ = ["CACHE_BYTES", "Imitated", "Imitation", "bytes_held", "is_held"]
+__all__ = ["CACHE_BYTES", "DRAWN", "Imitated", "Imitation", "Measure", "bytes_held", "first_names", "is_held"]
 
 CACHE_BYTES = 2**30
 DRAWN = 2000  # Samples that maps are fitted to.
@@ -71,7 +71,7 @@ class Imitated:
 
 
 @dataclass(frozen=True, eq=False)
-class _Measure:
+class Measure:
     """The loss of a unit: unexplained variance, or of the last one the divergence of its class probabilities.
 
     Attributes:
@@ -81,6 +81,11 @@ class _Measure:
 
     axis: int
     variance: Tensor | None
+
+    @staticmethod
+    def of(axis: int, wide: Tensor, probabilities: bool) -> "Measure":
+        """For outputs of the wide network like these."""
+        return Measure(axis, None if probabilities else target_variance(wide, axis))
 
     def __call__(self, own: Tensor, wide: Tensor) -> Tensor:
         """Of outputs of a unit and of the wide network."""
@@ -203,14 +208,14 @@ class Imitation:
                 tensor.copy_(self.learned[first]).requires_grad_(False)
 
     def _trained(
-        self, place: int, network: UnitNetwork, source: Source, measure: _Measure, context: FitContext
+        self, place: int, network: UnitNetwork, source: Source, measure: Measure, context: FitContext
     ) -> FitCost:
         """Train a unit, unless all its weights are frozen."""
         if not any(weight.requires_grad for weight in network.parameters()):
             return FitCost(0.0, 0, 0, 0, 0.0)
         return self._loop(place, network, source, measure, context).run()
 
-    def _loop(self, place: int, network: UnitNetwork, source: Source, measure: _Measure, context: FitContext) -> Loop:
+    def _loop(self, place: int, network: UnitNetwork, source: Source, measure: Measure, context: FitContext) -> Loop:
         recipe, seed = self.recipe, derive_seed(context.seed, "unit", place)
         augmentation = Augmentation() if isinstance(source, Held) else recipe.augmentation
         feed = Feed(source.data, recipe.batch_size, seed, augmentation, context.device)
@@ -227,7 +232,7 @@ class Imitation:
             label=f"unit-{place + 1}",
         )
 
-    def _step(self, network: UnitNetwork, measure: _Measure, source: Source, feed: Feed, epochs: int) -> Step:
+    def _step(self, network: UnitNetwork, measure: Measure, source: Source, feed: Feed, epochs: int) -> Step:
         """By fused kernels where plain training of the thin network, as long, would take them."""
         whole = sum(self.macs["thin"]) * len(feed.split) * epochs
         if whole >= LEAST_MULTIPLICATIONS and feed.device.type == "cpu" and self.recipe.precision == "32":
@@ -275,11 +280,9 @@ class Imitation:
         """Of the multiply-accumulates of a network, those of some stretches."""
         return sum(self.macs[network][start:end]) / max(1, sum(self.macs[network]))
 
-    def _measure(self, place: int, source: Source) -> _Measure:
-        axis = self.plan.units[place].axis
-        if place == len(self.plan.units) - 1 and source.data.task == "classification":
-            return _Measure(axis, None)
-        return _Measure(axis, target_variance(source.drawn(DRAWN)[1], axis))
+    def _measure(self, place: int, source: Source) -> Measure:
+        last = place == len(self.plan.units) - 1 and source.data.task == "classification"
+        return Measure.of(self.plan.units[place].axis, source.drawn(DRAWN)[1], last)
 
     def _note(self, place: int, network: UnitNetwork, before: UnitNetwork | None, found: Imitated) -> None:
         for name, value in network.part.state_dict().items():
@@ -289,7 +292,7 @@ class Imitation:
             found.maps[self.plan.units[place - 1].end] = (network.reduce @ before.lift).detach()
 
 
-def is_held(plan: NarrowPlan, data: Data, recipe: Recipe, cache_bytes: int | None) -> bool:
+def is_held(plan: NarrowPlan, data: Data, recipe: Recipe, cache_bytes: int | None, *, jointly: bool = False) -> bool:
     """Whether inputs and targets of units are held in memory, else computed anew for every batch.
 
     Args:
@@ -297,11 +300,12 @@ def is_held(plan: NarrowPlan, data: Data, recipe: Recipe, cache_bytes: int | Non
         data: The data set.
         recipe: Of the units; with augmentation nothing is held.
         cache_bytes: Room; 0 holds nothing, and `None` what fits into 1 GiB.
+        jointly: Whether all units are trained at once.
 
     Raises:
         MemoryBudgetError: They need more than the stated room.
     """
-    needed = bytes_held(plan, data)
+    needed = bytes_held(plan, data, jointly=jointly)
     if cache_bytes == 0 or recipe.augmentation.active:
         return False
     if cache_bytes is None:
@@ -316,12 +320,16 @@ def is_held(plan: NarrowPlan, data: Data, recipe: Recipe, cache_bytes: int | Non
     return True
 
 
-def bytes_held(plan: NarrowPlan, data: Data) -> int:
-    """Room for the pairs of two units, while those of the next take the place of those before."""
+def bytes_held(plan: NarrowPlan, data: Data, *, jointly: bool = False) -> int:
+    """Room for the pairs of two units, while those of the next take the place of those before; jointly, of all."""
+    samples = len(data.train) + len(data.validation)
+    if jointly:
+        wide = sum(torch.Size(unit.wide).numel() for unit in plan.units)
+        return 4 * samples * (torch.Size(data.input_shape).numel() + wide)
     starts = [torch.Size(data.input_shape).numel(), *(torch.Size(unit.thin).numel() for unit in plan.units[:-1])]
     pairs = [start + torch.Size(unit.wide).numel() for start, unit in zip(starts, plan.units, strict=True)]
     most = max(a + b for a, b in zip(pairs, [*pairs[1:], 0], strict=True))
-    return 4 * (len(data.train) + len(data.validation)) * most
+    return 4 * samples * most
 
 
 def first_names(root: nn.Module) -> dict[str, str]:

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pluriform.errors import GraphError, explain
 from pluriform.graph.blocks import blocks, passages
-from pluriform.graph.channels import channel_groups
+from pluriform.graph.channels import ChannelGroups, channel_groups
 from pluriform.graph.graph import Graph, Shape
+from pluriform.graph.ops import Op
 from pluriform.narrow.channel_axis import channel_axis
 from pluriform.narrow.fold import foldable
 
@@ -74,7 +75,8 @@ def plan_units(thin: Graph, wide: Graph, units: int = 6, ends: Sequence[str] = (
         thin: The user's network.
         wide: The same architecture with more channels.
         units: At most so many.
-        ends: Names of the nodes that end units, instead; all that everything passes are allowed.
+        ends: Names of the nodes that end units, instead; all that everything passes are allowed. The name of a module
+            stands for its last such node, with what follows without weights.
 
     Raises:
         GraphError: A named node that not everything passes, or a wide network that does not line up with the thin one.
@@ -105,11 +107,15 @@ def plan_units(thin: Graph, wide: Graph, units: int = 6, ends: Sequence[str] = (
 
 def inner_groups(graph: Graph) -> tuple[str, ...]:
     """Free channel groups that no block shows to the outside: wide inside, as wide as before between the blocks."""
-    open_nodes = set(passages(graph))
+    found = ChannelGroups.of(graph)
+    shown = {
+        span.channels
+        for name in passages(graph)
+        for layout in found.flow.axes.get(name, ())
+        for span in found.flow.ties.resolve(layout)
+    }
     return tuple(
-        group.name
-        for group in channel_groups(graph)
-        if not group.fixed and not open_nodes.intersection((*group.producers, *group.carriers))
+        group.name for group in channel_groups(graph) if not group.fixed and found.sets[group.name] not in shown
     )
 
 
@@ -125,11 +131,29 @@ def block_ends(graph: Graph) -> list[str]:
 
 def _named(graph: Graph, ends: Sequence[str]) -> list[str]:
     through = passages(graph)
-    for end in ends:
-        if graph[end].name not in through:
-            expected, got = "nodes that everything passes", f"{graph[end]}, which a branch leads around"
-            raise GraphError(explain(expected, got, "ends of units", f"choose among {', '.join(through)}"))
-    return sorted(set(ends), key=through.index)
+    found = {_end_of(graph, end, through) for end in ends}
+    for end in sorted(found.difference(through)):
+        expected, got = "nodes that everything passes", f"{graph[end]}, which a branch leads around"
+        if graph[end].op in (Op.INPUT, Op.OUTPUT):
+            got = f"the {end} of the network" if end == graph.output.name else f"the input {end}"
+        raise GraphError(explain(expected, got, "ends of units", f"choose among {', '.join(through)}"))
+    return sorted(found, key=through.index)
+
+
+def _end_of(graph: Graph, name: str, through: Sequence[str]) -> str:
+    """The node of that name; of a module with several, the last that everything passes before the next module.
+
+    Raises:
+        GraphError: No such node or module.
+    """
+    inside = [place for place, node in enumerate(graph.nodes) if node.name.startswith(f"{name}.")]
+    if name in graph or not inside:
+        return graph[name].name
+    end = inside[-1]
+    behind = graph.nodes[end + 1 :]
+    stop = next((place for place, node in enumerate(behind, end + 1) if node.module or node is graph.output), end + 1)
+    passed = [node.name for node in graph.nodes[end:stop] if node.name in through]
+    return passed[-1] if passed else graph.nodes[end].name
 
 
 def _unit(thin: Graph, wide: Graph, end: str) -> Unit:
@@ -154,6 +178,10 @@ def _lined_up(thin: Graph, wide: Graph, end: str) -> Shape:
         expected = f"a node {end!r} in the wide network, of shape {_text(own)} but for its channels"
         got = f"none in {type(wide.root).__name__}"
         raise GraphError(explain(expected, got, "wide network", "take a wide network of the same blocks"))
+    if end != wide.output.name and end not in passages(wide):
+        expected, got = f"a wide network in which everything passes {end} too", "one in which branches lead around it"
+        where = f"wide network {type(wide.root).__name__}"
+        raise GraphError(explain(expected, got, where, "take one network of the same blocks, no ensemble"))
     other = _shape(wide, end)
     if len(own) != len(other) or sum(a != b for a, b in zip(own, other, strict=True)) > 1:
         raise _misfit(thin, end, own, other)

@@ -13,10 +13,11 @@ from torch import nn
 from pluriform.data.data import Data
 from pluriform.errors import ConfigError, MemoryBudgetError, explain
 from pluriform.graph.graph import Graph
-from pluriform.method import FitContext, Method
+from pluriform.method import FitContext, Method, check_kinds
 from pluriform.narrow.distillation import Distillation
 from pluriform.narrow.fold import Fold, foldable, merge
 from pluriform.narrow.imitation import CACHE_BYTES, Imitated, Imitation, is_held
+from pluriform.narrow.joint import JointImitation
 from pluriform.narrow.narrowed import Narrowed
 from pluriform.narrow.plan import NarrowPlan, block_ends, inner_groups, plan_units
 from pluriform.narrow.stretches import stretches
@@ -61,9 +62,10 @@ class WideThenNarrow(Method):
             `inner` where no map between blocks could be multiplied away, as in a transformer, whose residual stream
             ties all blocks.
         units: At most so many.
-        ends: Names of the nodes behind which units end, instead.
+        ends: Names of the nodes or modules behind which units end, instead.
         inputs: What a unit reads while it learns: `own`, the thin units before it; `forced`, the wide network, but
             behind a unit whose map is none that could be multiplied away (`side` in the plan).
+        jointly: Train all units at once by the sum of their losses instead of one after the other.
         wide_training: How the wide network is trained.
         imitation: How each unit is, without weight decay.
         logits: How the class probabilities are learned.
@@ -91,6 +93,7 @@ class WideThenNarrow(Method):
     units: int = 6
     ends: tuple[str, ...] = ()
     inputs: Literal["own", "forced"] = "own"
+    jointly: bool = False
     wide_training: Recipe = field(default_factory=Recipe)
     imitation: Recipe = field(default_factory=_imitation)
     logits: Recipe = field(default_factory=Recipe)
@@ -101,6 +104,7 @@ class WideThenNarrow(Method):
         self._require(1 < self.widen < math.inf, "widen", "a factor above 1")
         self._require(self.widening in ("auto", "all", "inner"), "widening", "'auto', 'all' or 'inner'")
         self._require(self.units >= 1, "units", "at least 1")
+        self._require(not isinstance(self.ends, str), "ends", "names in a tuple")
         self._require(self.inputs in ("own", "forced"), "inputs", "'own' or 'forced'")
         self._require(self.cache_bytes is None or self.cache_bytes >= 0, "cache_bytes", "0 or more")
 
@@ -115,6 +119,7 @@ class WideThenNarrow(Method):
         Raises:
             GraphError: There is nothing to widen, or units cannot end there.
         """
+        check_kinds(module, data, self.needs_module)
         graph = read(copy.deepcopy(module), data)
         if self.wide is not None:
             return self._planned(graph, read(given(self.wide, module, data, CPU), data))
@@ -152,7 +157,8 @@ class WideThenNarrow(Method):
         )
         wide_graph = read(wide.network, data)
         plan = plan or self._shown(graph, wide_graph, data)
-        imitated = Imitation(graph, wide_graph, plan, self.imitation, self.inputs, self.cache_bytes).run(data, context)
+        kind = JointImitation if self.jointly else Imitation
+        imitated = kind(graph, wide_graph, plan, self.imitation, self.inputs, self.cache_bytes).run(data, context)
         network.load_state_dict(imitated.weights, strict=False)
         sample = take(data.train, torch.arange(min(8, len(data.train))))[0].to(context.device)
         made = merge(read(network, data), imitated.maps, [sample])
@@ -166,7 +172,7 @@ class WideThenNarrow(Method):
     def _shown(self, thin: Graph, wide: Graph, data: Data) -> NarrowPlan:
         """The plan, on a terminal and in the log, once it is known that a stated cache has room for what it asks."""
         plan = self._planned(thin, wide)
-        is_held(plan, data, self.imitation, self.cache_bytes)
+        is_held(plan, data, self.imitation, self.cache_bytes, jointly=self.jointly)
         self._logits_room(data)
         logging.getLogger("pluriform").info("wide, then narrow:\n%s", plan)
         if sys.stderr.isatty():
