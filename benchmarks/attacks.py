@@ -14,7 +14,7 @@ The others have the budgets of AutoAttack (100 steps, 9 targets, 5,000 queries, 
 fewer images (`--costly-images`). `fused` are ours with outputs and input gradients from the
 fused kernels, which they take by themselves where more is to be computed than here, an AutoAttack of 1,000 images for
 instance; for chains of layers only, and compiled before the clock runs. Writes attacks.json beside this file; networks
-that are in it and not asked for are kept.
+and norms that are in it and not asked for are kept.
 """
 
 import argparse
@@ -194,7 +194,7 @@ def main() -> None:
         index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))]  # Also the first ones.
         x, y = data.test.batch(index)
         perturb(network, x[:1], y[:1], pf.Threat("linf", 0.01, (0.0, 1.0)), "pgd", work=MUCH, steps=1)  # Compiled.
-        found[name] = {
+        found[name] = found.get(name, {}) | {
             "accuracy": 100 * len(right) / len(data.test),
             **{
                 norm: study(

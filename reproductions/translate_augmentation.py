@@ -2,7 +2,7 @@
 
     PLURIFORM_DATA=... OMP_NUM_THREADS=1 python reproductions/translate_augmentation.py
         [--looks styles photographs] [--arms source shifted recoloured tsit cyclegan ceiling] [--seeds 0 1 2]
-        [--minutes 4] [--epochs 12] [--fits runs/translate_unpaired] [--out runs/translate_augmentation]
+        [--minutes 3] [--epochs 10] [--fits runs/translate_unpaired] [--out runs/translate_augmentation]
         [--figures docs/figures] [--assemble] [--tiny]
 
 The source are 4,000 grey digits of MNIST with labels; the target are 4,000 others, without labels, either coloured and
@@ -225,9 +225,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--looks", nargs="+", default=LOOKS, choices=LOOKS)
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
-    parser.add_argument("--epochs", type=int, default=12, help="of every classifier, over one version of its images")
+    parser.add_argument("--epochs", type=int, default=10, help="of every classifier, over one version of its images")
     parser.add_argument("--fits", type=Path, default=Path("runs/translate_unpaired"), help="where translators lie")
-    add_arguments(parser, "translate_augmentation", 4.0)
+    add_arguments(parser, "translate_augmentation", 3.0)
     parser.set_defaults(seeds=[0, 1, 2])
     chosen = shrunk(parser.parse_args())
     if chosen.tiny:

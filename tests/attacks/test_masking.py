@@ -139,6 +139,17 @@ def test_masked_networks_are_flagged(wrapper, expected, threat, plain, batch):
     assert expected <= kinds(wrapper(plain), batch, threat)
 
 
+def test_attacks_that_come_over_from_another_network_are_flagged(plain, robust, batch):
+    """The very network inside a masked one is the best surrogate; an honest network falls to its own attacks first."""
+    masked = masking_flags(Backwards(plain), *batch, LINF, searched=False, surrogate=plain)
+    (flag,) = [flag for flag in masked if flag.kind == "transfer"]
+    assert flag.masked
+    assert "attacks on another network break" in flag.words
+    assert masking_flags(Backwards(plain), *batch, LINF, searched=False) == ()
+    for honest in (plain, robust):
+        assert masking_flags(honest, *batch, LINF, searched=False, surrogate=plain) == ()
+
+
 def test_a_distribution_is_flagged(plain, batch):
     (flag,) = [f for f in masking_flags(nn.Sequential(plain, nn.Softmax(-1)), *batch, LINF) if f.kind == "distribution"]
     assert flag.masked

@@ -10,7 +10,7 @@ from pluriform.errors import GraphError, ShapeError
 from pluriform.graph.fingerprint import fingerprint
 from pluriform.graph.trace import trace
 from pluriform.narrow.distillation import Distillation
-from pluriform.narrow.fitnets import FitNets, channel_axis, middle
+from pluriform.narrow.fitnets import FitNets, differing_axis, middle
 from pluriform.runs import Run
 from pluriform.training.loop import Loop
 
@@ -157,10 +157,11 @@ def test_layers_that_do_not_fit_are_named(digits, wide):
 
 def test_the_axis_of_channels_is_where_the_widths_differ():
     def axis(thin: nn.Module, wide: nn.Module, example: torch.Tensor) -> int:
-        return channel_axis(trace(thin, example), "0", trace(wide, example), "0")
+        return differing_axis(trace(thin, example), "0", trace(wide, example), "0")
 
     tokens = torch.zeros(2, 7, 3)
     assert axis(nn.Sequential(nn.Linear(3, 4)), nn.Sequential(nn.Linear(3, 8)), tokens) == 2
     assert axis(nn.Sequential(nn.Conv1d(7, 4, 1)), nn.Sequential(nn.Conv1d(7, 8, 1)), tokens) == 1
     assert axis(nn.Sequential(nn.Linear(3, 4)), nn.Sequential(nn.Linear(3, 4)), tokens) == 2
     assert axis(nn.Sequential(nn.Conv2d(3, 4, 1)), nn.Sequential(nn.Conv2d(3, 4, 1)), torch.zeros(2, 3, 4, 4)) == 1
+    assert axis(nn.Sequential(nn.Conv1d(7, 4, 1)), nn.Sequential(nn.Conv1d(7, 4, 1)), tokens) == 1

@@ -16,6 +16,7 @@ from pluriform.graph.trace import trace
 from pluriform.method import FitContext
 from pluriform.narrow.fused_unit import fused_unit
 from pluriform.narrow.imitation import Imitation, Measure, bytes_held
+from pluriform.narrow.joint import JointImitation
 from pluriform.narrow.plan import plan_units
 from pluriform.narrow.unit import UnitNetwork
 from pluriform.runs import Run
@@ -124,6 +125,18 @@ def test_a_frozen_unit_stays_as_it_is(graphs, data):
     assert [cost.steps for cost in found.cost] == [0, 0, 0, 0]
     thin.root.load_state_dict(found.weights)
     assert digest(thin.root) == before
+
+
+@pytest.mark.parametrize("kind", [Imitation, JointImitation])
+def test_a_thin_network_that_is_too_thin_is_told_so(kind, data, caplog):
+    torch.manual_seed(0)
+    thin, wide = (trace(chain(width, 2).eval(), data.train.inputs[:2]) for width in (2, 32))
+    source = Imitation(thin, wide, plan_units(thin, wide), RECIPE)._source(data)
+    values = torch.linalg.svdvals(source.drawn(2000)[1].double()).square()
+    share = 1 - float(values[2:].sum() / 2000 / 32 / source.drawn(2000)[1].double().var(0, correction=0).mean())
+    assert share < 0.8
+    kind(thin, wide, plan_units(thin, wide), Recipe(epochs=1)).run(data, FitContext(0, None, CPU))
+    assert f"unit 1 of 2, up to 2: 2 channels can carry no more than {share:.3g} of the wide" in caplog.text
 
 
 def test_labels_are_not_read(graphs, data):

@@ -31,8 +31,8 @@ class Flag:
     """One sign.
 
     Attributes:
-        kind: `random`, `distribution`, `not finite`, `zero`, `saturated`, `shattered`, `unreachable`, `blind` or
-            `no gradient`.
+        kind: `random`, `distribution`, `not finite`, `zero`, `saturated`, `shattered`, `unreachable`, `blind`,
+            `transfer` or `no gradient`.
         words: What was seen, and what it means.
         masked: Whether figures of gradient attacks cannot be trusted; otherwise it is a reason to look closer.
     """
@@ -43,7 +43,14 @@ class Flag:
 
 
 def masking_flags(
-    form: nn.Module, inputs: Inputs, labels: Labels, threat: Threat, seed: int = 0, *, searched: bool = True
+    form: nn.Module,
+    inputs: Inputs,
+    labels: Labels,
+    threat: Threat,
+    seed: int = 0,
+    *,
+    searched: bool = True,
+    surrogate: nn.Module | None = None,
 ) -> tuple[Flag, ...]:
     """What speaks against the gradients of a form; empty for an honest one.
 
@@ -52,7 +59,8 @@ def masking_flags(
     (`not finite`); those of it, or of the cross-entropy alone, that are exactly zero (`zero`, `saturated`) or point
     elsewhere a tenth of eps away (`shattered`: median cosine below 0.5); samples that stand though PGD may go anywhere
     in the box (`unreachable`: above 5 %); and a blind search that breaks more than gradients do (`blind`: Square with
-    300 queries against PGD on cross-entropy and margin, beyond 2 % and two standard errors).
+    300 queries against PGD on cross-entropy and margin, beyond 2 % and two standard errors). With a surrogate, also
+    attacks on it that break the form where attacks on the form itself do not (`transfer`: PGD, by the same measure).
 
     Args:
         form: A form, or a module that gives logits.
@@ -61,6 +69,7 @@ def masking_flags(
         threat: With bounds.
         seed: Of all random numbers.
         searched: Whether to look for `unreachable` and `blind`, which takes some 500 passes over the inputs.
+        surrogate: Another network for the same classes, an undefended one best, for the black-box transfer check.
 
     References:
         Athalye, Carlini, Wagner, 2018, Obfuscated gradients give a false sense of security, arXiv 1802.00420.
@@ -85,9 +94,13 @@ def masking_flags(
             words = "outputs do not depend differentiably on the inputs: gradient attacks see nothing"
             return tuple(flag for flag in [*flags, Flag("no gradient", words)] if flag is not None)
     right = outputs[0].argmax(-1) == labels
-    if searched and bool(right.any()):
-        flags += [_unreachable(form, inputs[right], labels[right], threat, seed)]
-        flags += [_blind(form, inputs[right], labels[right], threat, seed)]
+    if threat.eps and bool(right.any()) and (searched or surrogate is not None):
+        few = inputs[right], labels[right]
+        seeing = _standing(form, *few, threat, seed)
+        if searched:
+            flags += [_unreachable(form, *few, threat, seed), _blind(form, *few, threat, seed, seeing)]
+        if surrogate is not None:
+            flags += [_transferred(form, *few, threat, seed, seeing, surrogate)]
     return tuple(flag for flag in flags if flag is not None)
 
 
@@ -158,15 +171,31 @@ def _unreachable(form: nn.Module, inputs: Tensor, labels: Tensor, threat: Threat
     return Flag("unreachable", f"{words}: it does not find its way")
 
 
-def _blind(form: nn.Module, inputs: Tensor, labels: Tensor, threat: Threat, seed: int) -> Flag | None:
-    if threat.norm == "l1" or not threat.eps:
+def _blind(form: nn.Module, inputs: Tensor, labels: Tensor, threat: Threat, seed: int, seeing: Tensor) -> Flag | None:
+    if threat.norm == "l1":
         return None
-    seeing = _standing(form, inputs, labels, threat, seed)
     moved = perturb(form, inputs, labels, threat, "square", seed, queries=QUERIES)
-    only = int((seeing & ~_right(form, moved, labels)).sum())
-    lead = only / len(inputs)
-    deviation = (max(lead, 1e-12) * (1 - lead) / len(inputs)) ** 0.5
-    if lead - 2 * deviation <= LEAST_LEAD:
-        return None
-    words = f"a blind search of {QUERIES} queries breaks {only} of {len(inputs)} samples that PGD cannot"
-    return Flag("blind", f"{words}: gradients mislead it")
+    only = seeing & ~_right(form, moved, labels)
+    words = f"a blind search of {QUERIES} queries breaks {int(only.sum())} of {len(only)} samples that PGD cannot"
+    return Flag("blind", f"{words}: gradients mislead it") if _leads(only) else None
+
+
+def _transferred(
+    form: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    threat: Threat,
+    seed: int,
+    seeing: Tensor,
+    surrogate: nn.Module,
+) -> Flag | None:
+    moved = perturb(surrogate, inputs, labels, threat, "pgd", seed, steps=STEPS, stop_when_broken=False)
+    only = seeing & ~_right(form, moved, labels)
+    words = f"attacks on another network break {int(only.sum())} of {len(only)} samples that PGD on this one cannot"
+    return Flag("transfer", f"{words}: gradients mislead it") if _leads(only) else None
+
+
+def _leads(only: Tensor) -> bool:
+    """Whether the share of samples that PGD alone cannot break is beyond 2 % and two standard errors."""
+    lead = float(only.double().mean())
+    return lead - 2 * (max(lead, 1e-12) * (1 - lead) / len(only)) ** 0.5 > LEAST_LEAD

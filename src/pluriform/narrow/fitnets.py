@@ -14,6 +14,7 @@ from pluriform.graph.features import tap
 from pluriform.graph.graph import Graph
 from pluriform.graph.trace import trace
 from pluriform.method import FitContext
+from pluriform.narrow.channel_axis import channel_axis
 from pluriform.narrow.from_wide import FromWide
 from pluriform.narrow.losses import imitation
 from pluriform.narrow.narrowed import Narrowed
@@ -73,7 +74,7 @@ class FitNets(FromWide):
         wide = self._trained_wide(module, data, context)
         broad = read(wide.network, data)
         hint = broad[self.hint or guided].name
-        axis = channel_axis(graph, guided, broad, hint)
+        axis = differing_axis(graph, guided, broad, hint)
         thin = self._started(module, context)
         stages = [
             lambda: self._hint_loop(thin, guided, cut(broad, hint).module, axis, data, context),
@@ -133,15 +134,15 @@ def middle(graph: Graph) -> str:
     return found[(len(found) - 1) // 2]
 
 
-def channel_axis(graph: Graph, guided: str, wide: Graph, hint: str) -> int:
-    """The axis along which the two layers may differ: channels of maps and of feature vectors.
+def differing_axis(graph: Graph, guided: str, wide: Graph, hint: str) -> int:
+    """The axis along which the two layers may differ: that of the channels.
 
     Raises:
         ShapeError: They differ along other axes too.
     """
     own, other = graph[guided].shape, wide[hint].shape
     differ = [axis for axis, (a, b) in enumerate(zip(own, other, strict=False)) if a != b and axis > 0]
-    axis = differ[0] if differ else (1 if len(own) in (2, 4) else len(own) - 1)
+    axis = differ[0] if differ else channel_axis(graph, guided)
     if len(own) != len(other) or len(own) < 2 or len(differ) > 1 or (len(own) == 4 and axis != 1):
         expected = f"a hint of the shape of the guided layer {guided} but for its channels, {_text(own)}"
         remedy = "name layers of equal resolution with guided= and hint="

@@ -36,6 +36,7 @@ __all__ = ["CACHE_BYTES", "DRAWN", "Imitated", "Imitation", "Measure", "bytes_he
 CACHE_BYTES = 2**30
 DRAWN = 2000  # Samples that maps are fitted to.
 LITTLE = 0.7  # Of the variance: a unit that explains less hardly imitates.
+CARRIED = 0.8  # Of the variance: where so many directions hold less, the thin network is too thin.
 
 
 @dataclass(eq=False)
@@ -197,8 +198,22 @@ class Imitation:
                 lifted = None if self.inputs == "forced" else before.lift.detach()
         lift = None
         if unit.lift != "none":
-            lift = principal(source.drawn(DRAWN)[1], unit.thin[unit.axis - 1], unit.axis)
+            lift = self._lift(place, source.drawn(DRAWN)[1])
         return UnitNetwork(part, lifted, reduce, lift, (axis, unit.axis))
+
+    def _lift(self, place: int, wide: Tensor) -> Tensor:
+        """The principal directions of the wide network's outputs; says where they are too few."""
+        unit = self.plan.units[place]
+        channels, axis = unit.thin[unit.axis - 1], unit.axis
+        lift = principal(wide, channels, axis)
+        carried = 1 - float(imitation(mix(mix(wide, lift.T, axis), lift, axis), wide, axis=axis))
+        if carried < CARRIED:
+            logging.getLogger("pluriform").warning(
+                "unit %d of %d, up to %s: %d channels can carry no more than %.3g of the wide network's variance, "
+                "however long they learn; take a less wide network",
+                place + 1, len(self.plan.units), unit.end, channels, carried,
+            )  # fmt: skip
+        return lift
 
     @torch.no_grad()
     def _take_learned(self, part: nn.Module) -> None:

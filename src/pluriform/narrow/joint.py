@@ -10,7 +10,7 @@ from pluriform.method import FitContext
 from pluriform.metrics.multiplications import multiplications
 from pluriform.narrow.imitation import DRAWN, Imitated, Imitation, Measure, is_held
 from pluriform.narrow.source import Held, Source, Streamed
-from pluriform.narrow.unit import UnitNetwork, mix, principal
+from pluriform.narrow.unit import UnitNetwork, mix
 from pluriform.training.augmentation import Augmentation
 from pluriform.training.feed import Batch, Feed
 from pluriform.training.loop import Loop
@@ -110,7 +110,7 @@ class JointImitation(Imitation):
                 earlier = self.plan.units[len(parts) - 1]
                 axis = earlier.axis
                 reduce = torch.linalg.pinv(before.detach()) if earlier.lift == "pair" and before is not None else None
-            lift = None if unit.lift == "none" else principal(features, unit.thin[unit.axis - 1], unit.axis)
+            lift = None if unit.lift == "none" else self._lift(len(parts), features)
             parts.append(UnitNetwork(part, None, reduce, lift, (axis, unit.axis)))
         return Units(parts, self.inputs == "forced")
 
