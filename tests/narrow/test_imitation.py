@@ -132,8 +132,9 @@ def test_a_thin_network_that_is_too_thin_is_told_so(kind, data, caplog):
     torch.manual_seed(0)
     thin, wide = (trace(chain(width, 2).eval(), data.train.inputs[:2]) for width in (2, 32))
     source = Imitation(thin, wide, plan_units(thin, wide), RECIPE)._source(data)
-    values = torch.linalg.svdvals(source.drawn(2000)[1].double()).square()
-    share = 1 - float(values[2:].sum() / 2000 / 32 / source.drawn(2000)[1].double().var(0, correction=0).mean())
+    features = source.drawn(2000)[1].double()
+    rest = torch.linalg.svdvals(features).square()[2:].sum() / features.numel()
+    share = 1 - float(rest / features.var(0, correction=0).mean())
     assert share < 0.8
     kind(thin, wide, plan_units(thin, wide), Recipe(epochs=1)).run(data, FitContext(0, None, CPU))
     assert f"unit 1 of 2, up to 2: 2 channels can carry no more than {share:.3g} of the wide" in caplog.text
