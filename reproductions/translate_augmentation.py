@@ -1,9 +1,9 @@
 """Translation as augmentation: does a classifier that is trained on translated images hold up in the other domain?
 
     PLURIFORM_DATA=... OMP_NUM_THREADS=1 python reproductions/translate_augmentation.py
-        [--looks styles photographs] [--arms source shifted recoloured tsit cyclegan ceiling] [--seeds 0 1 2]
-        [--minutes 3] [--epochs 10] [--fits runs/translate_unpaired] [--out runs/translate_augmentation]
-        [--figures docs/figures] [--assemble] [--tiny]
+        [--looks styles photographs] [--arms source shifted recoloured tsit tsit-features cyclegan ceiling]
+        [--seeds 0 1] [--minutes 3] [--epochs 10] [--fits runs/translate_unpaired]
+        [--out runs/translate_augmentation] [--figures docs/figures] [--assemble] [--tiny]
 
 The source are 4,000 grey digits of MNIST with labels; the target are 4,000 others, without labels, either coloured and
 textured in four styles or on photographs (MNIST-M), both made in code. A small convolutional network is trained on
@@ -12,8 +12,10 @@ textured in four styles or on photographs (MNIST-M), both made in code. A small 
 - `shifted`: with ordinary augmentation, moved by up to 2 pixels and cut by 4;
 - `recoloured`: half of them with a random colour for the stroke and one for the ground, which knows nothing of the
   target but that colours do not matter;
-- `tsit`, `cyclegan`: half of them translated (`Translated.augment`), TSIT's each in the style of one of the target
-  images; the translator was trained for `--minutes` on both sides without labels;
+- `tsit`, `tsit-features`, `cyclegan`: half of them translated (`Translated.augment`), TSIT's each in the style of one
+  of the target images; the translator was trained for `--minutes` on both sides without labels. `tsit` holds the
+  content by coarse light and edges, `tsit-features` by features of the classifier of `recoloured`, which knows digits
+  in any colours and no target;
 - `ceiling`: the target images with their labels.
 
 Every arm makes equally many steps, where two versions of the training images are at hand in half the epochs. Judged on
@@ -73,9 +75,9 @@ from pluriform.translate.augmentation import mixed_with_translations
 from pluriform.translate.translated import Translated
 
 PLAIN = ("source", "shifted", "recoloured")
-TRANSLATORS = ("tsit", "cyclegan")
+TRANSLATORS = ("tsit", "tsit-features", "cyclegan")
 ARMS = (*PLAIN, *TRANSLATORS, "ceiling")
-VERSIONS = {"recoloured": 2, "tsit": 2}
+VERSIONS = {"recoloured": 2, "tsit": 2, "tsit-features": 2}
 """Copies of the training images, where draws differ; the others see one."""
 ORIGINALS = 0.5
 SHOWN = 8
@@ -105,9 +107,10 @@ def translator(look: str, arm: str, seed: int, chosen: argparse.Namespace) -> tu
     place = copy.copy(chosen)
     place.out = chosen.fits
     task = "digits" if look == "styles" else look  # As translate_unpaired.py names its fits.
-    seconds = seconds_an_update(f"{task}-{arm}-{chosen.limit or 'all'}", made(arm), None, data, chosen.fits)
+    module = classifier_of(look, "recoloured", seed, chosen)[0] if arm == "tsit-features" else None
+    seconds = seconds_an_update(f"{task}-{arm}-{chosen.limit or 'all'}", made(arm), module, data, chosen.fits)
     method = made(arm)(updates_in(chosen.minutes, seconds))
-    form, spent = timed_fit(method, None, data, seed, run_folder(f"{task}-{arm}-{seed}", place))
+    form, spent = timed_fit(method, module, data, seed, run_folder(f"{task}-{arm}-{seed}", place))
     return form, facts_of(form, spent) | {"seconds_an_update": seconds}
 
 
@@ -213,7 +216,7 @@ def draw(look: str, chosen: argparse.Namespace) -> None:
     columns = {"source": contents, "recoloured": recoloured(contents, seed), "target": references}
     place = copy.copy(chosen)
     place.out = chosen.fits
-    for arm, title in (("tsit", "TSIT"), ("cyclegan", "CycleGAN")):
+    for arm, title in (("tsit", "TSIT"), ("tsit-features", "TSIT, features"), ("cyclegan", "CycleGAN")):
         folder = run_folder(f"{'digits' if look == 'styles' else look}-{arm}-{seed}", place) / "form"
         if folder.is_dir():
             columns[title] = pf.load_form(folder).translate(contents, references)
@@ -228,7 +231,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="of every classifier, over one version of its images")
     parser.add_argument("--fits", type=Path, default=Path("runs/translate_unpaired"), help="where translators lie")
     add_arguments(parser, "translate_augmentation", 3.0)
-    parser.set_defaults(seeds=[0, 1, 2])
     chosen = shrunk(parser.parse_args())
     if chosen.tiny:
         chosen.epochs, chosen.fits = 2, chosen.out

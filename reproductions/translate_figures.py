@@ -18,6 +18,7 @@ TRAINED_ON = {
     "recoloured": ("random colours", "#E69F00"),
     "cyclegan": ("translated, CycleGAN", "#009E73"),
     "tsit": ("translated, TSIT", "#0072B2"),
+    "tsit-features": ("translated, TSIT with features", "#56B4E9"),
     "ceiling": ("target with labels", "#333333"),
 }
 LOOKS = {"styles": "coloured and textured digits", "photographs": "digits on photographs"}
