@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pluriform.data.signature import Signature
-from pluriform.errors import ShapeError
+from pluriform.errors import GraphError, ShapeError
 from pluriform.graph.ops import Op
 from pluriform.graph.proxy import ShapedProxy
 from pluriform.graph.trace import trace
@@ -367,6 +367,19 @@ def test_the_record_reads_and_prints():
 def test_wrong_inputs_are_told():
     with pytest.raises(ShapeError, match=r"expected inputs that the network takes; got \(2, 7\).*trace of Outer"):
         trace(Outer(), torch.ones(2, 7))
+
+
+def test_names_that_code_cannot_write_are_told():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleDict({"in": nn.Linear(3, 2), "out": nn.Linear(2, 1)})
+
+        def forward(self, x):
+            return self.layers["out"](self.layers["in"](x))
+
+    with pytest.raises(GraphError, match=r"no keywords of Python; got layers\.in .trace of Named."):
+        trace(Named(), torch.zeros(1, 3))
 
 
 def test_lazy_modules_must_have_run():

@@ -1,6 +1,7 @@
 """`trace`: an ordinary module as a `Graph`."""
 
 from collections.abc import Mapping
+from keyword import iskeyword
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from pluriform.errors import ShapeError, explain
+from pluriform.errors import GraphError, ShapeError, explain
 from pluriform.graph.attributes import Meaning, module_facts, normalise
 from pluriform.graph.graph import Graph, Node, Shape
 from pluriform.graph.inplace import writes_in_place
@@ -43,6 +44,7 @@ def trace(module: nn.Module, example: Any) -> Graph:
 
     Raises:
         ShapeError: The module does not take these inputs.
+        GraphError: A submodule has a name that code cannot write.
 
     Example:
         >>> graph = trace(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), torch.zeros(2, 4))
@@ -115,7 +117,10 @@ def _opaque_root(module: nn.Module, examples: tuple[Any, ...]) -> Graph:
 def _read(root: nn.Module, graph: fx.Graph, examples: tuple[Any, ...], inside: str) -> Graph:
     """The records of a traced fx graph."""
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or writes_in_place(node, root))
-    traced = fx.GraphModule(root, graph, type(root).__name__)
+    try:
+        traced = fx.GraphModule(root, graph, type(root).__name__)
+    except SyntaxError as error:
+        raise _unwritable(root, graph) from error
     traced.training = root.training
     kept = [node for node in traced.graph.nodes if node.op in WITH_NODE or _is_tensor(node.meta["value"])]
     names = _names(kept)
@@ -129,6 +134,17 @@ def _read(root: nn.Module, graph: fx.Graph, examples: tuple[Any, ...], inside: s
     original = root.get_submodule(inside) if inside else root
     blank = tuple(item.new_zeros(()).expand(item.shape) if isinstance(item, Tensor) else item for item in examples)
     return Graph(nodes, original, traced, blank, {names[node]: node.name for node in kept})
+
+
+def _unwritable(root: nn.Module, graph: fx.Graph) -> GraphError:
+    """A module or parameter with a name such as `in`: traced code, which is Python, cannot read it."""
+    paths = [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
+    names = [path for path in dict.fromkeys(paths) if any(map(iskeyword, path.split(".")))]
+    expected, where = (
+        "submodules and parameters whose names are no keywords of Python",
+        f"trace of {type(root).__name__}",
+    )
+    return GraphError(explain(expected, ", ".join(names), where, "give them other names"))
 
 
 def _is_tensor(value: Any) -> bool:
