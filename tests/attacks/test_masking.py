@@ -139,6 +139,12 @@ def test_masked_networks_are_flagged(wrapper, expected, threat, plain, batch):
     assert expected <= kinds(wrapper(plain), batch, threat)
 
 
+def test_l1_threats_are_judged_alike(plain, batch):
+    threat = Threat("l1", 2.0, (0.0, 1.0))
+    assert masking_flags(plain, *batch, threat) == ()
+    assert "unreachable" in kinds(Backwards(plain), batch, threat)
+
+
 def test_attacks_that_come_over_from_another_network_are_flagged(plain, robust, batch):
     """The very network inside a masked one is the best surrogate; an honest network falls to its own attacks first."""
     masked = masking_flags(Backwards(plain), *batch, LINF, searched=False, surrogate=plain)

@@ -81,6 +81,19 @@ def test_l1_attacks_go_on_to_the_next_values_where_the_box_ends(linear, points):
         assert found.tolist() == pytest.approx(lowest, abs=slack)
 
 
+@pytest.mark.parametrize("eps", [5, 14, 20])
+def test_l1_steps_move_as_many_values_as_the_box_asks_for(linear, points, eps):
+    """Steps of a hundredth of the values would need more than all of the box for each; at 20, eps is the whole box."""
+    x = points[0].clamp(0, 1)
+    y = linear(x).argmax(-1)
+    threat, far = Threat("l1", eps, (0, 1)), {"stop_when_broken": False}
+    clean, found, lowest = (
+        margins(linear, at, y)[0]
+        for at in (x, attack(linear, x, y, threat, **far), attack(linear, x, y, threat, "fgsm"))
+    )
+    assert float(((clean - found) / (clean - lowest)).min()) > 0.8  # FGSM is the optimum of a linear network.
+
+
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", float("inf"))])
 def test_exactly_the_samples_within_their_minimal_distance_flip(linear, points, norm, dual):
     x, y = points

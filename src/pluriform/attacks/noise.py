@@ -89,10 +89,12 @@ def edge(inputs: Inputs, threat: Threat, seed: int, stream: int = 0) -> Inputs:
     return threat.project(inputs + threat.eps * threat.steepest(noise), inputs)
 
 
-def direction(gradient: Inputs, inputs: Inputs, threat: Threat, seed: int, stream: int = 0) -> Inputs:
+def direction(
+    gradient: Inputs, inputs: Inputs, threat: Threat, seed: int, stream: int = 0, reach: float | int = 0.0
+) -> Inputs:
     """The steepest direction; in L2 and L1 a random one for samples whose gradient is exactly zero, instead of NaN."""
     if threat.norm == "linf" or lengths(gradient).all():
-        return threat.steepest(gradient)
+        return threat.steepest(gradient, reach)
     dead = gradient.flatten(1).eq(0).all(1)
     random = gaussian(inputs, seed, stream)
-    return threat.steepest(torch.where(dead.view(-1, *[1] * (gradient.ndim - 1)), random, gradient))
+    return threat.steepest(torch.where(dead.view(-1, *[1] * (gradient.ndim - 1)), random, gradient), reach)

@@ -52,7 +52,7 @@ def pgd(
     """`x <- P(x + a s(g))`; returns the worst iterate.
 
     `s` is the sign (Linf), the normalised gradient (L2), or the signs of its largest hundredth, where the box leaves
-    room, over their number (L1).
+    room, over their number (L1; more where the box is too small for so long a step of so few).
 
     Args:
         module: In evaluation mode.
@@ -128,9 +128,10 @@ class _Walk:
         threat = self.threat
         if threat.norm == "l1":
             # A value that has nearly arrived must not use up the step.
-            least = self.size / threat.sparsity(math.prod(points.shape[1:])) / 2
+            least = self.size / threat.sparsity(math.prod(points.shape[1:]), self.size) / 2
             gradient = l1.passable(gradient, points, *threat.box, least)
-        ahead = torch.add(points, direction(gradient, clean, threat, self.seed, step), alpha=self.size)
+        way = direction(gradient, clean, threat, self.seed, step, self.size)
+        ahead = torch.add(points, way, alpha=self.size)
         return threat.project(ahead, clean)
 
 

@@ -81,10 +81,15 @@ class Threat:
         shrink = (self.eps / lengths(change).clamp_min(TINY)).clamp_max(1)
         return torch.addcmul(inputs, change, shrink).clamp_(*self.box)
 
-    def steepest(self, gradient: Inputs) -> Inputs:
+    def steepest(self, gradient: Inputs, reach: float | int = 0.0) -> Inputs:
         """The unit step that the gradient favours: its sign, or itself over its L2 norm; 0 where it is 0.
 
         In L1 the signs of the largest hundredth of its values, over their number.
+
+        Args:
+            gradient: Shape `(batch, *features)`.
+            reach: Length that the step is to be given; in L1 more values move where the box is too small for it, as
+                in `sparsity`.
 
         References:
             Tramèr, Boneh, 2019, Adversarial training and robustness for multiple perturbations, arXiv 1904.13000 (L1).
@@ -92,7 +97,7 @@ class Threat:
         if self.norm == "linf":
             return gradient.sign()
         if self.norm == "l1":
-            count = self.sparsity(math.prod(gradient.shape[1:]))
+            count = self.sparsity(math.prod(gradient.shape[1:]), reach)
             return l1.sparse_sign(gradient, torch.full((len(gradient),), count, device=gradient.device))
         length = lengths(gradient)
         safe = (length > SMALL) & (length < 1 / SMALL)
@@ -102,9 +107,15 @@ class Threat:
             length = torch.where(safe, length, lengths(gradient).clamp_min(0.5))
         return gradient / length
 
-    def sparsity(self, values: int) -> int:
-        """How many of `values` a step moves: all, except in L1."""
-        return math.ceil(SHARE * values) if self.norm == "l1" else values
+    def sparsity(self, values: int, reach: float | int = 0.0) -> int:
+        """How many of `values` a step moves: all, except in L1.
+
+        There it is a hundredth, or so many that a step of length `reach` moves none by more than half the box.
+        """
+        if self.norm != "l1":
+            return values
+        fewest = math.ceil(2 * reach / (self.box[1] - self.box[0])) if reach else 1
+        return min(max(math.ceil(SHARE * values), fewest), values)
 
     def check(self, moved: Inputs, inputs: Inputs) -> None:
         """Make sure that perturbed inputs keep to the threat.
