@@ -170,13 +170,14 @@ def check_module(module: nn.Module, data: Data) -> None:
     """Run the network once on two training samples, modes restored, and compare its output width with the data."""
     outputs = run_once(module, data)
     if not isinstance(outputs, torch.Tensor) or tuple(outputs.shape[1:]) != (data.outputs,):
-        got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        single = isinstance(outputs, torch.Tensor)
+        got = tuple(outputs.shape) if single else type(outputs).__name__
         raise ShapeError(
             explain(
                 f"network outputs of shape (batch, {data.outputs}), one for each class or target",
                 f"{got}",
                 f"{type(module).__name__} on {data.name}",
-                f"give its last layer {data.outputs} outputs",
+                f"give its last layer {data.outputs} outputs" if single else "let its forward return one tensor",
             )
         )
 
