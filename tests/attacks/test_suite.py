@@ -41,9 +41,14 @@ def test_nothing_stands_in_twice():
     assert methods(auto_attack_suite(2, "linf", "rand")) == ["apgd-ce"]
 
 
-def test_square_has_no_l1():
+def test_l1_has_budgets_of_its_own_and_no_square():
     suite = auto_attack_suite(10, "l1")
-    assert "square" not in methods(suite)
+    assert [(member.method, dict(member.options)) for member in suite.members] == [
+        ("apgd-ce", {"steps": 100, "restarts": 5}),
+        ("apgd-t", {"steps": 100, "targets": 5}),
+        ("fab-t", {"steps": 100}),
+    ]
+    assert dict(auto_attack_suite(3, "l1").members[1].options) == {"steps": 100}
     assert suite.note == "l1: without square"
 
 

@@ -51,7 +51,8 @@ def auto_attack_suite(classes: int, norm: str, kind: Literal["standard", "plus",
 
     `standard`: APGD-CE, APGD-T, FAB-T, Square with 5,000 queries. `plus`: APGD-CE, APGD-DLR and FAB with five starts,
     Square, APGD-T, FAB-T. `rand`, for forms that answer at random: APGD-CE and APGD-DLR, gradients averaged over 20
-    passes. The targeted attacks take the 9 classes of the highest logits, or as many as there are.
+    passes. The targeted attacks take the 9 classes of the highest logits, or as many as there are. In L1 `standard` has
+    five starts of APGD-CE, and APGD-T takes 5 classes.
 
     Args:
         classes: Number of outputs, at least 2. Targeted losses need 4, the difference of logits ratio 3.
@@ -63,7 +64,7 @@ def auto_attack_suite(classes: int, norm: str, kind: Literal["standard", "plus",
 
     References:
         Croce, Hein, 2020, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-        attacks, arXiv 2003.01690.
+        attacks, arXiv 2003.01690; 2021, Mind the box, arXiv 2103.01208 (L1).
 
     Example:
         >>> [member.method for member in auto_attack_suite(10, "linf").members]
@@ -75,7 +76,7 @@ def auto_attack_suite(classes: int, norm: str, kind: Literal["standard", "plus",
         expected, got = f"at least 2 classes and a kind of {', '.join(KINDS)}", f"{classes} classes and {kind!r}"
         raise ConfigError(explain(expected, got, "AutoAttack", "correct the arguments"))
     members, notes = [], []
-    for member in _published(kind):
+    for member in _published(kind, norm):
         fitting = _fitting(member, classes, norm)
         if fitting != member:
             notes.append(f"without {member.method}" if fitting is None else f"{fitting.method} for {member.method}")
@@ -85,7 +86,7 @@ def auto_attack_suite(classes: int, norm: str, kind: Literal["standard", "plus",
     return Suite(f"AutoAttack {kind}", tuple(members), f"{reason}: {'; '.join(notes)}" if notes else "")
 
 
-def _published(kind: str) -> tuple[Member, ...]:
+def _published(kind: str, norm: str) -> tuple[Member, ...]:
     once, often = {"steps": ITERATIONS}, {"steps": ITERATIONS, "restarts": 5}
     square = Member("square", {"queries": QUERIES})
     if kind == "rand":
@@ -94,6 +95,8 @@ def _published(kind: str) -> tuple[Member, ...]:
     if kind == "plus":
         first = (Member("apgd-ce", often), Member("apgd-dlr", often), Member("fab", often))
         return (*first, square, Member("apgd-t", once), Member("fab-t", once))
+    if norm == "l1":
+        return Member("apgd-ce", often), Member("apgd-t", once | {"targets": 5}), Member("fab-t", once), square
     return Member("apgd-ce", once), Member("apgd-t", once), Member("fab-t", once), square
 
 
@@ -104,5 +107,5 @@ def _fitting(member: Member, classes: int, norm: str) -> Member | None:
     if member.method == "apgd-dlr" and classes < 3:
         return None
     if member.method == "apgd-t" and classes < 4:
-        return Member("apgd-dlr", member.options) if classes == 3 else None
+        return Member("apgd-dlr", {"steps": ITERATIONS}) if classes == 3 else None
     return Member("fab", member.options) if member.method == "fab-t" and classes < 4 else member
