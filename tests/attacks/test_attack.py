@@ -168,6 +168,13 @@ def test_labels_may_be_short_integers(net, samples, method):
         assert torch.equal(attack(net, x, y.to(dtype), THREATS[0], method, **options), expected)
 
 
+def test_inputs_may_come_out_of_inference_mode(net, samples):
+    with torch.inference_mode():
+        x = samples[0] * 1
+    expected = attack(net, *samples, THREATS[0], "fgsm")
+    assert torch.equal(attack(net, x, samples[1], THREATS[0], "fgsm"), expected)
+
+
 def test_a_forward_without_gradient_is_named(samples):
     class Detached(nn.Linear):
         def forward(self, x):

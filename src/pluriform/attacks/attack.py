@@ -97,7 +97,7 @@ def labelled(form: nn.Module, x: Any, y: Any, where: str) -> tuple[Inputs, Label
     if int(y.min()) < 0 or int(y.max()) >= classes:
         got = f"labels from {int(y.min())} to {int(y.max())}"
         raise LabelError(explain(f"labels in 0..{classes - 1}", got, where, "pass true classes"))
-    return x.detach(), y
+    return x.clone() if x.is_inference() else x.detach(), y  # Tensors of inference mode can have no gradient.
 
 
 def _classes(form: nn.Module, sample: Tensor, where: str) -> int:
