@@ -72,18 +72,21 @@ class Tokens(nn.Module):
     def __init__(self):
         super().__init__()
         self.embed, self.mixed = nn.Linear(4, 6), nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+        self.places = nn.Parameter(torch.randn(8, 6))
         self.head = nn.Linear(6, 3)
 
     def forward(self, x):
+        most = self.places.size(0)
         x = self.embed(x)
         b, n, _ = x.shape
+        x = x + self.places
         for layer in self.mixed:
             split = layer(x).view(b, n, 2, 3).transpose(1, 2)
             x = x + split.transpose(1, 2).reshape(b, n * 1, -1)
-        return self.head(x.reshape(b, -1)[:, : (n // 2) * 6].view(b, n // 2, 6).mean(1))
+        return self.head(x.reshape(b, most, -1).reshape(b, -1)[:, : (n // 2) * 6].view(b, n // 2, 6).mean(1))
 
 
-@pytest.mark.parametrize("after", ["embed", "add", "add_1"])
+@pytest.mark.parametrize("after", ["embed", "add", "add_1", "add_2"])
 def test_lengths_of_tensors_before_the_cut_are_known_behind_it(after):
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -66,7 +66,8 @@ def suffix(graph: Graph, after: str) -> Graph:
     last.replace_all_uses_with(entry)
     before = _before(edited, last)
     names = {fx_name: name for name, fx_name in graph.names.items()}
-    _settle_lengths(edited, entry, before, {fx_name: graph[name].shape for fx_name, name in names.items()})
+    shapes = {fx_name: graph[name].shape for fx_name, name in names.items()}
+    _settle_lengths(edited, entry, before, shapes, len(graph.examples[0]))
     reads = [item for item in before if any(user not in before for user in item.users) and item.op != "get_attr"]
     if reads:
         raise GraphError(
@@ -91,14 +92,17 @@ def _before(edited: fx.GraphModule, last: fx.Node) -> list[fx.Node]:
     return nodes[1 : nodes.index(last) + 1]
 
 
-def _settle_lengths(edited: fx.GraphModule, entry: fx.Node, before: list[fx.Node], shapes: Mapping[str, Shape]) -> None:
+def _settle_lengths(
+    edited: fx.GraphModule, entry: fx.Node, before: list[fx.Node], shapes: Mapping[str, Shape], batch: int
+) -> None:
     """Lengths read before the new input: that of the batch by the input, others and what follows from them fixed."""
     known: dict[fx.Node, int | float] = {}
     for item in before:
         shape = shapes.get(item.args[0].name, ()) if item.args and isinstance(item.args[0], fx.Node) else ()
         if item.op == "call_method" and item.target == "size" and len(item.args) == 2 and isinstance(item.args[1], int):
             length = shape[item.args[1]] if shape else None
-            if shape and item.args[1] % len(shape) == 0:
+            first = bool(shape) and item.args[1] % len(shape) == 0
+            if first and length == batch and item.args[0].op != "get_attr":  # type: ignore[union-attr]
                 with edited.graph.inserting_after(entry):
                     item.replace_all_uses_with(edited.graph.call_method("size", (entry, 0)))
             elif isinstance(length, int):

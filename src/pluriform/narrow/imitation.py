@@ -48,8 +48,8 @@ class Imitated:
         maps: What is left between units, `V U`, `(channels, channels)`, by the node it belongs behind.
         explained: Of every unit, the share of the variance of the wide network's output that it gives, on validation
             samples (on training samples where there are none); of the last unit 1 less its divergence in nats.
-        cost: Of every unit.
-        passes: Of every unit, passes of samples forward and backward, as shares of passes through the thin network.
+        cost: Of every unit; one where all were trained at once.
+        passes: Likewise, passes of samples forward and backward, as shares of passes through the thin network.
         forward: Passes of samples forward alone, through what lies before the units: shares of the `thin` and of the
             `wide` network.
     """

@@ -118,6 +118,7 @@ class WideThenNarrow(Method):
 
         Raises:
             GraphError: There is nothing to widen, or units cannot end there.
+            ConfigError: The factor widens nothing, or norms do not allow it.
         """
         check_kinds(module, data, self.needs_module)
         graph = read(copy.deepcopy(module), data)
