@@ -39,7 +39,7 @@ MUCH = 10**15  # Passes: fused kernels are taken.
 RADII = {
     "mnist": {"linf": 0.1, "l2": 1.0},
     "mnist-robust": {"linf": 0.3, "l2": 2.0},
-    "cifar10": {"linf": 2 / 255, "l2": 0.25},
+    "cifar10": {"linf": 1 / 255, "l2": 0.125},
 }
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "pgd": ("pgd", {"steps": STEPS}),
