@@ -112,7 +112,8 @@ def _against_macs(panel: Any, found: dict[str, Any], name: str) -> dict[str, Any
     panel.axhline(level, color="#333333", lw=0.8, ls=":")
     if name in found["ceiling"]:
         handles["real photographs"] = panel.axhline(found["ceiling"][name], color="#D55E00", lw=0.8, ls="--")
-    _millions(panel)
+    panel.set_xscale("log")
+    _plain(panel.xaxis)
     return handles
 
 
@@ -127,20 +128,21 @@ def _latencies(panel: Any, found: dict[str, Any]) -> dict[str, Any]:
         values = [row["cost"][f"latency, batch {batch}"] for row in rows]
         (handles[words],) = panel.plot(macs, values, style, color="#333333", marker=".", lw=1.2)
     panel.set_yscale("log")
+    _plain(panel.yaxis)
     panel.set_title("latency of a call, ms", loc="left")
     panel.set_xlabel("million multiply-accumulates")
-    _millions(panel)
+    panel.set_xscale("log")
+    _plain(panel.xaxis)
     return handles
 
 
-def _millions(panel: Any) -> None:
+def _plain(axis: Any) -> None:
     """Plain numbers on a logarithmic axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    panel.set_xscale("log")
-    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _save(figure: Any, path: Path, plt: Any) -> None:
