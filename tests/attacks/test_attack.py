@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pluriform.attacks.attack import ATTACKS, attack, labelled, passes
+from pluriform.attacks.attack import ATTACKS, attack, labelled, module_of, passes
 from pluriform.attacks.auto_attack import auto_attack
 from pluriform.attacks.minimal import minimal_distances
+from pluriform.attacks.suite import Member, Suite
 from pluriform.attacks.threat import Threat
 from pluriform.errors import BoundsError, ConfigError, LabelError, NonFiniteError, ShapeError, UnsupportedOpError
 from pluriform.fused import network as network_file
@@ -92,6 +93,9 @@ def test_bad_calls_say_what_to_do(net, samples):
         attack(net, x, y, Threat("linf", 0.1))
     with pytest.raises(ConfigError, match="8/255 = 0.03137 may be meant"):
         attack(net, x, y, Threat("linf", 8, (0, 1)))
+    for size in (-0.1, float("nan")):
+        with pytest.raises(ConfigError, match=f"expected a step_size of 0 or more; got step_size {size}"):
+            attack(net, x, y, THREATS[0], step_size=size)
     with pytest.raises(ConfigError, match=r"expected options of pgd \(.*steps.*\); got stepz"):
         attack(net, x, y, THREATS[0], stepz=3)
 
@@ -137,6 +141,7 @@ def test_inputs_and_labels_that_do_not_fit_are_said(net, samples, call, change, 
         (lambda x, y: (x.numpy(), y), r"expected a floating-point .*; got ndarray and torch.int64 .*float\(\)"),
         (lambda x, y: ((255 * x).byte(), y), "got torch.uint8 and torch.int64"),
         (lambda x, y: (x, y.tolist()), "got torch.float32 and list"),
+        (lambda x, y: (x.bfloat16(), y), "expected inputs of 32 or 64 bits; got torch.bfloat16"),
     ],
 )
 def test_what_is_no_tensor_is_said(net, samples, change, words):
@@ -166,6 +171,22 @@ def test_labels_may_be_short_integers(net, samples, method):
     expected = attack(net, x, y, THREATS[0], method, **options)
     for dtype in (torch.int32, torch.uint8):
         assert torch.equal(attack(net, x, y.to(dtype), THREATS[0], method, **options), expected)
+
+
+def test_a_function_serves(net, samples, tmp_path):
+    net.eval()
+    x, y = (part[:8] for part in samples)
+    suite = Suite("two", (Member("fgsm"), Member("pgd", {"steps": 3})))
+    for call in (
+        lambda form: attack(form, x, y, THREATS[0]),
+        lambda form: auto_attack(form, x, y, THREATS[0], suite).inputs,
+        lambda form: minimal_distances(form, x, y, "linf", (0, 1), steps=2).points,
+    ):
+        assert torch.equal(call(lambda at: net(at)), call(net))
+    with pytest.raises(ConfigError, match="expected a form, a module or a function of inputs; got str"):
+        module_of("net")
+    with pytest.raises(ConfigError, match="expected a module, whose weights a run can note; got a function"):
+        auto_attack(lambda at: net(at), x, y, THREATS[0], suite, run=tmp_path / "run")
 
 
 def test_inputs_may_come_out_of_inference_mode(net, samples):

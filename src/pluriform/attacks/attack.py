@@ -20,7 +20,7 @@ from pluriform.errors import ConfigError, LabelError, NonFiniteError, PluriformE
 from pluriform.fused.network import fused_network
 from pluriform.prediction import Predictor
 
-__all__ = ["ATTACKS", "attack", "check_finite", "labelled", "passes", "perturb"]
+__all__ = ["ATTACKS", "attack", "check_finite", "labelled", "module_of", "passes", "perturb"]
 
 BATCH = 256
 ATTACKS: Mapping[str, Callable[..., Inputs]] = {
@@ -35,8 +35,25 @@ ATTACKS: Mapping[str, Callable[..., Inputs]] = {
 }
 
 
+class _Called(nn.Module):
+    """A function in the place of a network."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.function(inputs)
+
+
 def attack(
-    form: nn.Module, x: Inputs, y: Tensor, threat: Threat, method: str = "pgd", seed: int = 0, **options: Any
+    form: nn.Module | Callable[[Tensor], Tensor],
+    x: Inputs,
+    y: Tensor,
+    threat: Threat,
+    method: str = "pgd",
+    seed: int = 0,
+    **options: Any,
 ) -> Inputs:
     """Inputs inside the threat that the form gets wrong, as far as the attack finds them.
 
@@ -44,7 +61,8 @@ def attack(
     stay as they are. A sample's perturbation does not depend on the other samples of the batch.
 
     Args:
-        form: A form, or any module that gives logits.
+        form: A form, or any module or differentiable function that gives logits; the modules that a function calls
+            stay in the mode they are in.
         x: Inputs inside the bounds, shape `(batch, *input_shape)`.
         y: True classes, integers of shape `(batch,)`.
         threat: Norm and radius, and the bounds where the form carries none.
@@ -68,10 +86,25 @@ def attack(
         >>> bool((attack(net, x, y, Threat("linf", 0.1, (0, 1))) - x).abs().max() <= 0.1 + 1e-6)
         True
     """
+    form = module_of(form)
     x, y = labelled(form, x, y, "attack")
     threat = resolve_threat(form, threat, x)
     check_scale(threat, x[0].numel())
     return perturb(form, x, y, threat, method, seed, **options)
+
+
+def module_of(form: Any) -> nn.Module:
+    """The form itself, or a function as a module.
+
+    Raises:
+        ConfigError: It cannot be called.
+    """
+    if isinstance(form, nn.Module):
+        return form
+    if not callable(form):
+        got = type(form).__name__
+        raise ConfigError(explain("a form, a module or a function of inputs", got, "attack", "pass what gives logits"))
+    return _Called(form)
 
 
 def labelled(form: nn.Module, x: Any, y: Any, where: str) -> tuple[Inputs, Labels]:
@@ -87,6 +120,9 @@ def labelled(form: nn.Module, x: Any, y: Any, where: str) -> tuple[Inputs, Label
         got = " and ".join(str(v.dtype) if isinstance(v, Tensor) else type(v).__name__ for v in (x, y))
         remedy = "write torch.as_tensor(x).float() and torch.as_tensor(y)"
         raise ShapeError(explain("a floating-point tensor of inputs and a tensor of labels", got, where, remedy))
+    if x.element_size() < 4:
+        remedy = "pass x.float() and network.float(): in 16 bits small steps and gradients round to nothing"
+        raise ShapeError(explain("inputs of 32 or 64 bits", str(x.dtype), where, remedy))
     if len(x) != y.shape[:1].numel() or len(x) == 0:
         got = f"{len(x)} inputs, {y.shape[:1].numel()} labels"
         raise ShapeError(explain("a label for each input, at least one", got, where, "pass both of the same batch"))

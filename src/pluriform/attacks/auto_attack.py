@@ -1,6 +1,7 @@
 """`auto_attack`: the worst case of a suite of attacks, resumed where it was killed."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from pluriform.attacks.attack import check_finite, labelled, passes, perturb
+from pluriform.attacks.attack import check_finite, labelled, module_of, passes, perturb
 from pluriform.attacks.gradient import attack_mode
 from pluriform.attacks.masking import Flag, masking_flags
 from pluriform.attacks.suite import Suite, auto_attack_suite
@@ -85,7 +86,7 @@ class WorstCase:
 
 
 def auto_attack(
-    form: nn.Module,
+    form: nn.Module | Callable[[Tensor], Tensor],
     x: Inputs,
     y: Tensor,
     threat: Threat,
@@ -101,7 +102,7 @@ def auto_attack(
     finished batch is kept, and a later call goes on there to the same result.
 
     Args:
-        form: A form, or any module that gives logits; normalisation belongs inside it.
+        form: A form, or any module or differentiable function that gives logits; normalisation belongs inside it.
         x: Inputs inside the bounds, `(batch, *input_shape)`.
         y: True classes, integers of shape `(batch,)`.
         threat: Norm and radius, and the bounds where the form carries none.
@@ -111,7 +112,7 @@ def auto_attack(
         run: A folder for the state; another form, data, suite or seed is refused there.
 
     Raises:
-        ConfigError: No such suite, or a radius in the wrong scale.
+        ConfigError: No such suite, a radius in the wrong scale, or a run of a function.
         BoundsError: Bounds unknown, or left by the inputs.
         ShapeError: Inputs and labels differ in number or are none, or the form does not take them or gives no logits.
         LabelError: Labels outside the classes.
@@ -129,6 +130,10 @@ def auto_attack(
         >>> worst.clean_accuracy, worst.suite.note
         (1.0, '2 classes: without apgd-t; fab for fab-t')
     """
+    if run is not None and not isinstance(form, nn.Module):
+        remedy = "wrap the function in a module that holds its networks, or leave run out"
+        raise ConfigError(explain("a module, whose weights a run can note", "a function", "auto_attack", remedy))
+    form = module_of(form)
     x, y = labelled(form, x, y, "auto_attack")
     threat = resolve_threat(form, threat, x)
     check_scale(threat, x[0].numel())

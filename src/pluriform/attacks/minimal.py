@@ -1,11 +1,12 @@
 """`minimal_distances`: how far the nearest misclassified point of every input is, whatever the radius."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from pluriform.attacks.attack import BATCH, labelled
+from pluriform.attacks.attack import BATCH, labelled, module_of
 from pluriform.attacks.fab import Nearest, Walk, nearest
 from pluriform.attacks.gradient import attack_mode
 from pluriform.attacks.threat import Threat, resolve_threat
@@ -17,7 +18,7 @@ __all__ = ["minimal_distances"]
 
 
 def minimal_distances(
-    form: nn.Module,
+    form: nn.Module | Callable[[Tensor], Tensor],
     x: Inputs,
     y: Tensor,
     norm: str = "linf",
@@ -35,7 +36,7 @@ def minimal_distances(
     the end.
 
     Args:
-        form: A form, or any module that gives logits.
+        form: A form, or any module or differentiable function that gives logits.
         x: Inputs inside the bounds.
         y: True classes, integers of shape `(batch,)`.
         norm: `"linf"`, `"l2"` or `"l1"`.
@@ -67,6 +68,7 @@ def minimal_distances(
         >>> round(found.distances.item(), 2)
         0.3
     """
+    form = module_of(form)
     x, y = labelled(form, x, y, "minimal_distances")
     if targets is not None and targets < 1:
         raise ConfigError(explain("targets >= 1, or None", f"{targets}", "minimal_distances", "the usual value is 9"))

@@ -73,14 +73,14 @@ def pgd(
         Perturbed inputs. A sample that is misclassified unperturbed stays as it is when `stop_when_broken`.
 
     Raises:
-        ConfigError: Negative steps, or fewer than one restart or pass.
+        ConfigError: Negative steps or length of them, or fewer than one restart or pass.
 
     References:
         Madry, Makelov, Schmidt, Tsipras, Vladu, 2018, Towards deep learning models resistant to adversarial attacks,
         arXiv 1706.06083.
         Tramèr, Boneh, 2019, Adversarial training and robustness for multiple perturbations, arXiv 1904.13000 (L1).
     """
-    _check_options(steps, restarts, eot)
+    _check_options(steps, restarts, eot, step_size)
     if steps == 0:
         return inputs.clone()
     size = 2.5 * threat.eps / steps if step_size is None else step_size
@@ -140,7 +140,10 @@ def _unseen(inputs: Tensor) -> Verdict:
     return Verdict(inputs.new_full((len(inputs),), -torch.inf), inputs.new_zeros(len(inputs), dtype=torch.bool))
 
 
-def _check_options(steps: int, restarts: int, eot: int) -> None:
+def _check_options(steps: int, restarts: int, eot: int, size: float | int | None) -> None:
     if steps < 0 or restarts < 1 or eot < 1:
         got = f"steps {steps}, restarts {restarts}, eot {eot}"
         raise ConfigError(explain("steps >= 0, restarts >= 1 and eot >= 1", got, "pgd", "raise them"))
+    if size is not None and not 0 <= size < math.inf:
+        remedy = "leave it out for 2.5 eps / steps"
+        raise ConfigError(explain("a step_size of 0 or more", f"step_size {size:g}", "pgd", remedy))
