@@ -4,9 +4,10 @@ import hashlib
 import json
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +17,7 @@ from pluriform.data.data import Data
 from pluriform.errors import ConfigError, DataError, GraphError, explain
 from pluriform.evaluation.environment import environment
 from pluriform.evaluation.evaluate import evaluate
+from pluriform.evaluation.robustness import CLIMBED, check_attacks
 from pluriform.graph.fingerprint import fingerprint
 from pluriform.method import Method, check_module
 from pluriform.report.page import write_report
@@ -34,6 +36,7 @@ def compare(
     network: str = "",
     outliers: Sequence[Data] = (),
     threats: Sequence[Threat] = (),
+    attacks: Sequence[str] = CLIMBED,
     auto_attack: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -51,6 +54,7 @@ def compare(
         network: Its name in the table; the class name by default.
         outliers: Data sets to be told apart from `data`.
         threats: Threat models for the robustness ladder.
+        attacks: Names of attacks whose figures are drawn against eps.
         auto_attack: Also run AutoAttack at the full eps of each threat: slow, and the figure to be quoted.
         seed: Of every fit and every measurement.
         device: Where to fit.
@@ -60,7 +64,7 @@ def compare(
         One result a method, in the same order.
 
     Raises:
-        ConfigError: No methods, or one of them twice.
+        ConfigError: No methods, or one of them twice, or an unknown attack.
         DataError: The data set cannot be used.
         ShapeError: The network does not fit the data.
         RunConflictError: `run` holds another comparison.
@@ -68,6 +72,7 @@ def compare(
     if not methods or len(set(methods)) < len(methods):
         got = ", ".join(method.label for method in methods) or "none"
         raise ConfigError(explain("different methods, at least one", got, "compare", "name each form once"))
+    check_attacks(attacks)
     check_fit_data(data)
     check_module(module, data)
     config = {
@@ -76,14 +81,21 @@ def compare(
         "data": data.fingerprint,
         "outliers": [part.fingerprint for part in outliers],
         "threats": [repr(threat) for threat in threats],
+        **({"attacks": list(attacks)} if tuple(attacks) != CLIMBED else {}),
         **({"auto_attack": True} if auto_attack else {}),
         "seed": seed,
     }
     with Run(run, config) as opened:
+        judged = {
+            "outliers": list(outliers),
+            "threats": list(threats),
+            "attacks": list(attacks),
+            "auto_attack": auto_attack,
+        }
         results = []
         for method in methods:
             row = _Row(method, module, data, network or type(module).__name__, seed, device, opened)
-            results.append(row.result(outliers, threats, auto_attack, tell))
+            results.append(row.result(judged, tell))
         write_report(results, opened.path / "report.html")
         opened.mark_done()
     return results
@@ -100,10 +112,8 @@ class _Row:
         digest = hashlib.sha256(json.dumps(method.to_json(), sort_keys=True).encode()).hexdigest()[:8]
         self.folder = f"{type(method).__name__}-{digest}"
 
-    def result(
-        self, outliers: Sequence[Data], threats: Sequence[Threat], auto_attack: bool, tell: Callable[[str], object]
-    ) -> Result:
-        """The stored result, or fit and evaluate now."""
+    def result(self, judged: Mapping[str, Any], tell: Callable[[str], object]) -> Result:
+        """The stored result, or fit and evaluate now, with arguments of `evaluate`."""
         name = f"results/{self.folder}.json"
         if self.run.has(name):
             tell(f"{self.method.label}: already evaluated")
@@ -118,11 +128,9 @@ class _Row:
             found = evaluate(
                 form,
                 self.data,
-                outliers=list(outliers),
-                threats=list(threats),
-                auto_attack=auto_attack,
+                **judged,
                 seed=self.seed,
-                run=folder if auto_attack else None,
+                run=folder if judged["auto_attack"] else None,
             )
             found = replace(found, form=self.method.label, method=self.method.to_json(), network=self.network)
             tell(f"{self.method.label}: evaluated in {time.perf_counter() - fitted:.1f} s")

@@ -9,6 +9,7 @@ from torch import nn
 from pluriform.attacks.threat import Threat
 from pluriform.errors import ConfigError
 from pluriform.evaluation import robustness
+from pluriform.evaluation.evaluate import evaluate
 from pluriform.evaluation.robustness import measure_robustness
 from pluriform.evaluation.subject import Subject
 
@@ -147,3 +148,20 @@ def test_broken_rules_are_put_into_words():
         "pgd accuracy rises from 0.3000 at eps 0.1 to 0.6000 at eps 0.2",
         "PGD leaves 0.6000 at eps 0.2, more than FGSM with 0.4000",
     ]
+
+
+def test_any_attack_is_climbed_where_norm_and_classes_allow_it(form, data):
+    names = ("fgsm", "pgd", "apgd-ce", "square")
+    subject = Subject(form, data)
+    found = measure_robustness(subject, [THREAT, Threat("l1", 2.0)], samples=40, fractions=(0, 1), attacks=names)
+    ladders = {(c.condition["threat"], c.condition["attack"]): c.columns["accuracy"] for c in found.curves}
+    assert set(ladders) == {("linf", n) for n in names} | {("l1", n) for n in names if n != "square"}
+    assert len({ladder[0] for ladder in ladders.values()}) == 1  # Nothing has moved at eps 0.
+    assert ladders["linf", "apgd-ce"][1] <= ladders["linf", "fgsm"][1] < ladders["linf", "fgsm"][0]
+    assert found.protocol["robustness"]["left out"] == [f"square: not for l1 and {len(data.classes)} classes"]
+    assert found.protocol["robustness"]["square"] == "at its defaults"
+
+
+def test_an_unknown_attack_is_refused_before_anything_is_measured(form, data):
+    with pytest.raises(ConfigError, match="apgd-x.*name some of these"):
+        evaluate(form, data, threats=[THREAT], attacks=("pgd", "apgd-x"))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pluriform.errors import ConfigError, explain
 
-__all__ = ["KINDS", "Member", "Suite", "auto_attack_suite"]
+__all__ = ["KINDS", "Member", "Suite", "auto_attack_suite", "fitting"]
 
 KINDS = ("standard", "plus", "rand")
 ITERATIONS = 100
@@ -77,11 +77,11 @@ def auto_attack_suite(classes: int, norm: str, kind: Literal["standard", "plus",
         raise ConfigError(explain(expected, got, "AutoAttack", "correct the arguments"))
     members, notes = [], []
     for member in _published(kind, norm):
-        fitting = _fitting(member, classes, norm)
-        if fitting != member:
-            notes.append(f"without {member.method}" if fitting is None else f"{fitting.method} for {member.method}")
-        if fitting is not None and fitting not in members:
-            members.append(fitting)
+        own = fitting(member, classes, norm)
+        if own != member:
+            notes.append(f"without {member.method}" if own is None else f"{own.method} for {member.method}")
+        if own is not None and own not in members:
+            members.append(own)
     reason = f"{classes} classes" if classes < 4 else norm
     return Suite(f"AutoAttack {kind}", tuple(members), f"{reason}: {'; '.join(notes)}" if notes else "")
 
@@ -100,8 +100,8 @@ def _published(kind: str, norm: str) -> tuple[Member, ...]:
     return Member("apgd-ce", once), Member("apgd-t", once), Member("fab-t", once), square
 
 
-def _fitting(member: Member, classes: int, norm: str) -> Member | None:
-    """The member itself, what stands in its place, or nothing."""
+def fitting(member: Member, classes: int, norm: str) -> Member | None:
+    """The member itself, what stands in its place for so few classes or in this norm, or nothing."""
     if member.method == "square" and norm == "l1":
         return None
     if member.method == "apgd-dlr" and classes < 3:

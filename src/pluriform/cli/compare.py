@@ -42,6 +42,7 @@ examples:
 def options() -> type:
     """A dataclass of the flags of `compare`, with those of every method under the method's name."""
     names = tuple(METHODS)
+    attacks = "whose figures are drawn against eps; also apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square"
     threats = "NORM:EPS in input units; a tenth of the input range in the maximum norm for images"
     methods = [
         (name.replace("-", "_"), method_class(name), field(default_factory=method_class(name))) for name in names
@@ -54,6 +55,7 @@ def options() -> type:
             ("out", described(str | None, "run folder"), None),
             ("outliers", described(tuple[str, ...], "data sets to be told apart from it"), ()),
             ("threats", described(tuple[str, ...] | None, threats), None),
+            ("attacks", described(tuple[str, ...], attacks), ("fgsm", "pgd")),
             ("auto_attack", described(bool, "also run AutoAttack at the eps of each threat, which is slow"), False),
             *FIT_FLAGS,
             *methods,
@@ -102,6 +104,7 @@ def run(words: Sequence[str]) -> None:
         network=name,
         outliers=[load_data(outlier) for outlier in chosen.outliers],
         threats=[parse_threat(text) for text in (default_threats(data) if chosen.threats is None else chosen.threats)],
+        attacks=chosen.attacks,
         auto_attack=chosen.auto_attack,
         seed=chosen.seed,
         device=chosen.device,

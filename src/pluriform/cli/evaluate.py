@@ -37,6 +37,8 @@ class Evaluate:
     """data sets to be told apart from it"""
     threats: tuple[str, ...] = ()
     """NORM:EPS such as linf:0.1"""
+    attacks: tuple[str, ...] = ("fgsm", "pgd")
+    """whose figures are drawn against eps; also apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square"""
     auto_attack: bool = False
     """also run AutoAttack at the full eps of each threat, which is slow"""
     net: str | None = None
@@ -58,6 +60,7 @@ def run(words: Sequence[str]) -> None:
         data,
         outliers=[load_data(name) for name in chosen.outliers],
         threats=[parse_threat(text) for text in chosen.threats],
+        attacks=chosen.attacks,
         auto_attack=chosen.auto_attack,
         seed=chosen.seed,
     )

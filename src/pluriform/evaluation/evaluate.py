@@ -25,7 +25,7 @@ from pluriform.evaluation.images import Translating, measure_images, measure_tra
 from pluriform.evaluation.narrowing import measure_narrowing
 from pluriform.evaluation.outliers import measure_outliers
 from pluriform.evaluation.regression import measure_regression
-from pluriform.evaluation.robustness import measure_robustness
+from pluriform.evaluation.robustness import CLIMBED, check_attacks, measure_robustness
 from pluriform.evaluation.samples import measure_samples
 from pluriform.evaluation.searching import measure_search
 from pluriform.evaluation.subject import Subject
@@ -50,6 +50,7 @@ def evaluate(
     method: Mapping[str, Any] | None = None,
     corruptions: Sequence[str] | None = None,
     samples: int = 1000,
+    attacks: Sequence[str] = CLIMBED,
     auto_attack: bool = False,
     extractors: Sequence[nn.Module] = (),
     segmentation: nn.Module | None = None,
@@ -63,14 +64,15 @@ def evaluate(
         form: A fitted form, or a plain module, which is then taken as fitted on `data`.
         data: Data like those the form was fitted on. Validation gives temperature and noise, test all figures.
         outliers: Data sets to be told apart from `data`; images are resized to fit.
-        threats: Threat models, each climbed in steps of its eps under FGSM and PGD; on fewer samples, attacked inputs
-            are told from clean ones.
+        threats: Threat models, each climbed in steps of its eps under `attacks`; on fewer samples, attacked inputs are
+            told from clean ones.
         seed: Of bootstrap, subsets, attacks and noise; noted as the result's seed.
         label: Name of the row; by default that of the method that made the form.
         network: What the form was made from; by default the class of the network.
         method: JSON of the method that made it, which the form knows itself.
         corruptions: Names for the corrupted test; a few by default, `()` for none.
         samples: At most so many test samples are attacked and corrupted, stratified by class.
+        attacks: Names of attacks whose figures are drawn against eps, as in `attack`.
         auto_attack: Also run AutoAttack at the full eps of each threat: slow, and the figure to be quoted.
         extractors: Of a translator only: classifiers whose features tell images apart.
         segmentation: Of a translator of label maps only: labels photographs, trained on the real pairs.
@@ -82,12 +84,13 @@ def evaluate(
     Raises:
         ShapeError: The form was fitted on data of another shape, number of outputs or task.
         EmptySplitError: No test samples.
-        ConfigError: An unknown corruption, a radius in the wrong scale, AutoAttack without a threat, or a task without
-            figures.
+        ConfigError: An unknown corruption or attack, a radius in the wrong scale, AutoAttack without a threat, or a
+            task without figures.
         DivergenceError: The form predicts NaN or infinity.
         LabelError: A label outside the form's classes.
         NonFiniteError: NaN or infinity in the data.
     """
+    check_attacks(attacks)
     if auto_attack and not threats:
         remedy = "name the threats, or leave auto_attack out"
         raise ConfigError(explain("a threat for AutoAttack", "none", "evaluate", remedy))
@@ -100,7 +103,7 @@ def evaluate(
         check_match(predictor, data)
         subject = Subject(predictor, data, seed)
         attacked = None if run is None or not auto_attack else _folder(run) / "auto_attack"
-        parts = _findings(subject, outliers, threats, corruptions, samples, auto_attack, attacked)
+        parts = _findings(subject, outliers, threats, corruptions, samples, attacks, auto_attack, attacked)
     whole = merged(parts, {name: value for part in parts for name, value in part.protocol.items()})
     result = Result(
         form=label or predictor.origin.get("label") or type(form).__name__,
@@ -157,6 +160,7 @@ def _findings(
     threats: Sequence[Threat],
     corruptions: Sequence[str] | None,
     samples: int,
+    attacks: Sequence[str],
     auto_attack: bool,
     attacked: Path | None,
 ) -> list[Findings]:
@@ -166,7 +170,7 @@ def _findings(
             measure_calibration(subject),
             measure_diversity(subject),
             measure_outliers(subject, outliers),
-            measure_robustness(subject, threats, samples=samples) if threats else Findings(),
+            measure_robustness(subject, threats, samples=samples, attacks=attacks) if threats else Findings(),
             measure_worst_case(subject, threats, samples, attacked) if auto_attack else Findings(),
             measure_adversarial(subject, threats),
             measure_detection(subject, threats, samples=min(samples, DETECTED)) if threats else Findings(),

@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pluriform.attacks.attack import perturb
+from pluriform.attacks.attack import ATTACKS, perturb
 from pluriform.attacks.masking import masking_flags
+from pluriform.attacks.suite import Member, fitting
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
+from pluriform.errors import ConfigError, explain
 from pluriform.evaluation.cost import count_macs
 from pluriform.evaluation.findings import Findings, measure
 from pluriform.evaluation.subject import Subject, stratified_index
 from pluriform.result import Curve, Measure
 
-__all__ = ["FRACTIONS", "SAMPLES", "measure_robustness"]
+__all__ = ["CLIMBED", "FRACTIONS", "SAMPLES", "check_attacks", "measure_robustness"]
 
 FRACTIONS = (0.0, 0.125, 0.25, 0.5, 1.0)
 SAMPLES = 1000
@@ -24,7 +26,12 @@ FLAGGED = 100  # Of them are looked at for masked gradients.
 SEARCH_PASSES, MOST_MACS = 500, 200_000_000_000
 TOLERANCE = 0.005
 PGD_STEPS = 20
-ATTACKS: Mapping[str, Mapping[str, Any]] = {"fgsm": {}, "pgd": {"steps": PGD_STEPS}}
+CLIMBED = ("fgsm", "pgd")
+OPTIONS: Mapping[str, Mapping[str, Any]] = {"pgd": {"steps": PGD_STEPS}}
+WORDS = {
+    "fgsm": "one step of eps, no random start",
+    "pgd": f"{PGD_STEPS} steps of 2.5 eps / {PGD_STEPS}, random start, 1 restart, worst iterate of each sample",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +51,26 @@ class _Rungs:
         return self.correct.mean(0).tolist()
 
 
+def check_attacks(attacks: Sequence[str]) -> None:
+    """Make sure that all are known.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    odd = [name for name in attacks if name not in ATTACKS]
+    if odd:
+        remedy = "name some of these; AutoAttack is an option of its own"
+        raise ConfigError(explain(f"attacks of {', '.join(ATTACKS)}", ", ".join(odd), "evaluate", remedy))
+
+
 def measure_robustness(
-    subject: Subject, threats: Sequence[Threat], fractions: Sequence[float | int] = FRACTIONS, samples: int = SAMPLES
+    subject: Subject,
+    threats: Sequence[Threat],
+    fractions: Sequence[float | int] = FRACTIONS,
+    samples: int = SAMPLES,
+    attacks: Sequence[str] = CLIMBED,
 ) -> Findings:
-    """`robust_accuracy` and the curve `robustness` for every threat under FGSM and PGD, and `masked`.
+    """`robust_accuracy` and the curve `robustness` for every threat under every attack, and `masked`.
 
     `masked` is 1 where gradients mislead these attacks (`masking_flags`), so that their figures are too high.
     The signs of masked gradients that take a search are left out where it would cost more than 200 GMAC, or an unknown
@@ -58,10 +81,13 @@ def measure_robustness(
         threats: Each is climbed in `fractions` of its eps.
         fractions: Of eps; 0 is the clean accuracy on the same samples.
         samples: At most so many test samples, stratified and seeded.
+        attacks: By name, at their defaults but for PGD, which takes 20 steps. One that needs more classes gives way to
+            its untargeted kin; one that the norm has not is left out, and the protocol says so.
 
     Raises:
-        ConfigError: A radius in the wrong scale.
+        ConfigError: A radius in the wrong scale, or an unknown attack.
     """
+    check_attacks(attacks)
     if subject.data.bounds is None and any(threat.bounds is None for threat in threats):
         reason = f"{subject.data.name} has no bounds, which a threat needs"
         return Findings(protocol={"robustness": {"skipped": reason}})
@@ -73,8 +99,7 @@ def measure_robustness(
         "subset": "all test samples" if len(index) == len(subject.test) else f"stratified, seed {subject.seed}",
         "seed": subject.seed,
         "clean_accuracy": clean,
-        "fgsm": "one step of eps, no random start",
-        "pgd": f"{PGD_STEPS} steps of 2.5 eps / {PGD_STEPS}, random start, 1 restart, worst iterate of each sample",
+        **{name: WORDS.get(name, "at its defaults") for name in attacks},
         "fractions": list(fractions),
         "flags": [],
         "checked": "norm and bounds of every perturbed batch; figures from a new prediction of the returned inputs",
@@ -93,7 +118,8 @@ def measure_robustness(
             found = masking_flags(subject.form, *few, threat, subject.seed, searched=searched)
             masked |= any(flag.masked for flag in found)
             protocol["flags"] += [f"{threat.norm}: {flag.words}" for flag in found]
-            ladder = {name: _climb(subject, inputs, labels, threat, name, sorted(fractions)) for name in ATTACKS}
+            members = _members(attacks, subject.form.signature.outputs, threat.norm, protocol)
+            ladder = {m.method: _climb(subject, inputs, labels, threat, m, sorted(fractions)) for m in members}
             protocol["flags"] += [f"{threat.norm}: {words}" for words in _violations(ladder, clean)]
             for name, rungs in ladder.items():
                 measures += _figures(subject, rungs, {"threat": threat.norm, "attack": name})
@@ -104,13 +130,23 @@ def measure_robustness(
     return Findings(tuple(measures), tuple(curves), {"robustness": protocol})
 
 
+def _members(attacks: Sequence[str], classes: int, norm: str, protocol: dict[str, Any]) -> list[Member]:
+    """The attacks as they are run, each once."""
+    found = {name: fitting(Member(name, OPTIONS.get(name, {})), classes, norm) for name in attacks}
+    for name, member in found.items():
+        if member is None:
+            protocol.setdefault("left out", []).append(f"{name}: not for {norm} and {classes} classes")
+    return list({member.method: member for member in found.values() if member is not None}.values())
+
+
 def _climb(
-    subject: Subject, inputs: Tensor, labels: Tensor, threat: Threat, attack: str, fractions: Sequence[float | int]
+    subject: Subject, inputs: Tensor, labels: Tensor, threat: Threat, attack: Member, fractions: Sequence[float | int]
 ) -> _Rungs:
     columns: list[Tensor] = []
     clean = (subject.form.predict(inputs).mean.argmax(-1).cpu() == labels).double()
     for fraction in fractions:
-        moved = perturb(subject.form, inputs, labels, threat.scaled(fraction), attack, subject.seed, **ATTACKS[attack])
+        scaled = threat.scaled(fraction)
+        moved = perturb(subject.form, inputs, labels, scaled, attack.method, subject.seed, **attack.options)
         columns.append(clean * (subject.form.predict(moved).mean.argmax(-1).cpu() == labels))
     return _Rungs([threat.eps * fraction for fraction in fractions], torch.stack(columns, 1))
 
@@ -153,6 +189,8 @@ def _violations(ladder: Mapping[str, _Rungs], clean: float) -> list[str]:
             for low, high in pairwise(steps)
             if high[1] > low[1] + TOLERANCE
         ]
+    if not {"fgsm", "pgd"} <= set(ladder):
+        return words
     pairs = zip(ladder["fgsm"].eps, ladder["fgsm"].accuracy, ladder["pgd"].accuracy, strict=True)
     words += [
         f"PGD leaves {pgd:.4f} at eps {eps:g}, more than FGSM with {fgsm:.4f}"
