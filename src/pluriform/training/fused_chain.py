@@ -108,7 +108,7 @@ class _SquaredError(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, *torch._foreach_mul(ctx.saved_tensors, grad_outputs[0] / ctx.parts)
+        return None, None, None, *torch._foreach_mul(ctx.saved_tensors, grad_outputs[0] / ctx.parts)  # type: ignore[attr-defined]
 
 
 class _Outputs(torch.autograd.Function):
