@@ -130,21 +130,22 @@ def test_too_few_classes_and_impossible_options_are_refused(samples):
 
 
 def test_averaged_passes_break_more_of_a_network_that_answers_at_random(net, samples):
-    """By its mean accuracy over many passes, so that the luck of single ones does not count."""
+    """By its mean accuracy over many passes and four runs, so that the luck of single ones does not count."""
     x, y = samples
 
     class Noisy(nn.Module):
-        def __init__(self):
+        def __init__(self, seed):
             super().__init__()
-            self.net, self.generator = net, torch.Generator().manual_seed(0)
+            self.net, self.generator = net, torch.Generator().manual_seed(seed)
 
         def forward(self, x):
             return self.net(x + 0.1 * torch.randn(x.shape, generator=self.generator))
 
-    left = []
-    for eot in (1, 16):
-        noisy = Noisy()
+    def left(eot, seed):
+        noisy = Noisy(seed)
         moved = attack(noisy, x, y, Threat("l2", 0.3, (0, 1)), "apgd-ce", steps=20, eot=eot)
         with torch.no_grad():
-            left.append(float(torch.stack([noisy(moved).argmax(1) == y for _ in range(200)]).double().mean()))
-    assert left[1] < left[0] - 0.03
+            return float(torch.stack([noisy(moved).argmax(1) == y for _ in range(200)]).double().mean())
+
+    once, often = (sum(left(eot, seed) for seed in range(4)) / 4 for eot in (1, 16))
+    assert often < once - 0.03

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from pluriform.attacks.attack import attack
+from pluriform.attacks.attack import attack, perturb
 from pluriform.attacks.fab import Walk, nearest
 from pluriform.attacks.gradient import attack_mode
 from pluriform.attacks.hyperplane import shortest_step
 from pluriform.attacks.threat import Threat
-from pluriform.errors import ConfigError, UnsupportedOpError
+from pluriform.errors import ConfigError, ShapeError, UnsupportedOpError
 
 BOTH = pytest.mark.parametrize("method", ["fab", "fab-t"])
 DUALS = {"linf": 1, "l2": 2, "l1": torch.inf}
@@ -170,7 +170,8 @@ def test_a_step_costs_two_forwards_and_the_gradients_it_says(points, method, gra
         return once(*arguments, **options)
 
     monkeypatch.setattr(torch.autograd, "grad", counted)
-    net.register_forward_hook(lambda *_: calls.update(forward=calls["forward"] + 1))
+    whole = len(points)  # A single sample is tried first.
+    net.register_forward_hook(lambda _, given, __: calls.update(forward=calls["forward"] + (len(given[0]) == whole)))
     options = {"targets": 1} if method == "fab-t" else {}
     with torch.no_grad():
         attack(net, points, y, Threat("l2", 1e-9, FAR), method, steps=7, **options)
@@ -207,8 +208,11 @@ def test_bad_calls_say_what_to_do(samples, method):
     threat, net = Threat("linf", 0.1, (0, 1)), nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
     with pytest.raises(ConfigError, match="steps >= 0, restarts >= 1 .*; got steps -1, restarts 1"):
         attack(net, x, y, threat, method, steps=-1)
+    single = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+    with pytest.raises(ShapeError, match=r"got shape \(1, 1\) .* a logit for each class, at least two"):
+        attack(single, x, 0 * y, threat, method)
     with pytest.raises(ConfigError, match="expected at least 2 classes; got 1"):
-        attack(nn.Sequential(nn.Flatten(), nn.Linear(16, 1)), x, 0 * y, threat, method)
+        perturb(single, x, 0 * y, threat, method)
     detached = Detached(16, 5)
     with pytest.raises(UnsupportedOpError, match="expected outputs differentiable in the inputs; got .* of Detached"):
         attack(detached, x, detached(x).argmax(1), threat, method)

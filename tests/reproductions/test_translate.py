@@ -207,6 +207,7 @@ def test_thin_ones_stand_beside_the_same_width_alone(script):
 
 
 def test_figures_are_drawn_from_records(script, tmp_path):
+    pytest.importorskip("matplotlib")
     figures = script("translate_figures")
     figures.draw_augmentation(script("translate_augmentation").outcome(list(augmented_parts())), tmp_path / "a.png")
     figures.draw_thin(script("translate_thin").outcome(list(thin_parts())), tmp_path / "b.png")
