@@ -140,10 +140,8 @@ def _unwritable(root: nn.Module, graph: fx.Graph) -> GraphError:
     """A module or parameter with a name such as `in`: traced code, which is Python, cannot read it."""
     paths = [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
     names = [path for path in dict.fromkeys(paths) if any(map(iskeyword, path.split(".")))]
-    expected, where = (
-        "submodules and parameters whose names are no keywords of Python",
-        f"trace of {type(root).__name__}",
-    )
+    expected = "submodules and parameters whose names are no keywords of Python"
+    where = f"trace of {type(root).__name__}"
     return GraphError(explain(expected, ", ".join(names), where, "give them other names"))
 
 
