@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from plotting import pyplot
 from torch.nn import functional as F
 
 HERE = Path(__file__).parent
@@ -30,17 +31,6 @@ NAMES = {
 SCORES = {"log_density": ("log p(x)", "o"), "max_probability": ("max p(y|x)", "s"), "approximate_mass": ("mass", "^")}
 METHODS = {"training": ("plain", "#666666"), "jem": ("JEM", "#D55E00")}
 ROWS, COLUMNS = 5, 10
-
-
-def pyplot() -> Any:
-    """Matplotlib without a screen, in the style of the other figures."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9})
-    return plt
 
 
 def draw_outliers(found: dict[str, Any], path: Path) -> None:

@@ -13,6 +13,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from plotting import pyplot
+
 HERE = Path(__file__).parent
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#8C510A")
 NAMES = {
@@ -47,17 +49,6 @@ TITLES = {
 FORMS = ("gaussian process", "infinite width", "deep ensemble", "hypergan latent-gan", "hypergan none")
 LABELS = {"mnist-5000": "MNIST-5000"}
 VARIANTS = {"full": "full", "no-discriminator": "without discriminator", "no-mixer": "without mixer"}
-
-
-def pyplot() -> Any:
-    """Matplotlib without a screen, in the style of the other figures."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9})
-    return plt
 
 
 def draw_outliers(record: dict, path: Path) -> None:

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from plotting import pyplot
+
 HERE = Path(__file__).parent
 DISTANCES = {
     "untrained": ("untrained", "#999999", ":"),
@@ -24,17 +26,6 @@ ARMS = {
     "wide-then-narrow": ("wide, then narrow", "#0072B2", "o"),
 }
 NAMES = {"fashion-mnist": "FashionMNIST", "cifar10": "CIFAR-10"}
-
-
-def pyplot() -> Any:
-    """Matplotlib without a screen, in the style of the other figures."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9})
-    return plt
 
 
 def draw_mean_field(found: dict[str, Any], path: Path) -> None:

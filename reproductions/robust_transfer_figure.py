@@ -13,6 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from plotting import pyplot
+
 HERE = Path(__file__).parent
 MODES = {"linear-probe": "fixed features", "full-network": "full network"}
 TARGETS = {
@@ -25,17 +27,6 @@ TARGETS = {
 SOURCES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "cifar100-part": "CIFAR-100 (part)"}
 PIXELS = {"32": ("#0072B2", "o"), "16": ("#E69F00", "s"), "8": ("#D55E00", "^")}
 LINEAR = 0.05  # Below it the axis of eps is linear.
-
-
-def pyplot() -> Any:
-    """Matplotlib without a screen, in the style of the other figures."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9})
-    return plt
 
 
 def draw_transfer(targets: dict[str, Any], source: str, path: Path) -> None:

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from plotting import pyplot
+
 HERE = Path(__file__).parent
 TRAINED_ON = {
     "source": ("grey digits", "#666666"),
@@ -33,17 +35,6 @@ PANELS = {
     "perceptual_distance [CIFAR-10]": "perceptual distance",
 }
 FAMILIES = {"pix2pix": "pix2pix", "spade": "SPADE", "tsit": "TSIT"}
-
-
-def pyplot() -> Any:
-    """Matplotlib without a screen, in the style of the other figures."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9})
-    return plt
 
 
 def draw_augmentation(found: dict[str, Any], path: Path) -> None:
