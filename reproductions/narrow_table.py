@@ -10,8 +10,8 @@ and is trained once a seed; all arms learn from the same one. Sizes were chosen 
 not kept: with 4,000 images the wide network was hardly better than the thin one. They are what two CPU cores
 carry: about three hours of one core for both data sets and the curves.
 
-The table: depth 20, width 8, five seeds, all arms. The curves (CIFAR-10): depths 8 and 32 at width 8, widths 4 and 12
-at depth 20, three seeds, the arms `alone`, `distillation`, `wide-then-narrow`.
+The table: depth 20, width 8, five seeds, all arms. The curves: depths 8 and 32 at width 8, widths 4 and 12 at depth 20,
+three seeds, the arms `alone`, `distillation`, `wide-then-narrow`.
 
 Every arm gives the thin network 6 passes over the training images. Units of wide-then-narrow, and the guided half of
 FitNets, count as their share of it by multiply-accumulates, maps included; `thin passes` says what it came to. The
@@ -62,7 +62,7 @@ from pluriform.training.recipe import Recipe
 IMAGES, FACTOR = 20000, 3
 WIDE_EPOCHS, EPOCHS = 5, 6
 DEPTH, WIDTH = 20, 8
-CURVES = {"cifar10": ((8, WIDTH), (32, WIDTH), (DEPTH, 4), (DEPTH, 12))}
+CURVES = ((8, WIDTH), (32, WIDTH), (DEPTH, 4), (DEPTH, 12))
 CURVE_SEEDS, CURVE_ARMS = (0, 1, 2), ("alone", "distillation", "wide-then-narrow")
 RATES = (7e-4, 1.5e-3, 3e-3)
 WIDE_RATE = 2e-3
@@ -265,7 +265,7 @@ def main() -> None:
             for arm in chosen.arms if "table" in chosen.places else ():
                 compute(name, chosen.depth, chosen.width, arm, seed, chosen)
     for name in chosen.data if "curves" in chosen.places and not chosen.assemble else ():
-        for depth, width in CURVES.get(name, ()):
+        for depth, width in CURVES:
             for seed in (seed for seed in CURVE_SEEDS if seed in chosen.seeds):
                 for arm in (arm for arm in CURVE_ARMS if arm in chosen.arms):
                     compute(name, depth, width, arm, seed, chosen)
