@@ -211,7 +211,7 @@ class Imitation:
             logging.getLogger("pluriform").warning(
                 "unit %d of %d, up to %s: %d channels can carry no more than %.3g of the wide network's variance, "
                 "however long they learn; take a less wide network",
-                place + 1, len(self.plan.units), unit.end, channels, carried,
+                place + 1, len(self.plan.units), unit.end, channels, max(0.0, carried),
             )  # fmt: skip
         return lift
 
