@@ -2,7 +2,8 @@
 
     PLURIFORM_DATA=... OMP_NUM_THREADS=1 python reproductions/search_real.py
         [--minutes 15] [--data digits fashion-mnist uci:letter] [--arms ours random mutate start autokeras]
-        [--seeds 0 1 2] [--longest fashion-mnist:60] [--out runs/search_real] [--peers .venv-peers] [--assemble]
+        [--seeds 0 1 2] [--longest fashion-mnist:60] [--out runs/search_real] [--kept FOLDER] [--peers .venv-peers]
+        [--assemble]
 
 All begin with the network of the paper: three layers of 64 (3x3 convolutions with batch norm, ReLU and pooling, then a
 dense layer, for images; dense layers with dropout for the table). `ours` is `MorphismSearch` at its defaults, `random`
@@ -13,8 +14,9 @@ the rest. `autokeras` searches its own space (`ImageClassifier`, `StructuredData
 
 All choices are made on one validation split (a fifth of the training samples, at most 10,000); test samples are looked
 at once. Time is wall time in one process with one thread; `cpu share` says how much of a core it had, so that runs that
-others disturbed are seen. Two processes with different `--data` can work side by side on two cores; parts by (data,
-arm, seed, minutes) are not run again, and a search that was killed goes on.
+others disturbed are seen. All together take eleven hours of a core. Two processes with different `--data` can work side
+by side on two cores; parts by (data, arm, seed, minutes) lie in `--kept`, by default reproductions/search_real, and are
+run once, on whichever machine; a search that was killed goes on.
 
 References:
     Jin, Song, Hu 2019, Auto-Keras, arXiv:1806.10282: 7.42 % error on Fashion-MNIST in 12 hours of a GPU.
@@ -195,7 +197,7 @@ def compute(name: str, arm: str, seed: int, minutes: float, chosen: argparse.Nam
     """Run one arm and write its part."""
     key = {"data": name, "arm": arm, "seed": seed, "minutes": minutes, "version": VERSION}
     label = f"{name}-{arm}-{seed}-{minutes:g}".replace(":", "-")
-    path = chosen.out / "parts" / f"{label}.json"
+    path = chosen.kept / "parts" / f"{label}.json"
     if part_is_current(path, key):
         return
     data = pf.load(name, seed=seed)
@@ -267,6 +269,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--longest", help="one more search of ours, seed 0: DATA:MINUTES")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/search_real")
+    parser.add_argument("--kept", type=Path, default=Path(__file__).with_suffix(""), help="where parts lie")
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers", help="environment with autokeras")
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--assemble", action="store_true", help="only write the JSON from the parts")
@@ -278,7 +281,7 @@ def main() -> None:
         if chosen.longest:
             name, _, minutes = chosen.longest.rpartition(":")
             compute(name, "ours", 0, float(minutes), chosen)
-    write_record(chosen.json, outcome(read_parts(chosen.out)))
+    write_record(chosen.json, outcome(read_parts(chosen.kept)))
 
 
 if __name__ == "__main__":
