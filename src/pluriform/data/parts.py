@@ -72,7 +72,10 @@ def assemble(parts: Parts, validation: float | int, seed: int) -> Data:
 
 
 def _unpaired(parts: Parts, rest: Split, validation: float | int, seed: int) -> Data:
-    """Splits of two sides that have nothing to do with each other; targets are drawn by style."""
+    """Splits of two sides that have nothing to do with each other; targets are drawn by style.
+
+    Nothing is held out where the share of a side is less than half an image.
+    """
     test, held = parts.test, parts.validation
     if test is None:
         rest, test = _two_sides(rest, TEST_FRACTION, TEST_SEED)
@@ -87,6 +90,8 @@ def _unpaired(parts: Parts, rest: Split, validation: float | int, seed: int) -> 
 def _two_sides(split: Split, amount: float | int, seed: int) -> tuple[Split, Split]:
     first = holdout(len(split.inputs), None, amount, seed)
     second = holdout(len(split.targets), split.styles, amount, seed)
+    if not (len(first[1]) and len(second[1])):  # One side alone is no sample.
+        first, second = (holdout(len(side), None, 0, seed) for side in (split.inputs, split.targets))
     stay, out = (
         Split(split.inputs[mine], split.targets[other], None if split.styles is None else split.styles[other])
         for mine, other in zip(first, second, strict=True)

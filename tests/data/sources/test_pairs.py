@@ -74,6 +74,42 @@ def test_side_by_side(tmp_path):
     assert load(tmp_path, task="translation", size=2).train.targets.shape == (3, 1, 2, 2)
 
 
+def test_side_by_side_in_several_sizes(tmp_path):
+    for at in range(3):
+        picture = Image.new("L", (8 + 4 * at, 4), 7)
+        picture.paste(200, (4 + 2 * at, 0, 8 + 4 * at, 4))
+        picture.save(tmp_path / f"{at}.png")
+    with pytest.raises(ShapeError, match="expected pictures of 4x4 pixels; got 4x6 .1.png beside 0.png.. To fix: give"):
+        load(tmp_path, task="translation")
+    data = load(tmp_path, task="translation", size=4, validation=0)
+    assert torch.equal(data.train.inputs, torch.full((2, 1, 4, 4), 7 / 255))  # Nothing of the neighbour.
+    assert torch.equal(data.train.targets, torch.full((2, 1, 4, 4), 200 / 255))
+
+
+def test_one_coloured_picture_makes_all_splits_coloured(tmp_path):
+    for part in ("train", "test"):
+        for side in "AB":
+            draw(tmp_path / f"{part}{side}" / "0.png", 50)
+    (tmp_path / "trainA" / "0.png").unlink()
+    Image.new("RGB", (4, 4), (1, 2, 3)).save(tmp_path / "trainA" / "0.png")
+    data = load(tmp_path, task="translation")
+    assert [part.inputs.shape[1] for part in (data.train, data.test)] == [3, 3]
+    assert [part.targets.shape[1] for part in (data.train, data.test)] == [1, 1]
+    check_fit_data(data)
+
+
+@pytest.mark.parametrize(("first", "second", "held"), [(7, 5, (0, 1)), (20, 3, (0, 1)), (20, 2, (0, 0))])
+def test_a_handful_of_unpaired_images(tmp_path, first, second, held):
+    for side, number in (("A", first), ("B", second)):
+        for at in range(number):
+            draw(tmp_path / f"train{side}" / f"{side}{at}.png", at)
+    data = load(tmp_path, task="translation")
+    check_fit_data(data)
+    for part, number in zip((data.validation, data.test), held, strict=True):
+        assert min(len(part.inputs), len(part.targets)) == min(len(part), 1) == number
+    assert len(data.train.targets) == second - len(data.validation.targets) - len(data.test.targets)
+
+
 def test_layouts_that_are_none(tmp_path):
     for name in ("one", "two", "three"):
         draw(tmp_path / name / "0.png", 0)

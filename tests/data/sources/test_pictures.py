@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -62,6 +64,43 @@ def test_depth_and_channels():
     many = np.random.default_rng(0).random((3, 4, 7))
     assert torch.equal(read({"m.npy": array(many)})[0], torch.from_numpy(many.astype(np.float32)).permute(2, 0, 1))
     assert read({"m.npy": array(many)}, size=(2, 3)).shape == (1, 7, 2, 3)
+
+
+def test_floating_point_pictures_are_not_black():
+    values = np.array([[0, 0.25, 0.5, 1]], dtype=np.float32)
+    files = {"a.tif": content(Image.fromarray(values), "TIFF")}
+    assert torch.equal(read(files)[0, 0], torch.from_numpy(values))
+    assert read(files, deep=False).flatten().tolist() == [0, 64, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.full((2, 2), 300.0, np.float32), "floating-point pixels in .0, 1.; got values from 300 to 300 .a.tif"),
+        (np.array([[-1024, 3000]], np.int32), "integers in 0..65535; got values from -1024 to 3000 .a.tif"),
+        (np.array([[0, 70000]], np.int32), "got values from 0 to 70000"),
+    ],
+)
+def test_values_that_would_be_cut_are_refused(values, words):
+    for deep in (True, False):
+        with pytest.raises(CorruptFileError, match=words):
+            read({"a.tif": content(Image.fromarray(values), "TIFF")}, deep=deep)
+
+
+def test_colours_of_sixteen_bits_are_read_with_eight_and_said_so(caplog):
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + struct.pack(">HHH", 257 * 7, 257 * 8, 257 * 9))
+    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    found = read({"a.png": b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)})
+    assert found.flatten().tolist() == [7, 8, 9]
+    assert "1 pictures of 16 bits a channel were read with 8" in caplog.text
+    caplog.clear()
+    read({"a.png": content(Image.new("RGB", (1, 1)))})
+    assert not caplog.text
+
+
+def _chunk(kind, inside):
+    return struct.pack(">I", len(inside)) + kind + inside + struct.pack(">I", zlib.crc32(kind + inside))
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ from pluriform.data.parts import Parts
 from pluriform.data.sources.folders import part_of, picture_names
 from pluriform.data.sources.label_files import is_label_folder, read_label_maps, read_table
 from pluriform.data.sources.locate import Files, locate
-from pluriform.data.sources.pictures import Size, read_pictures, sides
+from pluriform.data.sources.pictures import Size, read_pictures
 from pluriform.data.sources.request import Request
 from pluriform.errors import ConfigError, DataNotFoundError, ShapeError, explain
 
 __all__ = ["facades", "paired_folder"]
 
+COLOURS = 3
 NAMED = 3  # Pictures without a partner that an error names.
 SUFFIXED = r"_?(leftImg8bit|gtFine_labelIds|gtFine_color|gtFine_labelTrainIds)$"  # Cityscapes ends its names so.
 
@@ -119,7 +120,7 @@ def paired_folder(folder: Path, name: str, size: Size, classes: Sequence[str] | 
         )
     described = _described(folder, places, domains, size, classes)
     splits = {part: _split(described, part) for part in ("train", "validation", "test")}
-    splits = {part: found for part, found in splits.items() if found is not None}
+    splits = _alike({part: found for part, found in splits.items() if found is not None})
     if "train" not in splits:
         raise DataNotFoundError(explain("training pictures", "none", str(folder), "name their folder train or trainA"))
     if len(splits["train"].inputs) == 1 or len(splits["train"].targets) == 1:
@@ -210,6 +211,22 @@ def _split(folder: Folder, part: str) -> Split | None:
     return _two_sides(folder, first, second)
 
 
+def _alike(splits: dict[str, Split]) -> dict[str, Split]:
+    """One coloured picture makes all of its side coloured, in whatever split it stands."""
+    first, second = (
+        max((side.shape[1] for side in sides if side.shape[1] <= COLOURS), default=1)
+        for sides in zip(*((split.inputs, split.targets) for split in splits.values()), strict=True)
+    )
+    return {
+        part: replace(split, inputs=_coloured(split.inputs, first), targets=_coloured(split.targets, second))
+        for part, split in splits.items()
+    }
+
+
+def _coloured(side: Tensor, channels: int) -> Tensor:
+    return side.repeat(1, channels, 1, 1) if side.shape[1] == 1 < channels else side
+
+
 def _two_sides(folder: Folder, first: dict[str, str], second: dict[str, str]) -> Split:
     maps, names = folder.maps, list(first.values())
     inputs = _pictures(folder, names) if maps is None else torch.stack([maps[name] for name in names])
@@ -229,18 +246,5 @@ def _pictures(folder: Folder, names: Sequence[str]) -> Tensor:
 
 
 def _halves(names: Sequence[str], folder: Folder) -> Split:
-    pixels = read_pictures(names, folder.read, deep=True)
-    width = pixels.shape[-1]
-    if width % 2:
-        raise ShapeError(explain("two pictures side by side", f"an odd width of {width}", names[0], "use two folders"))
-    return Split(*(_resize(half.contiguous(), folder.size) for half in pixels.split(width // 2, dim=-1)))
-
-
-def _resize(pixels: Tensor, size: Size) -> Tensor:
-    wanted = sides(size)
-    if wanted is None or tuple(pixels.shape[-2:]) == wanted:
-        return pixels
-    resized = torch.nn.functional.interpolate(pixels.float(), wanted, mode="bicubic", antialias=True)
-    if pixels.dtype == torch.uint8:
-        return resized.round().clamp(0, 255).to(torch.uint8)
-    return resized.clamp(0, 1)
+    left = read_pictures(names, folder.read, folder.size, deep=True, half="left")
+    return Split(left, read_pictures(names, folder.read, folder.size, deep=True, half="right"))

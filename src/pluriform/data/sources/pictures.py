@@ -3,7 +3,8 @@
 import io
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,45 +12,68 @@ from torch import Tensor
 
 from pluriform.errors import CorruptFileError, ShapeError, explain
 
-__all__ = ["SUFFIXES", "Size", "read_pictures", "sides"]
+__all__ = ["Half", "SUFFIXES", "Size", "read_pictures", "sides"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 Size = int | tuple[int, int] | None
+Half = Literal["left", "right"]
+DEEPEST = 65535
+
+
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """Channels first, uint8 or float32 in [0, 1], and what was lost: something transparent, or 8 of 16 bits."""
+
+    pixels: np.ndarray
+    transparent: bool = False
+    shortened: bool = False
 
 
 def read_pictures(
-    names: Sequence[str], read: Callable[[str], bytes], size: Size = None, *, deep: bool = False
+    names: Sequence[str],
+    read: Callable[[str], bytes],
+    size: Size = None,
+    *,
+    deep: bool = False,
+    half: Half | None = None,
 ) -> Tensor:
     """Decode pictures: grey ones to one channel where all are grey, to three channels otherwise.
 
     A camera's note of how it was held (EXIF) is obeyed; transparent pictures are put on white, with a line in the log.
+    Floating-point pictures (TIFF) lie in [0, 1]. Coloured files of 16 bits a channel are read with 8, with a line in
+    the log.
 
     Args:
         names: Which pictures.
         read: Gives the content of the file of a name.
         size: Side in pixels to resize to (square, antialiased), or height and width; `None` keeps the pictures as they
             are.
-        deep: Keep 16 bits a channel, and take `.npy` arrays `(height, width[, channels])` of any number of channels,
-            uint8, uint16 or floating point in [0, 1].
+        deep: Keep the 16 bits of grey pictures, and take `.npy` arrays `(height, width[, channels])` of any number of
+            channels, uint8, uint16 or floating point in [0, 1].
+        half: Only this half of every picture, before it is resized.
 
     Returns:
         Pixels, uint8, shape `(N, channels, height, width)`; where `deep` and any has more than 8 bits float32 in
         [0, 1].
 
     Raises:
-        CorruptFileError: A file is not a picture or is damaged; names it.
-        ShapeError: The pictures differ in size and no `size` is given, or in their channels; names two of them.
+        CorruptFileError: A file is not a picture or is damaged, or its values lie elsewhere; names it.
+        ShapeError: The pictures differ in size and no `size` is given, or in their channels; names two of them. Or one
+            of an odd width has no halves.
     """
-    found = [_decode(name, read(name), size, deep) for name in names]
+    found = [_decode(name, read(name), size, deep, half) for name in names]
     if not found:
         return torch.zeros(0, 1, *(sides(size) or (1, 1)), dtype=torch.uint8)
-    pixels = [picture for picture, _ in found]
-    transparent = [name for name, (_, clear) in zip(names, found, strict=True) if clear]
-    if transparent:
-        logging.getLogger("pluriform").warning(
-            "%d pictures with transparent parts were put on white, the first is %s", len(transparent), transparent[0]
-        )
+    pixels = [picture.pixels for picture in found]
+    _tell(
+        "with transparent parts were put on white",
+        [name for name, picture in zip(names, found, strict=True) if picture.transparent],
+    )
+    _tell(
+        "of 16 bits a channel were read with 8 (save them as uint16 in .npy files to keep all)",
+        [name for name, picture in zip(names, found, strict=True) if picture.shortened and deep],
+    )
     channels = max(len(picture) for picture in pixels)
     _check_alike(names, pixels, channels)
     if any(picture.dtype != np.uint8 for picture in pixels):
@@ -63,6 +87,11 @@ def read_pictures(
 def sides(size: Size) -> tuple[int, int] | None:
     """Height and width that `size` asks for."""
     return (size, size) if isinstance(size, int) else size
+
+
+def _tell(what: str, names: Sequence[str]) -> None:
+    if names:
+        logging.getLogger("pluriform").warning("%d pictures %s, the first is %s", len(names), what, names[0])
 
 
 def _check_alike(names: Sequence[str], pixels: Sequence[np.ndarray], channels: int) -> None:
@@ -83,26 +112,62 @@ def _check_alike(names: Sequence[str], pixels: Sequence[np.ndarray], channels: i
         raise ShapeError(explain(expected, got, place, "give all of them the same channels"))
 
 
-def _decode(name: str, content: bytes, size: Size, deep: bool) -> tuple[np.ndarray, bool]:
-    """Channels first, uint8 or (deep) float32, and whether something was transparent."""
+def _decode(name: str, content: bytes, size: Size, deep: bool, half: Half | None) -> _Picture:
     from PIL import Image, ImageOps
 
     if deep and name.endswith(".npy"):
-        return _resized(_array(name, content), size), False
+        return _Picture(_resized(_halved(name, _array(name, content), half), size))
+    clear = shortened = False
     try:
         with Image.open(io.BytesIO(content)) as file:
+            tiles: Any = getattr(file, "tile", ())  # Gone once the pixels are read.
+            stored = [str(tile[-1]) for tile in tiles]
             turned: Any = ImageOps.exif_transpose(file)
-            if turned.mode.startswith("I") and deep:
-                values = np.asarray(turned).clip(0, 65535).astype(np.float32) / 65535
-                return _resized(values[None], size), False
-            picture, clear = _eight_bits(turned)
-        wanted = sides(size)
-        if wanted is not None and picture.size != wanted[::-1]:
-            picture = picture.resize(wanted[::-1], Image.Resampling.LANCZOS)
+            wide = turned.mode == "F" or turned.mode.startswith("I")
+            if not wide:
+                shortened = any(";16" in raw for raw in stored)
+                turned, clear = _eight_bits(turned)
+            values = np.asarray(turned)
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise CorruptFileError(explain("a picture", f"{error}", name, "remove the file or replace it")) from error
-    values = np.asarray(picture)
-    return (values[None] if values.ndim == 2 else values.transpose(2, 0, 1)), clear
+    values = _halved(name, values[None] if values.ndim == 2 else values.transpose(2, 0, 1), half)
+    if wide:
+        values = _resized(_in_bounds(name, values), size)
+        return _Picture(values if deep else (values * 256).clip(0, 255).astype(np.uint8))
+    return _Picture(_lanczos(values, size), clear, shortened)
+
+
+def _halved(name: str, values: np.ndarray, half: Half | None) -> np.ndarray:
+    """One half of a picture, channels first."""
+    width = values.shape[-1]
+    if half is None:
+        return values
+    if width % 2:
+        raise ShapeError(explain("two pictures side by side", f"an odd width of {width}", name, "use two folders"))
+    return values[..., : width // 2] if half == "left" else values[..., width // 2 :]
+
+
+def _in_bounds(name: str, values: np.ndarray) -> np.ndarray:
+    """Integers of 16 bits, or floating-point pixels, as float32 in [0, 1]."""
+    most = 1 if values.dtype.kind == "f" else DEEPEST
+    least, greatest = float(values.min()), float(values.max())
+    if not (least >= 0 and greatest <= most):
+        expected = "floating-point pixels in [0, 1]" if most == 1 else f"integers in 0..{DEEPEST}"
+        remedy = "scale them, or save them as uint16 or float32 in a .npy file"
+        raise CorruptFileError(explain(expected, f"values from {least:g} to {greatest:g}", name, remedy))
+    return values.astype(np.float32) / most
+
+
+def _lanczos(values: np.ndarray, size: Size) -> np.ndarray:
+    """Eight-bit pixels resized, channels first."""
+    from PIL import Image
+
+    wanted = sides(size)
+    if wanted is None or values.shape[1:] == wanted:
+        return values
+    picture = Image.fromarray(np.ascontiguousarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)))
+    resized = np.asarray(picture.resize((wanted[1], wanted[0]), Image.Resampling.LANCZOS))
+    return resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1)
 
 
 def _array(name: str, content: bytes) -> np.ndarray:
@@ -119,11 +184,7 @@ def _array(name: str, content: bytes) -> np.ndarray:
     values = values.transpose(2, 0, 1)
     if values.dtype == np.uint8:
         return values
-    values = values.astype(np.float32) / (65535 if values.dtype == np.uint16 else 1)
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-        got = f"values from {values.min():g} to {values.max():g}"
-        raise CorruptFileError(explain("floating-point pixels in [0, 1]", got, name, "scale them"))
-    return values
+    return _in_bounds(name, values)
 
 
 def _resized(values: np.ndarray, size: Size) -> np.ndarray:
@@ -141,8 +202,6 @@ def _eight_bits(picture: Any) -> tuple[Any, bool]:
     """Grey or red, green, blue with 8 bits each, transparent parts put on white, and whether there were any."""
     from PIL import Image
 
-    if picture.mode.startswith("I"):
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 256).astype(np.uint8)), False
     grey = picture.mode in ("1", "L", "LA")
     clear = False
     if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
