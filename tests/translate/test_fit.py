@@ -9,6 +9,7 @@ from pluriform.errors import ConfigError, DivergenceError, LabelError, RunConfli
 from pluriform.translate.fit import TSIT
 from pluriform.translate.game import Game
 from pluriform.translate.game_recipe import GameRecipe
+from pluriform.translate.rivals.spade import SPADE
 
 
 def short(updates=3, **options):
@@ -165,6 +166,12 @@ def test_bad_input(pairs, unpaired, labelled):
         tsit(task="multi-modal").fit(None, unpaired)
     with pytest.raises(ConfigError, match="a crop of at most 16 pixels"):
         tsit(training=short(crop=32)).fit(None, pairs)
+    for method in (tsit(encoder=True, training=short(crop=8)), SPADE(encoder=True, training=short(crop=8))):
+        with pytest.raises(ConfigError, match="whole images where an encoder gives the start; got crop=8 for 16x16"):
+            method.fit(None, labelled)
+    for task, data in (("auto", replace(labelled, paired=False)), ("style-transfer", labelled)):
+        with pytest.raises(ConfigError, match="pictures as contents of style-transfer; got arrays, whose inputs"):
+            tsit(task=task).fit(None, data)
     with pytest.raises(ConfigError, match="levels for 16x16 pixels"):
         tsit(levels=8).fit(None, pairs)
     with pytest.raises(ConfigError, match="l1 of 0 or more, or None; got -1"):

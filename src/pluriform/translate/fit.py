@@ -123,6 +123,7 @@ class TSIT(Translation):
     def _cast(self, module: nn.Module | None, data: Data, scale: Scale) -> Cast:
         task = self._task(data)
         unpaired = task in UNPAIRED
+        self._check_contents(task, data)
         preset = preset_named(self.preset)
         height, width = self._size(data)
         levels = preset.levels_for(height, width) if self.levels is None else self.levels
@@ -152,7 +153,7 @@ class TSIT(Translation):
         seen = scale.outputs if unpaired else scale.outputs + scale.channels
         discriminator = MultiScaleDiscriminator(seen, preset.discriminator_width, layers, scales)
         player = TSITPlayer(generator, encoder)
-        extractor = None if unpaired and scale.classes else extractor_of(module, data, scale)
+        extractor = extractor_of(module, data, scale)
         weights = self._weights(task, extractor is not None)
         rules = OneWayGame(player, player.sketch, discriminator, weights, conditional=not unpaired, extractor=extractor)
         facts = {
@@ -168,6 +169,14 @@ class TSIT(Translation):
             "extractor": extractor.label if extractor else "none",
         }
         return Cast(rules, TSITPainter(generator, styled, start != "content"), facts, not unpaired)
+
+    def _check_contents(self, task: str, data: Data) -> None:
+        """Raise where nothing would hold the content, or where pieces would be made that are no images."""
+        if task in UNPAIRED and data.classes:
+            expected, remedy = f"pictures as contents of {task}", "give each label map its image, under the same name"
+            raise ConfigError(explain(expected, f"{data.name}, whose inputs are label maps", "TSIT", remedy))
+        if self.encoder and task not in UNPAIRED:
+            self._require_whole(data)
 
     def _check_parts(self, styled: bool, start: str) -> None:
         """Raise where what is left out is not there."""

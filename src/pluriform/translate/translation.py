@@ -133,6 +133,14 @@ class Translation(Method):
         crop = self.recipe.crop
         return (crop, crop) if crop else (data.input_shape[1], data.input_shape[2])
 
+    def _require_whole(self, data: Data) -> None:
+        """Raise where a trunk that starts from a latent vector would be trained on pieces: it makes one size only."""
+        if self._size(data) != tuple(data.input_shape[1:]):
+            height, width = data.input_shape[1:]
+            got, remedy = f"crop={self.recipe.crop} for {height}x{width} pixels", "leave out crop, or the encoder"
+            expected = "whole images where an encoder gives the start"
+            raise ConfigError(explain(expected, got, f"{type(self).__name__} on {data.name}", remedy))
+
     def _require_pairs(self, data: Data) -> None:
         if not data.paired:
             remedy = "use TSIT or CycleGAN, or give files of a pair the same name"

@@ -81,6 +81,7 @@ class SPADE(Translation):
         )
         encoder = None
         if self.encoder:
+            self._require_whole(data)
             encoder = StyleEncoder(scale.outputs, side=StyleEncoder.side_for(height, width), width=self.width)
         player = SPADEPlayer(generator, encoder)
         layers, scales = recommended_patch_layers(height, width), recommended_scales(height, width)
