@@ -11,6 +11,8 @@ from pluriform.errors import ConfigError, DivergenceError, EmptySplitError, Shap
 from pluriform.evaluation.feature_reader import FeatureReader
 from pluriform.evaluation.images import measure_images
 from pluriform.metrics.feature_distance import frechet_distance
+from pluriform.metrics.perceptual_distance import perceptual_terms
+from pluriform.translate.perceptual import random_extractor
 
 
 class Answer:
@@ -105,6 +107,20 @@ def test_distances_are_those_of_the_features():
     assert facts["frechet_distance"].startswith("unreliable")
     assert len(facts["weights"]) == 16
     assert "subsets of 6 images" in facts["kernel_distance"]
+
+
+def test_extractors_of_layers_read_all_of_them_in_their_own_bounds():
+    data, extractor = pairs(), random_extractor(3, layers=3, width=4)
+    findings = measure_images(Answer(data, lambda images: 1 - images), data, extractors=[extractor])
+    found, (facts,) = figures(findings), findings.protocol["images"]["extractors"]
+    rounded = (data.test.targets * 255).round() / 255
+    sides = [extractor(2 * images - 1) for images in (1 - rounded, rounded)]
+    assert found[("perceptual_distance",)].value == pytest.approx(float(perceptual_terms(*sides).mean()), rel=1e-5)
+    vectors = [maps[-1].mean((2, 3)) for maps in sides]
+    assert found[("frechet_distance",)].value == pytest.approx(frechet_distance(*vectors), rel=1e-4)
+    assert (facts["name"], facts["weights"]) == ("random network, seed 0", extractor.fingerprint)
+    assert facts["maps"] == ["layer 1: 4x16x16", "layer 2: 8x8x8", "layer 3: 16x4x4"]
+    assert facts["features"] == 16
 
 
 def test_segmentation_counts_wrong_pixels():

@@ -1,8 +1,9 @@
 """`FeatureReader`: what a fitted classifier sees in images, as vectors and as maps."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from pluriform.graph.parameters import modes_kept, weights_of
 from pluriform.graph.trace import trace
 from pluriform.prediction import Predictor
 
-__all__ = ["FeatureReader", "Features"]
+__all__ = ["FeatureReader", "Features", "Layered"]
 
 BATCH = 64
 
@@ -35,11 +36,29 @@ class Features:
     maps: list[Tensor]
 
 
-class FeatureReader:
-    """Reads images with a classifier: a form of one network, or a plain network.
+@runtime_checkable
+class Layered(Protocol):
+    """Images in [-1, 1] to feature maps of several layers, shallow to deep, as `vgg19_extractor(path)` gives them.
 
-    Images are brought to the size (bilinear, antialiased), channels (grey repeated, colours averaged) and bounds that
-    the classifier was fitted on; a plain network is taken to read the target images of `data` as they are.
+    Attributes:
+        name: Of the network.
+        fingerprint: Hash of its weights.
+    """
+
+    name: str
+    fingerprint: str
+
+    def forward(self, images: Tensor) -> Sequence[Tensor]:
+        """Feature maps of images `(batch, channels, height, width)`."""
+        ...
+
+
+class FeatureReader:
+    """Reads images with a classifier (a form of one network, or a plain network) or with an extractor of layers.
+
+    An extractor of layers sees the images as they are, in [-1, 1]; its vectors are means of its last map. For a
+    classifier images are brought to the size (bilinear, antialiased), channels (grey repeated, colours averaged) and
+    bounds that it was fitted on; a plain network is taken to read the target images of `data` as they are.
 
     Args:
         classifier: Left unchanged.
@@ -55,17 +74,21 @@ class FeatureReader:
     """
 
     def __init__(self, classifier: nn.Module, data: Data) -> None:
-        network = _network(classifier)
         like = data.train.batch(torch.arange(1))[1]
         shape, self.bounds = tuple(like.shape[1:]), data.bounds or (0.0, 1.0)
         self.given: Bounds = self.bounds
+        self.device = next((tensor.device for tensor in classifier.parameters()), torch.device("cpu"))
+        self.layers: Any = None
+        if isinstance(classifier, Layered):
+            self._read_layers(classifier, like)
+            return
+        network = _network(classifier)
         if isinstance(classifier, Predictor):
             shape = classifier.signature.input_shape
             self.bounds = classifier.signature.bounds or self.bounds
         if len(shape) != 3:
             raise ShapeError(explain("a classifier of images", f"inputs of shape {shape}", "extractor", "fit another"))
         self.shape = shape
-        self.device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
         with modes_kept(network):
             graph = self._traced(network)
             levels = level_nodes(graph)
@@ -87,6 +110,8 @@ class FeatureReader:
         """Read images in the bounds of the data, in evaluation mode."""
         vectors: list[Tensor] = []
         maps: list[list[Tensor]] = []
+        if self.layers is not None:
+            return self._of_layers(images)
         with modes_kept(self._tap), modes_kept(self._network):
             self._network.eval()
             self._tap.eval()
@@ -96,6 +121,27 @@ class FeatureReader:
                 vectors.append((last.mean((2, 3)) if last.dim() == 4 else last.flatten(1)).cpu())
                 maps.append([found[name].float().cpu() for name in self.nodes])
         return Features(torch.cat(vectors), [torch.cat(level) for level in zip(*maps, strict=True)])
+
+    def _read_layers(self, extractor: Any, like: Tensor) -> None:
+        """Take an extractor of layers; `like` is one image."""
+        self.layers, self.bounds, self.name = extractor, (-1.0, 1.0), str(extractor.name)
+        self.shape = tuple(like.shape[1:])
+        maps = self._of_layers(like).maps
+        self.facts = {
+            "name": self.name,
+            "weights": extractor.fingerprint,
+            "features": int(maps[-1].shape[1]),
+            "maps": [f"layer {place + 1}: {'x'.join(map(str, found.shape[1:]))}" for place, found in enumerate(maps)],
+            "images": f"as they are, {self.shape[1]}x{self.shape[2]}",
+        }
+
+    @torch.no_grad()
+    def _of_layers(self, images: Tensor) -> Features:
+        with modes_kept(self.layers):
+            self.layers.eval()
+            parts = [self.layers(self._fitted(part.to(self.device))) for part in images.split(BATCH)]
+        maps = [torch.cat([found.float().cpu() for found in level]) for level in zip(*parts, strict=True)]
+        return Features(maps[-1].mean((2, 3)), maps)
 
     def _fitted(self, images: Tensor) -> Tensor:
         (low, high), (first, last) = self.given, self.bounds

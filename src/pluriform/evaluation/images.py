@@ -76,7 +76,7 @@ def measure_images(
     Args:
         translator: A fitted translator, or anything that has `translate`, and `draw` where it knows several styles.
         data: Data like those it was fitted on.
-        extractors: Classifiers, as forms or networks.
+        extractors: Classifiers, as forms or networks, or extractors of layers such as `vgg19_extractor(path)`.
         segmentation: Images to logits of the classes, `(batch, classes, height, width)`, trained on real pairs.
         classifier: Images to logits.
         labels: Class of every test content, int64.
