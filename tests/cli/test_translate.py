@@ -1,14 +1,20 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import tyro
 from PIL import Image
 
 import pluriform as pf
 from pluriform.cli.main import main
-from pluriform.cli.translate import TRANSLATORS, options
+from pluriform.cli.translate import TRANSLATORS, options, translate_folder
+from pluriform.data.signature import Signature
+from pluriform.prediction import Translator
 from pluriform.translate.game_recipe import GameRecipe
+from pluriform.translate.rivals.pix2pix import Pix2Pix
+from pluriform.translate.scale import Scale
 
 
 def draw(folder, side, values, name):
@@ -61,10 +67,16 @@ def test_faults_have_a_sentence(photographs, tmp_path, capsys):
     (photographs / "after" / "3.png").unlink()
     assert main(["translate", "pix2pix", str(photographs), "--run", str(tmp_path / "run")]) == 1
     assert "before/3.png in one only" in capsys.readouterr().err
+    (photographs / "before" / "3.png").unlink()
     digits = pf.load("digits")
     pf.Training(epochs=1).fit(pf.nets.build("mlp", digits), digits).save(tmp_path / "form")
     assert main(["translate", "images", str(tmp_path / "form"), str(photographs), "--out", str(tmp_path / "o")]) == 1
     assert "expected a translator" in capsys.readouterr().err
+    (tmp_path / "vgg19.pth").write_text("no weights")  # A file holds VGG-19, a folder a form.
+    for flag in ("--extractor", "--judges"):
+        words = ["translate", "tsit", str(photographs), "--preset", "tiny", "--updates", "1", flag]
+        assert main([*words, str(tmp_path / "vgg19.pth"), "--run", str(tmp_path / f"run{flag}")]) == 1
+        assert "expected a state_dict of tensors" in capsys.readouterr().err
 
 
 def test_label_maps_are_checked_by_name(tmp_path, capsys):
@@ -81,6 +93,80 @@ def test_label_maps_are_checked_by_name(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "expected label ids 0..2 for 3 classes; got " in error.replace("\n", " ")
     assert "x/bad.png" in error
+
+
+def test_coloured_label_maps_need_no_table(tmp_path):
+    """Their classes are called by the colours, and a table beside their folder is read as for the training."""
+    colours = np.array([[0, 0, 255], [255, 0, 0]], dtype=np.uint8)
+    ids = np.random.default_rng(0).integers(0, 2, (4, 16, 16))
+    folder, out = tmp_path / "data", tmp_path / "out"
+    for at, own in enumerate(ids):
+        draw(folder, "label", colours[own], at)
+        draw(folder, "photo", colours[own] // 2, at)
+    form = Pix2Pix(width=2, training=GameRecipe(updates=1, batch_size=2)).fit(None, pf.load(folder, task="translation"))
+    assert form.signature.classes == ("#0000ff", "#ff0000")
+    assert translate_folder(form, folder / "label", out) == 4
+    wanted = form.translate(torch.from_numpy(ids[:1, None]).float())[0].permute(1, 2, 0)
+    with Image.open(out / "0.png") as picture:
+        assert np.abs(np.asarray(picture) / 255 - wanted.numpy()).max() <= 0.5 / 255 + 1e-6
+
+    with Image.open(folder / "label" / "0.png") as picture:
+        indexed = picture.quantize(2)  # Its indices need not be the ids.
+    turned = Image.fromarray(1 - np.asarray(indexed), "P")
+    turned.putpalette([*indexed.getpalette()[3:6], *indexed.getpalette()[:3]])
+    form.signature = replace(form.signature, classes=("wall", "door"))
+    (folder / "classes.json").write_text(json.dumps({"wall": [0, 0, 255], "door": [255, 0, 0]}))
+    for place, picture in (("first", indexed), ("second", turned)):
+        (folder / place).mkdir()
+        picture.save(folder / place / "0.png")
+        translate_folder(form, folder / place, tmp_path / place)
+        assert (tmp_path / place / "0.png").read_bytes() == (out / "0.png").read_bytes()
+
+
+def test_translated_files_lose_nothing(tmp_path):
+    """Depth of grey contents, many channels, names with points; and never each other or the originals."""
+    folder, out = tmp_path / "new", tmp_path / "out"
+    folder.mkdir()
+    Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 200).save(folder / "x.0.png")
+    assert translate_folder(_Same(1), folder, out) == 1
+    with Image.open(out / "x.0.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.arange(256).reshape(16, 16) * 200)
+    many = np.random.default_rng(0).random((2, 4, 5, 6), dtype=np.float32)
+    (folder / "x.0.png").unlink()
+    for at, values in enumerate(many):
+        np.save(folder / f"x.{at}.npy", values)
+    assert translate_folder(_Same(6), folder, out) == 2
+    assert all(np.array_equal(np.load(out / f"x.{at}.npy"), values) for at, values in enumerate(many))
+    with pytest.raises(pf.PluriformError, match="which would be overwritten"):
+        translate_folder(_Same(6), folder, folder / ".." / "new")
+    np.save(folder / "x.1.png", many[0])
+    (folder / "x.1.png.npy").rename(folder / "x.1.png")
+    with pytest.raises(pf.PluriformError, match=r"pictures of different names; got x.1.npy and x.1.png"):
+        translate_folder(_Same(6), folder, out)
+
+
+def test_a_grey_style_is_a_style_of_three_channels(tmp_path):
+    form, seen = _Same(3), {}
+    form.translate = lambda content, style, *, seed: seen.update(style=style) or content
+    Image.new("L", (4, 4), 51).save(tmp_path / "style.png")
+    (tmp_path / "new").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "new" / "a.png")
+    translate_folder(form, tmp_path / "new", tmp_path / "out", str(tmp_path / "style.png"))
+    assert torch.equal(seen["style"], torch.full((1, 3, 4, 4), 51 / 255))
+
+
+class _Same(Translator):
+    """Gives the contents back."""
+
+    def __init__(self, channels):
+        super().__init__(Signature("same", "translation", (channels, 16, 16), channels, (), (0.0, 1.0)))
+        self.scale = Scale(0.0, 1.0, 0, channels, channels)
+
+    def forward(self, content, style=None):
+        return content
+
+    def translate(self, content, style=None, *, seed=0):
+        return content
 
 
 def test_evaluate_judges_translators(photographs, tmp_path):

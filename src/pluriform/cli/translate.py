@@ -11,14 +11,14 @@ import numpy as np
 import torch
 import tyro
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from pluriform.cli.arguments import FIT_FLAGS, described
 from pluriform.cli.fit import unprefixed
 from pluriform.data.describe import describe
 from pluriform.data.load import load
 from pluriform.data.sources.folders import picture_names
-from pluriform.data.sources.label_files import read_label_maps, read_table
+from pluriform.data.sources.label_files import Table, read_label_maps, read_table
 from pluriform.data.sources.pictures import Size, read_pictures
 from pluriform.errors import ConfigError, ShapeError, explain
 from pluriform.evaluation.evaluate import evaluate
@@ -27,6 +27,7 @@ from pluriform.forms import load_form
 from pluriform.prediction import Translator
 from pluriform.report.page import write_report
 from pluriform.report.table import comparison_table
+from pluriform.translate.perceptual import vgg19_extractor
 
 __all__ = ["TRANSLATORS", "run", "translate_folder"]
 
@@ -38,6 +39,7 @@ TRANSLATORS = {
     "munit": "pluriform.translate.rivals.munit:MUNIT",
 }
 
+NETWORKS = "fitted classifier, or file of VGG-19 weights,"
 SEGMENTATION = "pluriform.translate.segmentation:Segmentation"
 
 USAGE = f"""usage: pluriform translate METHOD DATA [--size SIDE] [--run FOLDER] [options of the method]
@@ -74,12 +76,12 @@ def options(name: str) -> type:
             ("data", described(tyro.conf.Positional[str], "facades, or a folder of images")),
             ("size", sides, ()),
             ("classes", classes, ()),
-            ("extractor", described(str | None, "fitted classifier whose features hold the content"), None),
+            ("extractor", described(str | None, f"{NETWORKS} whose features hold the content"), None),
             (
                 "judges",
                 described(
                     tuple[str, ...],
-                    "fitted classifiers whose features tell images apart in the page; else random weights",
+                    f"{NETWORKS} whose features tell images apart in the page, one or several; else random weights",
                 ),
                 (),
             ),
@@ -131,7 +133,7 @@ def run(words: Sequence[str]) -> None:
         found.method.fit(None, data, seed=found.seed, run=folder, device=found.device)
         console.print(f"fitted: {folder}")
         return
-    module = load_form(found.extractor) if found.extractor else None
+    module = _network(found.extractor) if found.extractor else None
     form = found.method.fit(module, data, seed=found.seed, run=folder, device=found.device)
     console.print(f"fitted: {folder}")
     if not len(data.test):
@@ -140,12 +142,17 @@ def run(words: Sequence[str]) -> None:
         form,
         data,
         seed=found.seed,
-        extractors=[load_form(judge) for judge in found.judges] or [random_judge(form.scale.outputs)],
+        extractors=[_network(judge) for judge in found.judges] or [random_judge(form.scale.outputs)],
         segmentation=load_form(found.segmentation) if found.segmentation else None,
         run=folder,
     )
     console.print(comparison_table([result]))
     console.print(f"page: {write_report(result, Path(folder) / 'report.html')}")
+
+
+def _network(place: str) -> nn.Module:
+    """A fitted form, or VGG-19 where it is a file of weights."""
+    return vgg19_extractor(place) if Path(place).is_file() else load_form(place)
 
 
 def translate_folder(
@@ -156,7 +163,8 @@ def translate_folder(
     Args:
         form: A fitted translator.
         folder: Pictures or label maps.
-        out: Created where it is missing; outputs with other than one or three channels become `.npy`.
+        out: Created where it is missing; outputs with other than one or three channels become `.npy`, grey ones of
+            contents with more than 8 bits have 16.
         style: A picture.
         size: To resize to.
         seed: Of noise and style.
@@ -165,50 +173,74 @@ def translate_folder(
         How many.
 
     Raises:
-        ConfigError: The form is no translator.
+        ConfigError: The form is no translator, or outputs would overwrite pictures of the folder or each other.
         DataNotFoundError: No pictures.
         ShapeError: A picture with channels that the translator does not take; names it.
         LabelError: A label map with other ids; names it.
     """
     if not isinstance(form, Translator) or not hasattr(form, "translate"):
         raise ConfigError(explain("a translator", type(form).__name__, "translate images", "fit one with TSIT"))
+    translator: Any = form
     names = picture_names(folder, (".npy",))
+    _check_names(names, folder, out)
     reference = None
     if style is not None:
         path = Path(style)
-        reference = _unit(read_pictures([path.name], lambda _: path.read_bytes(), deep=True), form)
+        pixels = read_pictures([path.name], lambda _: path.read_bytes(), deep=True)
+        reference = _unit(pixels, form, path.name, translator.scale.outputs)
     for name in names:
-        content = _read(form, folder, name, size)
-        image = form.translate(content, reference, seed=seed)[0]  # type: ignore[operator]
-        _write(image, out / Path(name).with_suffix(""), form)
+        content, deep = _read(translator, folder, name, size)
+        image = translator.translate(content, reference, seed=seed)[0]
+        _write(image, out / name, translator, deep)
     return len(names)
 
 
-def _read(form: Translator, folder: Path, name: str, size: Size) -> Tensor:
+def _check_names(names: Sequence[str], folder: Path, out: Path) -> None:
+    """Raise where an output would take the place of a picture or of another output."""
+    where = f"translate images {folder}"
+    if out.resolve() == folder.resolve():
+        got, remedy = "the folder of the pictures, which would be overwritten", "name another --out"
+        raise ConfigError(explain("a folder of its own for the outputs", got, where, remedy))
+    known: dict[Path, str] = {}
+    for name in names:
+        other = known.setdefault(Path(name).with_suffix(""), name)
+        if other != name:
+            got, remedy = f"{other} and {name}", "rename one of them: outputs take the name without the suffix"
+            raise ConfigError(explain("pictures of different names", got, where, remedy))
+
+
+def _read(form: Any, folder: Path, name: str, size: Size) -> tuple[Tensor, bool]:
+    """A content, and whether it has more than 8 bits."""
+
     def read(picture: str) -> bytes:
         return (folder / picture).read_bytes()
 
     classes = form.signature.classes
     if classes:
-        return read_label_maps([name], read, read_table(folder, classes), size).ids
-    content = _unit(read_pictures([name], read, size, deep=True), form)
-    channels = form.signature.input_shape[0]
-    if content.shape[1] == 1 < channels:
-        return content.expand(-1, channels, -1, -1)
-    if content.shape[1] != channels:
-        expected, got = f"pictures of {channels} channels", f"{content.shape[1]}"
-        raise ShapeError(explain(expected, got, name, "convert it, or remove it from the folder"))
-    return content
+        return read_label_maps([name], read, _table(folder, classes), size).ids, False
+    pixels = read_pictures([name], read, size, deep=True)
+    return _unit(pixels, form, name, form.signature.input_shape[0]), pixels.dtype != torch.uint8
 
 
-def _unit(pixels: Tensor, form: Translator) -> Tensor:
-    """Pictures in the bounds of the translator."""
+def _table(folder: Path, classes: Sequence[str]) -> Table | None:
+    """The classes with their colours, where the folder tells them or the one above, as of a data set's label maps."""
+    found = [read_table(place, classes) for place in (folder, folder.absolute().parent)]
+    return next((table for table in found if table and table.colours), found[0])
+
+
+def _unit(pixels: Tensor, form: Any, name: str, channels: int) -> Tensor:
+    """A picture in the bounds and with the channels of the translator."""
     low, high = form.signature.bounds or (0.0, 1.0)
     unit = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+    if unit.shape[1] == 1 < channels:
+        unit = unit.expand(-1, channels, -1, -1)
+    if unit.shape[1] != channels:
+        expected, got = f"pictures of {channels} channels", f"{unit.shape[1]}"
+        raise ShapeError(explain(expected, got, name, "convert it, or remove it from the folder"))
     return unit * (high - low) + low
 
 
-def _write(image: Tensor, path: Path, form: Translator) -> None:
+def _write(image: Tensor, path: Path, form: Any, deep: bool) -> None:
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,8 +249,9 @@ def _write(image: Tensor, path: Path, form: Translator) -> None:
     if len(image) not in (1, 3):
         np.save(path.with_suffix(".npy"), unit.permute(1, 2, 0).numpy())
         return
-    values = unit.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    Image.fromarray(values[..., 0] if len(image) == 1 else values).save(path.with_name(f"{path.name}.png"))
+    kind = np.uint16 if deep and len(image) == 1 else np.uint8
+    values = (unit.permute(1, 2, 0).double().numpy() * np.iinfo(kind).max).round().astype(kind)
+    Image.fromarray(values[..., 0] if len(image) == 1 else values).save(path.with_suffix(".png"))
 
 
 def _size(sides: Sequence[int]) -> Size:

@@ -54,7 +54,8 @@ def read_table(folder: Path, classes: Sequence[str] | None = None) -> Table | No
     """The classes of a folder: as given, or from one of three files in it; `None` where nobody says.
 
     `classes.json` holds a list of names in id order, or a mapping of names to `[red, green, blue]`; `class_dict.csv`
-    has the columns name, r, g, b; `label_colors.txt` has lines `r g b name`.
+    has the columns name, r, g, b; `label_colors.txt` has lines `r g b name`. Classes that are all called `#rrggbb`, as
+    those of coloured maps without a table, are colours.
 
     Raises:
         CorruptFileError: The file is there and not like that.
@@ -62,7 +63,7 @@ def read_table(folder: Path, classes: Sequence[str] | None = None) -> Table | No
     """
     found = next((folder / name for name in _READERS if (folder / name).is_file()), None)
     if found is None:
-        return None if classes is None else Table(tuple(classes))
+        return None if classes is None else _of_names(classes)
     try:
         table = _READERS[found.name](found.read_text())
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -74,6 +75,13 @@ def read_table(folder: Path, classes: Sequence[str] | None = None) -> Table | No
         expected = f"{len(table.classes)} classes, one a colour of {found.name}"
         raise ConfigError(explain(expected, f"{len(classes)}", str(found), "give as many, or none"))
     return Table(tuple(classes), table.colours)
+
+
+def _of_names(classes: Sequence[str]) -> Table:
+    if not all(re.fullmatch(r"#[0-9a-f]{6}", name) for name in classes):
+        return Table(tuple(classes))
+    codes = [int(name[1:], 16) for name in classes]
+    return Table(tuple(classes), tuple((code >> 16, code >> 8 & 255, code & 255) for code in codes))
 
 
 def _json_table(text: str) -> Table:
@@ -197,9 +205,7 @@ def _own_colours(names: Sequence[str], maps: Sequence[np.ndarray]) -> Table:
         if len(found) > MOST_COLOURS:
             remedy = "write the colours of the classes into classes.json, or save label maps without loss"
             raise LabelError(explain(f"at most {MOST_COLOURS} colours", f"{len(found)} up to this file", name, remedy))
-    codes = sorted(found)
-    colours = tuple((code >> 16, code >> 8 & 255, code & 255) for code in codes)
-    return Table(tuple(f"#{code:06x}" for code in codes), colours)
+    return _of_names([f"#{code:06x}" for code in sorted(found)])
 
 
 def _looked_up(name: str, values: np.ndarray, table: Table | None) -> np.ndarray:
