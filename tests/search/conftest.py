@@ -56,6 +56,8 @@ class RandomNet(nn.Module):
             mode = self.pick(["zeros", "zeros", "circular", "replicate"])
             same = kernel % 2 == 1 and self.rng.random() < 0.2
             padding = "same" if same else spread * (kernel - 1) // 2
+            if not same and length + 2 * padding <= spread * (kernel - 1):
+                kernel, padding = 1, 0
             bias = bool(self.rng.random() < 0.7)
             made = conv(
                 width, out, kernel, padding=padding, dilation=spread, groups=groups, padding_mode=mode, bias=bias
