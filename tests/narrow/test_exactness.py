@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -173,7 +173,8 @@ def assert_merges(graph, wide, net, make, x):
     mapped, made = with_maps(graph, layers) if layers else net, merged(graph, maps, [x])
     for mode in (False, True):
         assert apart(made, mapped, x, mode) <= TOLERANCE
-    assert not pairs or apart(net, mapped, x) > 100 * TOLERANCE  # Maps that were left out would be seen.
+    dead = float(net.eval()(x).detach().std(0).max()) == 0  # All channels behind some ReLU are off.
+    assert not pairs or dead or apart(net, mapped, x) > 100 * TOLERANCE  # Maps that were left out would be seen.
     stock = make()
     stock.load_state_dict(made.state_dict(), strict=True)
     assert torch.equal(stock.eval()(x), made.eval()(x))
@@ -292,6 +293,7 @@ def test_random_chains(plan, seed):
 
 @pytest.mark.slow
 @settings(several, max_examples=300)
+@example([("project", 2), ("project", 2)], 332)
 @given(plans, st.integers(0, 999))
 def test_many_random_chains(plan, seed):
     check_chain([("conv", 3), *plan], seed)
