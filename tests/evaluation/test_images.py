@@ -152,6 +152,38 @@ def test_diversity_and_content_kept():
     assert network.training
 
 
+def test_pixels_that_nobody_labelled_do_not_count():
+    data = pairs()
+    shown = Answer(data, lambda images: torch.cat([images[:, :, :8], images[:, :, :8].flip(1)], 2))
+    found = figures(measure_images(shown, replace(data, classes=("a", "b", "unknown")), segmentation=ByColour()))
+    labels = ByColour()((shown.translate(data.test.inputs) * 255).round() / 255).argmax(1)
+    truth = data.test.inputs[:, 0]
+    known = truth < 2
+    assert 0 < float((labels == truth)[known].double().mean()) < 1
+    assert found[("pixel_accuracy",)].value == pytest.approx(float((labels == truth)[known].double().mean()))
+    ious = [((labels == k) & (truth == k)).sum() / (((labels == k) & known) | (truth == k)).sum() for k in (0, 1)]
+    assert found[("miou",)].value == pytest.approx(float(torch.stack(ious).mean()))
+
+
+def test_outputs_come_in_many_styles():
+    """With one style for all contents their distance to targets of several styles could never be small."""
+    data, seen = pairs(paired=False), {}
+    answer = Answer(pairs())
+
+    class Styled:
+        def translate(self, content, style=None, *, seed=0):
+            seen[seed] = len(content)
+            return answer.translate(content)
+
+    findings = measure_images(Styled(), data)
+    assert list(seen.values()) == [1] * 12
+    assert "12 spans of contents" in findings.protocol["images"]["looks"]
+    measure_images(Styled(), data)
+    assert len(seen) == 12
+    measure_images(Styled(), data, seed=1)
+    assert len(seen) == 24
+
+
 def test_unpaired_sides_have_no_paired_figures():
     data = pairs(paired=False)
     data = replace(data, test=pf.Split(data.test.inputs, data.test.targets[:7]))

@@ -21,6 +21,7 @@ from pluriform.metrics.latency import repeated
 from pluriform.metrics.perceptual_distance import perceptual_terms, spread_terms
 from pluriform.metrics.segmentation import confusion, mean_iou, pixel_accuracy
 from pluriform.result import Measure, Pictures
+from pluriform.training.seeds import derive_seed
 
 __all__ = ["Translating", "measure_images", "measure_translator_cost"]
 
@@ -28,6 +29,7 @@ STYLES = 10
 SPREAD_OVER = 64  # Contents of which several translations are drawn.
 SHOWN = 8
 READ_AT_ONCE = 256
+LOOKS = 16  # Spans of contents, each translated with a seed of its own.
 BATCHES = (1, 16)
 MEAN_IMAGE = {"images": "mean training image"}
 
@@ -61,15 +63,15 @@ def measure_images(
     styles: int = STYLES,
     seed: int = 0,
 ) -> Findings:
-    """Judge a translator on the test split.
+    """Judge a translator on the test split; up to 16 spans of its contents have a style and noise of their own.
 
     - `psnr` and `ssim` of pairs, beside the same of the mean training image, which blurred outputs resemble: a PSNR
       below that one says nothing, one above it little.
     - For each extractor `kernel_distance` and `frechet_distance` of the outputs to the target images, beside the same
       between training and test targets, the floor; and of pairs `perceptual_distance`. The names FID, KID and LPIPS are
-      those of the standard networks, whose weights nobody has here.
+      those of the standard networks.
     - With a segmentation network `pixel_accuracy` and `miou` of its labels of the outputs against the label maps,
-      beside the same of the real photographs, the ceiling.
+      beside the same of the real photographs, the ceiling; pixels of a last class `unknown` do not count.
     - With a classifier and the true classes of the contents, `content_kept`: accuracy on the outputs.
     - Of a translator that draws, `diversity`: mean perceptual distance between translations of one content.
 
@@ -98,6 +100,7 @@ def measure_images(
         "targets": len(sides.target),
         "size": "x".join(map(str, sides.output.shape[1:])),
         "rounding": "outputs and targets to 256 values",
+        "looks": f"{len(_spans(sides.content))} spans of contents, each with a style and noise of its own, where drawn",
         "seed": seed,
     }
     if data.paired:
@@ -153,8 +156,11 @@ def _translated(translator: Translating, data: Data, seed: int) -> _Sides:
         remedy = "load the set with a test share above 0"
         raise EmptySplitError(explain("a test split with images", "0 images", f"{data.name}.test", remedy))
     content, target = _both_sides(data.test)
-    parts = [translator.translate(part, seed=seed).detach().cpu() for part in content.split(READ_AT_ONCE)]
-    output = torch.cat(parts)
+    parts = [
+        translator.translate(span, seed=derive_seed(seed, "look", number))
+        for number, span in enumerate(_spans(content))
+    ]
+    output = torch.cat([part.detach().cpu() for part in parts])
     if not output.isfinite().all():
         count = int((~output.isfinite()).flatten(1).any(1).sum())
         got, where = f"NaN or infinity in {count} of {len(output)}", f"{type(translator).__name__} on {data.name}"
@@ -167,6 +173,11 @@ def _translated(translator: Translating, data: Data, seed: int) -> _Sides:
         )
     bounds = _bounds(data)
     return _Sides(content, _rounded(output, bounds), _rounded(target, bounds))
+
+
+def _spans(content: Tensor) -> Sequence[Tensor]:
+    """One style for all would lie far from targets of many, however good each image is."""
+    return content.split(-(-len(content) // LOOKS))
 
 
 def _both_sides(split: Split | StreamSplit) -> tuple[Tensor, Tensor]:
@@ -276,6 +287,8 @@ def _segmented(network: nn.Module, sides: _Sides, data: Data) -> list[Measure]:
             where, remedy = type(network).__name__, "train it on the real pairs of this data set"
             raise ShapeError(explain(expected, f"{tuple(logits.shape)}", where, remedy))
         counts = confusion(logits.argmax(1), truth, len(data.classes))
+        if data.classes[-1] == "unknown":
+            counts[-1] = 0  # What nobody labelled is judged by nothing.
         found.append(measure("pixel_accuracy", pixel_accuracy(counts), count=len(truth), condition=condition))
         found.append(measure("miou", mean_iou(counts), count=len(truth), condition=condition))
     return found
