@@ -65,6 +65,9 @@ class DistilledTranslation(Translation):
         """How the thin one plays."""
         return self.thin.recipe
 
+    def _check_network(self, module: nn.Module, data: Data) -> None:
+        self.thin._check_network(module, data)
+
     def _cast(self, module: nn.Module | None, data: Data, scale: Scale) -> Cast:
         cast, wide = self.thin._cast(module, data, scale), self._wide(data, scale)
         if not isinstance(cast.rules, OneWayGame):

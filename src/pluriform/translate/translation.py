@@ -48,6 +48,7 @@ class Translation(Method):
     """Base of the methods that fit a translator by a game. A subclass casts the players, and has a `training`."""
 
     needs_module: ClassVar[bool] = False
+    reads_features: ClassVar[bool] = True
 
     def fit(  # type: ignore[override]
         self,
@@ -61,7 +62,8 @@ class Translation(Method):
         """Fit the translator; `module` and `data` stay unchanged, bit for bit.
 
         Args:
-            module: A network, best a classifier, whose features hold the content; `None` for none.
+            module: A network, best a classifier, whose features hold the content; `None` for none. Methods without a
+                perceptual loss take none.
             data: Data set for translation.
             seed: Source of every random draw.
             run: Folder for checkpoints, log and the fitted form. A finished run is loaded, an unfinished one resumed:
@@ -90,6 +92,10 @@ class Translation(Method):
 
     def _check_network(self, module: nn.Module, data: Data) -> None:
         """Whatever takes the images will do; a classifier of other classes too."""
+        if not self.reads_features:
+            expected, got = "no network: this method reads no features", type(module).__name__
+            where, remedy = f"{type(self).__name__} on {data.name}", "leave it out, or use TSIT or SPADE"
+            raise ConfigError(explain(expected, got, where, remedy))
 
     def _fit(self, module: Any, data: Data, context: FitContext) -> Translated:
         if data.task != "translation":

@@ -6,6 +6,7 @@ from torch import nn
 
 import pluriform as pf
 from pluriform.errors import ConfigError
+from pluriform.translate.distilled import DistilledTranslation
 from pluriform.translate.fit import TSIT
 from pluriform.translate.game import Game
 from pluriform.translate.game_recipe import GameRecipe
@@ -26,6 +27,16 @@ CASES = {
     "cyclegan": (CycleGAN(width=4, blocks=1, training=RECIPE), "unpaired"),
     "munit": (MUNIT(width=4, blocks=1, training=RECIPE), "unpaired"),
 }
+
+
+def test_networks_that_nothing_would_read_are_refused(pairs, unpaired):
+    """Silently left out, they would seem to have been used."""
+    module = nn.Conv2d(3, 2, 3)
+    for method, data in ((Pix2Pix(width=4), pairs), (CycleGAN(width=4), unpaired), (MUNIT(width=4), unpaired)):
+        with pytest.raises(ConfigError, match="no network: this method reads no features; got Conv2d"):
+            method.fit(module, data)
+    with pytest.raises(ConfigError, match=r"reads no features; got Conv2d .Pix2Pix"):
+        DistilledTranslation("nowhere", Pix2Pix(width=4)).fit(module, pairs)
 
 
 @pytest.fixture(params=sorted(CASES))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ class MUNIT(Translation):
     References:
         Huang, Liu, Belongie, Kautz 2018, Multimodal Unsupervised Image-to-Image Translation, arXiv:1804.04732.
     """
+
+    reads_features: ClassVar[bool] = False
 
     width: int = 32
     blocks: int = 3

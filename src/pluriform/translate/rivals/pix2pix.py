@@ -1,6 +1,7 @@
 """`Pix2Pix`: a U-Net against one patch discriminator, for pairs."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import nn
 
@@ -22,7 +23,7 @@ class Pix2Pix(Translation):
     """A U-Net from content to target, trained by cross-entropy against a patch discriminator and L1 to the truth.
 
     The published training takes one image a step for 200 epochs; BatchNorm then computes other things in training and
-    in use, so 8 a step are the default here.
+    in use, so 8 a step are the default here. The discriminator sees real and fake images as one batch.
 
     Args:
         width: Channels of generator and discriminator at their first layer.
@@ -33,6 +34,8 @@ class Pix2Pix(Translation):
         Isola, Zhu, Zhou, Efros 2017, Image-to-Image Translation with Conditional Adversarial Networks,
         arXiv:1611.07004.
     """
+
+    reads_features: ClassVar[bool] = False
 
     width: int = 64
     l1: float | int = 100.0
