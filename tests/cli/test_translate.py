@@ -153,10 +153,15 @@ def test_a_grey_style_is_a_style_of_three_channels(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "new" / "a.png")
     translate_folder(form, tmp_path / "new", tmp_path / "out", str(tmp_path / "style.png"))
     assert torch.equal(seen["style"], torch.full((1, 3, 4, 4), 51 / 255))
+    form.reads_style = False
+    with pytest.raises(pf.PluriformError, match="expected a translator that reads styles; got one that reads none"):
+        translate_folder(form, tmp_path / "new", tmp_path / "out", str(tmp_path / "style.png"))
 
 
 class _Same(Translator):
     """Gives the contents back."""
+
+    reads_style = True
 
     def __init__(self, channels):
         super().__init__(Signature("same", "translation", (channels, 16, 16), channels, (), (0.0, 1.0)))

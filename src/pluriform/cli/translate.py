@@ -173,7 +173,8 @@ def translate_folder(
         How many.
 
     Raises:
-        ConfigError: The form is no translator, or outputs would overwrite pictures of the folder or each other.
+        ConfigError: The form is no translator, or reads no style where one is given, or outputs would overwrite
+            pictures of the folder or each other.
         DataNotFoundError: No pictures.
         ShapeError: A picture with channels that the translator does not take; names it.
         LabelError: A label map with other ids; names it.
@@ -185,6 +186,9 @@ def translate_folder(
     _check_names(names, folder, out)
     reference = None
     if style is not None:
+        if not translator.reads_style:
+            got, remedy = "one that reads none", "leave --style out, or fit one with a style stream"
+            raise ConfigError(explain("a translator that reads styles", got, "translate images --style", remedy))
         path = Path(style)
         pixels = read_pictures([path.name], lambda _: path.read_bytes(), deep=True)
         reference = _unit(pixels, form, path.name, translator.scale.outputs)
