@@ -69,7 +69,7 @@ class TSIT(Translation):
             VGG-19.
         l1: Weight of the truth of pairs; `None` for 10 without `module` and 0 with one.
         structure: Weight of coarse light and edges where sides are unpaired; `None` for 10 without `module` and 0 with
-            one.
+            one. Coarse light keeps a dark ground dark: give a `module`, or less, where the sides differ in that.
         training: The game.
 
     References:

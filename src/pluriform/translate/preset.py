@@ -43,7 +43,7 @@ PRESETS = {
     "large": Preset(64, 8, 64),
     "published": Preset(64, 16, 64, levels=8),
 }
-"""At 64 pixels, both streams: 0.3, 3.3, 13 and 53 million parameters; `published` needs 129 pixels or more."""
+"""At 64 pixels, both streams: 0.3, 3.3, 13 and 52 million parameters; `published` needs 129 pixels or more."""
 
 
 def preset_named(name: str) -> Preset:
