@@ -90,6 +90,14 @@ class Translation(Method):
     def _cast(self, module: nn.Module | None, data: Data, scale: Scale) -> Cast:
         """The players, drawn from torch's default generator, which has its seed."""
 
+    def _require_least(self, **least: int) -> None:
+        """Raise where a hyper-parameter that is given lies below its least value, or is not finite."""
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if value is not None and not lowest <= value < float("inf"):
+                expected, where = f"{name} of {lowest} or more", type(self).__name__
+                raise ConfigError(explain(expected, f"{value}", where, f"change {name}"))
+
     def _check_network(self, module: nn.Module, data: Data) -> None:
         """Whatever takes the images will do; a classifier of other classes too."""
         if not self.reads_features:

@@ -29,6 +29,24 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("method", "name", "value", "least"),
+    [
+        (Pix2Pix, "width", 0, 1),
+        (Pix2Pix, "l1", float("nan"), 0),
+        (CycleGAN, "blocks", 0, 1),
+        (CycleGAN, "cycle", -1, 0),
+        (MUNIT, "style", 0, 1),
+        (MUNIT, "codes", float("inf"), 0),
+        (SPADE, "hidden", 0, 1),
+        (SPADE, "l1", -1, 0),
+    ],
+)
+def test_numbers_that_mean_nothing(method, name, value, least):
+    with pytest.raises(ConfigError, match=f"expected {name} of {least} or more; got {value} .{method.__name__}"):
+        method(**{name: value})
+
+
 def test_networks_that_nothing_would_read_are_refused(pairs, unpaired):
     """Silently left out, they would seem to have been used."""
     module = nn.Conv2d(3, 2, 3)

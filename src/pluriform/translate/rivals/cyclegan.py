@@ -54,6 +54,9 @@ class CycleGAN(Translation):
         )
     )
 
+    def __post_init__(self) -> None:
+        self._require_least(width=1, blocks=1, cycle=0, identity=0)
+
     @property
     def recipe(self) -> GameRecipe:
         """How the game is played."""

@@ -55,6 +55,9 @@ class MUNIT(Translation):
         )
     )
 
+    def __post_init__(self) -> None:
+        self._require_least(width=1, blocks=1, style=1, images=0, codes=0)
+
     @property
     def recipe(self) -> GameRecipe:
         """How the game is played."""

@@ -43,6 +43,9 @@ class Pix2Pix(Translation):
         default_factory=lambda: GameRecipe(generator_rate=2e-4, discriminator_rate=2e-4, beta1=0.5, beta2=0.999)
     )
 
+    def __post_init__(self) -> None:
+        self._require_least(width=1, l1=0)
+
     @property
     def recipe(self) -> GameRecipe:
         """How the game is played."""

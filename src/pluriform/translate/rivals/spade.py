@@ -58,6 +58,9 @@ class SPADE(Translation):
     l1: float | int | None = None
     training: GameRecipe = field(default_factory=GameRecipe)
 
+    def __post_init__(self) -> None:
+        self._require_least(width=1, cap=1, hidden=1, discriminator_width=1, feature_matching=0, perceptual=0, l1=0)
+
     @property
     def recipe(self) -> GameRecipe:
         """How the game is played."""
