@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pluriform.errors import ConfigError
 from pluriform.search.embedding import DistanceRows, anchor_sets, euclidean_squared, landmarks, space_parts
 from pluriform.search.kernel import EmbeddedDistance
 from pluriform.search.layer_distance import layer_distance
@@ -112,3 +113,13 @@ def test_raw_kernel_of_edit_distances_is_not_positive_and_the_embedded_one_is():
 def test_landmarks_are_different_and_repeatable():
     assert landmarks(Chains(), 30, 1) == landmarks(Chains(), 30, 1)
     assert len(set(landmarks(Chains(), 30, 1))) == len(landmarks(Chains(), 30, 1)) > 20
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0])
+def test_a_distance_that_cannot_be_names_its_candidates(wrong):
+    class Broken(Chains):
+        def distance(self, a, b):
+            return 0.0 if a == b else wrong
+
+    with pytest.raises(ConfigError, match=rf"all finite; got \[{wrong}\] from 1 to 2 \(distance of Broken\)"):
+        space_parts(Broken(), [1], [1, 2])

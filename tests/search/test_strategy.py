@@ -1,18 +1,21 @@
 """Ask and tell: what holds for every strategy over any space."""
 
+import math
 from random import Random  # noqa: TID251
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from pluriform.errors import ConfigError
+from pluriform.search.bayesian_search import BayesianSearch
 from pluriform.search.local_search import LocalSearch
 from pluriform.search.mutate_incumbent import MutateIncumbent
 from pluriform.search.random_search import RandomSearch
 from pluriform.search.regularised_evolution import RegularisedEvolution
 from pluriform.search.space import check_space, draw
-from pluriform.search.strategy import Strategy, Trials
+from pluriform.search.strategy import Strategy, Trials, check_score
 
 STRATEGIES = [RandomSearch, MutateIncumbent, RegularisedEvolution, LocalSearch]
 
@@ -132,6 +135,89 @@ def test_an_exhausted_space_repeats_instead_of_hanging(cls):
 
     strategy = cls(Two(), seed=0)
     assert len(set(search(strategy, 12))) == 4
+
+
+class Lonely:
+    """Sixty candidates without neighbours: only chance finds them."""
+
+    def random(self, generator):
+        return int(generator.integers(60))
+
+    def neighbours(self, candidate):
+        return []
+
+    def distance(self, a, b):
+        return abs(a - b)
+
+
+@pytest.mark.parametrize("cls", STRATEGIES)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_strategy_whose_draws_are_all_known_draws_others_the_next_time(cls, seed):
+    strategy = cls(Lonely(), seed=seed)
+    asked = search(strategy, 150, float)
+    assert len(set(asked)) == 60
+    new = list(dict.fromkeys(asked))
+    resumed = cls(Lonely(), seed=seed)
+    for candidate in new[:40]:
+        resumed.tell(candidate, float(candidate))
+    assert [one for one in dict.fromkeys(search(resumed, 110, float)) if one not in new[:40]] == new[40:]
+
+
+class Skewed(Lonely):
+    """A ring of thirty, of which chance finds one candidate nearly always."""
+
+    def random(self, generator):
+        return int(generator.integers(30)) if generator.random() < 0.01 else 0
+
+    def neighbours(self, candidate):
+        return [(candidate + 1) % 30, (candidate - 1) % 30]
+
+
+@pytest.mark.parametrize(
+    "cls", [*STRATEGIES, lambda space, **given: BayesianSearch(space, patience=1, marks=0, **given)]
+)
+def test_nothing_is_proposed_twice_while_a_neighbour_is_unknown(cls):
+    assert len(set(search(cls(Skewed(), seed=0, initial=1), 30, lambda one: -float(one)))) == 30
+
+
+@pytest.mark.parametrize("cls", STRATEGIES)
+def test_any_object_with_the_three_methods_is_a_space(cls):
+    grid = Grid()
+    space = SimpleNamespace(random=grid.random, neighbours=lambda c: iter(grid.neighbours(c)), distance=grid.distance)
+    assert search(cls(space, seed=3), 40) == search(cls(grid, seed=3), 40)
+
+
+def test_local_search_climbs_anew_from_where_it_fell_when_the_last_neighbour_failed():
+    strategy = LocalSearch(Grid(), seed=1, initial=1, start=[(0, 0)])
+    assert strategy.ask() == (0, 0)
+    for candidate, score in {(0, 0): 5.0, (1, 0): 1.0, (0, 1): math.nan}.items():
+        strategy.tell(candidate, score)
+    elsewhere = strategy.ask()
+    strategy.tell(elsewhere, 2.0)
+    assert strategy.ask() in Grid().neighbours(elsewhere)
+
+
+@pytest.mark.parametrize("cls", STRATEGIES)
+def test_candidates_and_scores_that_cannot_be_are_explained(cls):
+    class Lists(Grid):
+        def random(self, generator):
+            return [1, 2]
+
+    with pytest.raises(ConfigError, match=r"a candidate that is hashable; got \[1, 2\] .*use tuples"):
+        cls(Lists()).ask()
+    strategy = cls(Grid())
+    with pytest.raises(ConfigError, match=r"hashable; got \[3\]"):
+        strategy.tell([3], 1.0)
+    for variance in (-1.0, math.nan):
+        with pytest.raises(ConfigError, match=rf"a variance of 0 or more; got 0.9 and {variance} \(tell of \(1, 1\)\)"):
+            strategy.tell((1, 1), 0.9, variance)
+    assert len(strategy.trials) == 0
+
+
+@pytest.mark.parametrize("score", [None, "0.9"])
+def test_a_score_that_is_no_number_is_explained(score):
+    with pytest.raises(ConfigError, match=rf"a number as score .* got {score!r} and .*math.nan for a failure"):
+        check_score((1, 1), score, 0.0)
 
 
 def test_a_candidate_told_twice_keeps_its_first_score():

@@ -19,12 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pluriform.errors import ConfigError, explain
 from pluriform.search.space import BatchedSpace, Space, draw
 
 __all__ = ["AnchorSets", "DistanceRows", "anchor_sets", "euclidean_squared", "landmarks", "space_parts"]
 
 SINGLETONS = 200
 """Observations that stand alone; later ones are in sets only."""
+ROUNDING = 1e-9
+"""By which a distance of 0 may be too low."""
 
 Matrix = NDArray[np.float64]
 
@@ -96,13 +99,26 @@ def landmarks(space: Space, count: int, seed: int) -> list[Any]:
 
 
 def space_parts(space: Space, candidates: Sequence[Any], others: Sequence[Any]) -> Matrix:
-    """All distances of a space, `(parts, candidates, others)`: layers and skips apart where it tells them apart."""
+    """All distances of a space, `(parts, candidates, others)`: layers and skips apart where it tells them apart.
+
+    Raises:
+        ConfigError: A distance is negative, infinite or no number; names the candidates.
+    """
     if callable(parts := getattr(space, "distance_parts", None)):
-        return np.asarray(parts(candidates, others), dtype=np.float64)
-    if isinstance(space, BatchedSpace):
-        return np.asarray(space.distances(candidates, others), dtype=np.float64)[None]
-    rows = [[float(space.distance(a, b)) for b in others] for a in candidates]
-    return np.array(rows, dtype=np.float64).reshape(1, len(candidates), len(others))
+        found = np.asarray(parts(candidates, others), dtype=np.float64)
+    elif isinstance(space, BatchedSpace):
+        found = np.asarray(space.distances(candidates, others), dtype=np.float64)[None]
+    else:
+        rows = [[float(space.distance(a, b)) for b in others] for a in candidates]
+        found = np.array(rows, dtype=np.float64).reshape(1, len(candidates), len(others))
+    wrong = ~((found > -ROUNDING) & (found < math.inf))
+    if wrong.any():
+        _, a, b = (int(place) for place in np.argwhere(wrong)[0])
+        got = f"{found[:, a, b].tolist()} from {candidates[a]!r} to {others[b]!r}"
+        remedy = "give candidates that cannot be compared a large finite distance"
+        where = f"distance of {type(space).__name__}"
+        raise ConfigError(explain("distances of 0 or more, all finite", got, where, remedy))
+    return found
 
 
 class DistanceRows:

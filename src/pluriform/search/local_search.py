@@ -53,11 +53,12 @@ class LocalSearch:
             elif not self._climbing and len(self._known) == self.trials.initial:
                 self._here, self._climbing = max(self._known, key=lambda each: self._known[each]), True
             self._walk()
+        self._walk()  # A failure may have been the last neighbour.
 
     def _walk(self) -> None:
         """Move to better neighbours that are scored already; leave a summit."""
         while self._climbing:
-            neighbours = self.trials.space.neighbours(self._here)
+            neighbours = list(self.trials.space.neighbours(self._here))
             gains = [(self._known[one], one) for one in neighbours if one in self._known]
             better = [pair for pair in gains if pair[0] > self._known[self._here]]
             if better:

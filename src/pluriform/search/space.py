@@ -10,7 +10,6 @@ same.
 
 import inspect
 from collections.abc import Hashable, Sequence
-from functools import lru_cache
 from random import Random  # noqa: TID251 -- an explicit generator for spaces that ask for one
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from pluriform.errors import ConfigError, explain
 
-__all__ = ["BatchedSpace", "Candidate", "Space", "check_space", "draw"]
+__all__ = ["BatchedSpace", "Candidate", "Space", "check_candidate", "check_space", "draw"]
 
 Candidate = Hashable
 
@@ -81,20 +80,41 @@ def check_space(space: object) -> None:
         )
 
 
-def draw(space: Space, generator: np.random.Generator) -> Any:
-    """A random candidate, with the kind of generator that the space was written for."""
-    kind = _kind(type(space))
-    if kind == "torch.Generator":
-        return space.random(torch.Generator().manual_seed(int(generator.integers(2**62))))
-    if kind == "random.Random":
-        return space.random(Random(int(generator.integers(2**62))))
-    return space.random(generator)
+def check_candidate(candidate: object) -> None:
+    """Refuse a candidate that cannot be looked up.
 
-
-@lru_cache(maxsize=64)
-def _kind(space: type) -> str:
+    Raises:
+        ConfigError: It is not hashable.
+    """
     try:
-        parameters = list(inspect.signature(space.random).parameters.values())[1:]
+        hash(candidate)
+    except TypeError as error:
+        got, remedy = f"{candidate!r}"[:80], "use tuples, strings, numbers or frozen dataclasses as candidates"
+        raise ConfigError(
+            explain("a candidate that is hashable", f"{got} ({error})", "search space", remedy)
+        ) from error
+
+
+def draw(space: Space, generator: np.random.Generator) -> Any:
+    """A random candidate, with the kind of generator that the space was written for.
+
+    Raises:
+        ConfigError: It is not hashable.
+    """
+    kind = _kind(space)
+    given: Any = generator
+    if kind == "torch.Generator":
+        given = torch.Generator().manual_seed(int(generator.integers(2**62)))
+    if kind == "random.Random":
+        given = Random(int(generator.integers(2**62)))
+    candidate = space.random(given)
+    check_candidate(candidate)
+    return candidate
+
+
+def _kind(space: Space) -> str:
+    try:
+        parameters = list(inspect.signature(space.random).parameters.values())
     except (TypeError, ValueError):
         parameters = []
     annotation = parameters[0].annotation if parameters else None

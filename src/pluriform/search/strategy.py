@@ -1,8 +1,8 @@
 """Ask and tell: a strategy proposes candidates of a space and is told their scores, in any order, some still pending.
 
 What a strategy proposes is a function of its seed and of what it was asked and told so far, in that order. Each
-proposal draws from its own generator, made of the seed and the number of candidates known, so a strategy that is told
-an old history anew goes on as the one that lived through it.
+proposal draws from its own generator, made of the seed and the number of candidates known (and of how often it was
+asked in vain), so a strategy that is told an old history anew goes on as the one that lived through it.
 """
 
 import math
@@ -13,9 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from pluriform.errors import ConfigError, explain
-from pluriform.search.space import Space, check_space, draw
+from pluriform.search.space import Space, check_candidate, check_space, draw
 
-__all__ = ["DIRECTIONS", "Observation", "Strategy", "Trials"]
+__all__ = ["DIRECTIONS", "Observation", "Strategy", "Trials", "check_score"]
 
 DIRECTIONS = {"maximize": 1.0, "minimize": -1.0}
 
@@ -91,6 +91,7 @@ class Trials:
         self.pending: dict[Any, None] = {}
         self.failed: dict[Any, None] = {}
         self._scores: dict[Any, float] = {}
+        self._asked: tuple[tuple[int, ...], int] = ((), 0)  # What was known, and asks since then.
 
     def __len__(self) -> int:
         """Candidates scored, failed or pending."""
@@ -115,7 +116,13 @@ class Trials:
             self.pending[candidate] = None
 
     def tell(self, candidate: Any, score: float | int, variance: float | int = 0.0) -> None:
-        """Record a score; NaN or infinity counts as a failure, and a candidate told twice keeps its first score."""
+        """Record a score; NaN or infinity counts as a failure, and a candidate told twice keeps its first score.
+
+        Raises:
+            ConfigError: A score that is no number, a variance that cannot be, or a candidate that is not hashable.
+        """
+        check_candidate(candidate)
+        check_score(candidate, score, variance)
         self.pending.pop(candidate, None)
         if candidate in self._scores:
             return
@@ -129,6 +136,7 @@ class Trials:
 
     def __contains__(self, candidate: Any) -> bool:
         """Whether it is scored, failed or pending."""
+        check_candidate(candidate)
         return candidate in self._scores or candidate in self.pending or candidate in self.failed
 
     def gain(self, candidate: Any) -> float | None:
@@ -144,19 +152,48 @@ class Trials:
         """Scored candidates, the best first, equals in the order told."""
         return sorted(self.observed, key=lambda one: -one.gain)
 
-    def generator(self, *, salt: int = 0) -> np.random.Generator:
-        """The generator of the next proposal, of the seed and of how many candidates are known."""
-        return np.random.default_rng([self.seed, len(self), salt])
+    def generator(self) -> np.random.Generator:
+        """The generator of the next proposal, of the seed and of how many candidates are known.
+
+        Where nothing has become known since the last one, it is another: what was proposed then was known already.
+        """
+        known = (len(self.observed), len(self.failed), len(self.pending))
+        again = self._asked[1] + 1 if self._asked[0] == known else 0
+        self._asked = (known, again)
+        return np.random.default_rng([self.seed, len(self), again])
 
     def random_new(self, generator: np.random.Generator, attempts: int = 100) -> Any:
-        """A random candidate that is not known yet; a known one where `attempts` draws bring nothing else."""
+        """A random candidate that is not known yet; where `attempts` draws bring none, a neighbour of a scored one.
+
+        A known candidate comes only where there is no such neighbour either.
+        """
         candidate = draw(self.space, generator)
         for _ in range(attempts):
             if candidate not in self:
-                break
+                return candidate
             candidate = draw(self.space, generator)
-        return candidate
+        if candidate not in self:
+            return candidate
+        near = (child for one in self.observed for child in self.unknown_neighbours(one.candidate))
+        return next(near, candidate)
 
     def unknown_neighbours(self, candidate: Any) -> list[Any]:
         """The neighbours that are neither scored nor pending nor failed."""
         return [one for one in self.space.neighbours(candidate) if one not in self]
+
+
+def check_score(candidate: Any, score: Any, variance: Any) -> None:
+    """Refuse what is no number.
+
+    Raises:
+        ConfigError: The score is none, or the variance is negative or infinite.
+    """
+    try:
+        math.isfinite(score)
+        sound = 0 <= variance < math.inf
+    except (TypeError, ValueError):
+        sound = False
+    if not sound:
+        expected, got = "a number as score (NaN: it failed) and a variance of 0 or more", f"{score!r} and {variance!r}"
+        remedy = "tell one finite number, or math.nan for a failure"
+        raise ConfigError(explain(expected, got, f"tell of {candidate!r}"[:80], remedy))
