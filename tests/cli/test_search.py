@@ -1,4 +1,6 @@
 import importlib.util
+import re
+import sys
 
 import pytest
 import torch
@@ -52,9 +54,7 @@ def test_the_page_is_there_and_a_metric_is_maximised(here, capsys):
         "def zeros(outputs, targets):\n    return (outputs.argmax(1) == 0).float().sum()\n"
     )
     words = ["search", "digits", "--start", "mlp", "--epochs", "1", "--final", "0", "--strategy", "mutate"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(here))
-        assert main([*words, "--trials", "2", "--metric", "metrics_of_mine:zeros", "--run", "runs/zeros"]) == 0
+    assert main([*words, "--trials", "2", "--metric", "metrics_of_mine:zeros", "--run", "runs/zeros"]) == 0
     assert "page: runs/zeros/report.html" in capsys.readouterr().err
     page = (here / "runs/zeros/report.html").read_text()
     assert "How was the network found?" in page
@@ -62,3 +62,24 @@ def test_the_page_is_there_and_a_metric_is_maximised(here, capsys):
     assert 'http-equiv="refresh"' not in page
     facts = pf.load_form("runs/zeros").facts
     assert [trial["score"] == int(trial["score"]) for trial in facts["trials"]] == [True, True]
+
+
+OWN = """from torch import nn
+
+class Odd(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.sum() > 0 else x
+
+def build(data):
+    return nn.Sequential(nn.Flatten(), Odd(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+"""
+
+
+def test_a_network_of_the_working_folder_in_processes_that_cannot_be_written(here, capsys):
+    (here / "nets_of_mine.py").write_text(OWN)
+    words = ["search", "digits", "--start", "nets_of_mine:build", "--epochs", "1", "--final", "0", "--trials", "1"]
+    assert main([*words, "--run", "runs/own", "--workers", "processes", "--processes", "1"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "best of 1 trials (0 failed)" in told
+    assert re.search(r"found: runs/own; not as Python: expected layers of torch.nn .*got nets_of_mine.Odd", told)
+    assert str(here) not in sys.path

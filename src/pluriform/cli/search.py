@@ -14,6 +14,7 @@ from rich.console import Console
 from pluriform.cli.arguments import FIT_FLAGS, described, load_data, load_network
 from pluriform.cli.fit import unprefixed
 from pluriform.data.describe import describe
+from pluriform.errors import UnsupportedOpError
 from pluriform.evaluation.evaluate import describe as facts_of
 from pluriform.evaluation.evaluate import evaluate
 from pluriform.nets.zoo import default_name
@@ -64,7 +65,7 @@ def run(words: Sequence[str]) -> None:
     console.print(f"{describe(data)}; start {name}; {method.label}")
     live = LivePage(page, method.label, name, facts_of(data), method.to_json(), chosen.seed)
     console.print(f"page: {page}")
-    with _told(_Lines(console), live):
+    with _own_modules(), _told(_Lines(console), live):
         form: Any = method.fit(module, data, seed=chosen.seed, run=folder, device=chosen.device)
     found = evaluate(form, data, seed=chosen.seed, network=name, corruptions=(), run=folder)
     write_report(found, page)
@@ -76,9 +77,27 @@ def run(words: Sequence[str]) -> None:
         f"{best['latency']:.2g} ms"
     )
     console.print(comparison_table([found]))
-    out = Path(chosen.out) if chosen.out else folder / "network.py"
-    out.write_text(form.to_python())
-    console.print(f"found: {folder}; as Python: {out}")
+    console.print(f"found: {folder}; {_written(form, Path(chosen.out) if chosen.out else folder / 'network.py')}")
+
+
+def _written(form: Any, out: Path) -> str:
+    """Write the network as Python; says where it is, or why it could not be written."""
+    try:
+        out.write_text(form.to_python())
+    except UnsupportedOpError as error:
+        return f"not as Python: {error}"
+    return f"as Python: {out}"
+
+
+@contextmanager
+def _own_modules() -> Iterator[None]:
+    """Modules of the working folder can be imported, here and in the processes of the search."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 @contextmanager
