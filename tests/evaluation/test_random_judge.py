@@ -8,13 +8,13 @@ from pluriform.evaluation.random_judge import random_judge
 
 
 class Given:
-    """Answers with known images."""
+    """Answers with known images, one after another."""
 
     def __init__(self, images):
-        self.images = images
+        self.images = iter(images)
 
     def translate(self, content, style=None, *, seed=0):
-        return self.images[: len(content)]
+        return torch.stack([next(self.images) for _ in content])
 
 
 def squares(side=16, count=60):

@@ -17,13 +17,13 @@ SHORT = Recipe(epochs=12, batch_size=4, learning_rate=1e-2)
 
 
 class Mirror:
-    """Answers with the given images."""
+    """Answers with the given images, one after another."""
 
     def __init__(self, images):
-        self.images = images
+        self.images = iter(images)
 
     def translate(self, content, style=None, *, seed=0):
-        return self.images[: len(content)]
+        return torch.stack([next(self.images) for _ in content])
 
 
 def labelled(count=40, side=16):
