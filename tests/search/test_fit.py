@@ -265,3 +265,21 @@ def test_the_disk_holds_weights_of_good_trials_only(net, data, tmp_path, monkeyp
     kept = [path.parent.name for path in (tmp_path / "run" / "trials").glob("*/weights.safetensors")]
     assert 2 <= len(kept) <= 3
     assert "000000" in kept
+
+
+class Jittered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(64, 8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.out(self.hidden(x.flatten(1)).relu() + 0.0 * torch.randn(x.shape[0], 8))
+
+
+def test_a_network_that_a_run_could_not_keep_is_refused_before_the_first_trial(data, tmp_path):
+    with pytest.raises(UnsupportedOpError, match=r"a stored network can name; got randn \(randn, test_fit.py:\d+\)"):
+        QUICK.fit(Jittered(), data, run=tmp_path / "run")
+    with Journal(tmp_path / "run" / "journal.sqlite") as journal:
+        assert journal.trials() == []
+    once = dataclasses.replace(QUICK, trials=1).fit(Jittered(), data)
+    assert [trial["state"] for trial in once.facts["trials"]] == ["done"]

@@ -1,3 +1,5 @@
+import operator
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from torch.nn import functional as F
 
 import pluriform as pf
 from pluriform.errors import UnsupportedOpError
+from pluriform.search import python_source as written
 from pluriform.search.moves import draw_moves, replay
 from pluriform.search.python_source import python_source, readable
 from pluriform.search.start import morphable
@@ -109,6 +112,76 @@ def test_arguments_of_layers(layers):
     x = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     width = nn.Sequential(*layers, nn.Flatten())(x).shape[1]
     check(nn.Sequential(*layers, nn.Flatten(), nn.Linear(width, 6), nn.ReLU(), nn.Linear(6, 2)), x)
+
+
+class Sequences(nn.Module):
+    """Tokens, a recurrent layer, the last step before the padding."""
+
+    def __init__(self, recurrent):
+        super().__init__()
+        self.embedding, self.recurrent = nn.Embedding(11, 6, padding_idx=0), recurrent
+        self.head = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x):
+        steps, _ = self.recurrent(self.embedding(x.long()))
+        last = (x > 0).sum(1) - 1
+        return self.head(steps[torch.arange(x.shape[0]), last])
+
+
+@pytest.mark.parametrize(
+    ("recurrent", "line"),
+    [
+        (lambda: nn.GRU(6, 5, 2, batch_first=True, bidirectional=True), "nn.GRU(6, 5, num_layers=2, batch_first=True"),
+        (lambda: nn.LSTM(6, 12, bias=False, batch_first=True, proj_size=10), "nn.LSTM(6, 12, bias=False"),
+        (lambda: nn.RNN(6, 10, nonlinearity="relu", batch_first=True), "nonlinearity='relu')"),
+    ],
+)
+def test_sequences_through_recurrent_layers(recurrent, line):
+    source = python_source(check(Sequences(recurrent()), torch.tensor([[3.0, 4, 5, 0], [1, 2, 0, 0], [9, 9, 9, 9]])))
+    assert "nn.Embedding(11, 6, padding_idx=0)" in source
+    assert line in source
+    assert "torch.arange(" in source
+
+
+def test_a_cell_without_bias_and_functions_of_other_places():
+    class Spectrum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.GRUCell(4, 5, bias=False), nn.Sequential(nn.Linear(5, 8), nn.ReLU())
+            self.out = nn.Linear(8, 3)
+
+        def forward(self, x):
+            y = torch.fft.rfft(x, norm="ortho").abs()
+            y = torch.where(y > 0.1, -y, torch.zeros_like(y, device=x.device))
+            y = self.out(self.head(self.cell(y)))
+            return y[:, [2, 0, 1]] / torch.linalg.norm(y, dim=1)[:, None]
+
+    source = python_source(check(Spectrum(), torch.randn(3, 6, generator=torch.Generator().manual_seed(0))))
+    assert "nn.GRUCell(4, 5, bias=False)" in source
+    assert "torch.fft.rfft(x, norm='ortho')" in source
+    assert "[:, [2, 0, 1]]" in source
+
+
+def test_tied_weights_stay_tied():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.third = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+            self.third.weight = self.second.weight
+            self.out = nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.out(F.relu(self.third(F.relu(self.second(F.relu(self.first(x)))))))
+
+    made = owned(check(Tied(), torch.randn(3, 4)))
+    assert made.linear3.weight is made.linear2.weight
+
+
+def test_a_source_that_computes_otherwise_is_not_handed_out(monkeypatch):
+    network = readable(morphable(Mixed(), torch.randn(3, 8, 12)).module)
+    monkeypatch.setitem(written.OPERATORS, operator.truediv, "*")
+    with pytest.raises(UnsupportedOpError, match="an operation that reads otherwise than it computes"):
+        python_source(network)
 
 
 def test_what_cannot_be_written_is_named(data):

@@ -230,3 +230,32 @@ def test_a_network_without_legal_moves_is_refused_by_node_and_reason():
         morphable(nn.Sequential(nn.Linear(4, 2)), torch.zeros(2, 4))
     with pytest.raises(GraphError, match=r"softmax"):
         morphable(nn.Softmax(1), torch.zeros(2, 4))
+
+
+def test_a_copy_that_computes_something_else_is_refused():
+    class Signs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.out = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = torch.relu(self.hidden(x))
+            return self.out(x) + (-2) ** (2 * torch.ones_like(x[:, :3]))  # Traced as -(2 ** ...).
+
+    with pytest.raises(GraphError, match=r"a copy that computes .* differ by up to 8 \(search from Signs\)"):
+        morphable(Signs(), torch.randn(4, 5))
+
+
+def test_networks_that_draw_numbers_are_read_and_generators_left_alone():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.out = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.out(torch.relu(self.hidden(x + torch.randn_like(x))))
+
+    network, x = Noisy(), torch.ones(4, 5)
+    before = torch.get_rng_state()
+    assert len(legal_moves(morphable(network, x))) > 0
+    assert torch.equal(torch.get_rng_state(), before)

@@ -19,6 +19,7 @@ from pluriform.search.journal import Journal
 from pluriform.search.plan import Plan
 from pluriform.search.python_source import readable
 from pluriform.search.searched import Searched
+from pluriform.search.start import check_storable
 from pluriform.search.trial import Common
 from pluriform.search.trials import Search
 from pluriform.search.validation_split import with_validation
@@ -141,6 +142,8 @@ class MorphismSearch(Method):
             budget = replace(budget, earlier=journal.fact("seconds", 0.0))
             common = Common(module, data, self.training, context.device.type, _function(self.objective))
             search = Search(self._plan(budget, data, context), common, folder / "trials", journal)
+            if context.run is not None:
+                check_storable(search.start)
             search.run()
             best = search.best()
             network = readable(search.network(best)).to(context.device).eval()

@@ -6,6 +6,7 @@ class, whose `state_dict` has the same names. What is written is run, loaded and
 
 import builtins
 import copy
+import hashlib
 import inspect
 import keyword
 import math
@@ -31,8 +32,11 @@ KINDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
 )
 OPERATORS = {operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.matmul: "@"}
 OPERATORS |= {operator.floordiv: "//", operator.pow: "**", operator.mod: "%"}
+OPERATORS |= {operator.gt: ">", operator.ge: ">=", operator.lt: "<", operator.le: "<=", operator.eq: "=="}
+OPERATORS |= {operator.ne: "!=", operator.and_: "&", operator.or_: "|", operator.xor: "^"}
+UNARY = {operator.neg: "-", operator.invert: "~"}
 SETTINGS: Mapping[str, Callable[[Any], Any]] = {
-    "bias": lambda layer: (layer.in_proj_bias if hasattr(layer, "in_proj_bias") else layer.bias) is not None,
+    "bias": lambda layer: _has_bias(layer),
     "add_bias_kv": lambda layer: layer.bias_k is not None,
     "device": lambda _: None,
     "dtype": lambda layer: _foreign_dtype(layer),
@@ -104,6 +108,7 @@ def python_source(network: fx.GraphModule, title: str = "A network found by sear
     """
     layers = [f"self.{path} = {_constructed(child, path)}" for path, child in network.named_children()]
     layers += [_registered(path, tensor, network) for path, tensor in _own_tensors(network).items()]
+    layers += _shared(network)
     inputs, lines = _forward(network.graph)
     body = [
         f'"""{title}"""',
@@ -151,9 +156,7 @@ def _constructed(layer: nn.Module, path: str) -> str:
     if not known or (list(layer.children()) and not isinstance(layer, nn.MultiheadAttention)):
         raise _unwritten(f"{type(layer).__module__}.{type(layer).__name__}", path)
     positional, named = [], []
-    for argument in list(inspect.signature(type(layer).__init__).parameters.values())[1:]:
-        if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
-            continue
+    for argument in _arguments(layer):
         try:
             value = SETTINGS[argument.name](layer) if argument.name in SETTINGS else getattr(layer, argument.name)
         except AttributeError as error:
@@ -165,6 +168,32 @@ def _constructed(layer: nn.Module, path: str) -> str:
         elif value != argument.default and not _doubled(value, argument.default):
             named.append(f"{argument.name}={_literal(value, path)}")
     return f"nn.{type(layer).__name__}({', '.join(positional + named)})"
+
+
+def _arguments(layer: nn.Module) -> list[inspect.Parameter]:
+    """What makes such a layer; those of recurrent layers stand at their base."""
+    recurrent = isinstance(layer, nn.RNNBase)
+    made = inspect.signature((nn.RNNBase if recurrent else type(layer)).__init__).parameters.values()
+    found = [one for one in list(made)[2 if recurrent else 1 :] if not one.name.startswith("_")]
+    if isinstance(layer, nn.RNN):
+        found.append(inspect.Parameter("nonlinearity", inspect.Parameter.KEYWORD_ONLY, default="tanh"))
+    return [one for one in found if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+
+
+def _has_bias(layer: Any) -> bool:
+    """Recurrent layers keep the answer, others the bias."""
+    bias = layer.in_proj_bias if hasattr(layer, "in_proj_bias") else layer.bias
+    return bias if isinstance(bias, bool) else bias is not None
+
+
+def _shared(network: nn.Module) -> list[str]:
+    """Lines that tie parameters which are one."""
+    first: dict[int, str] = {}
+    lines = []
+    for path, parameter in network.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), path) != path:
+            lines.append(f"self.{path} = self.{first[id(parameter)]}")
+    return lines
 
 
 def _doubled(value: Any, default: Any) -> bool:
@@ -215,9 +244,14 @@ def _call(node: fx.Node, names: Mapping[fx.Node, str]) -> str:
     if node.op == "call_method":
         return f"{args[0]}.{node.target}({', '.join(args[1:])})"
     if node.target in OPERATORS and len(args) == 2:
-        return f"{args[0]} {OPERATORS[node.target]} {args[1]}"
+        base = f"({args[0]})" if args[0].startswith("-") else args[0]  # A power binds closer than the sign.
+        return f"{base} {OPERATORS[node.target]} {args[1]}"
+    if node.target in UNARY:
+        return f"{UNARY[node.target]}{args[0]}"
+    if node.target is getattr and len(args) == 2:
+        return f"{args[0]}.{node.args[1]}"
     if node.target is operator.getitem:
-        return f"{args[0]}[{args[1]}]"
+        return f"{args[0]}[{_index(node.args[1], names)}]"
     return f"{_function(node)}({', '.join(args)})"
 
 
@@ -228,9 +262,29 @@ def _function(node: fx.Node) -> str:
         return name
     places = {"torch": torch, "nn.functional": nn.functional, "torch.special": torch.special, "math": math}
     found = next((place for place, module in places.items() if getattr(module, name, None) is target), None)
-    if found is None:
-        raise _unwritten(str(target), node.name)
-    return f"{found}.{name}"
+    if found is not None:
+        return f"{found}.{name}"
+    for place, module in {"torch.fft": torch.fft, "torch.linalg": torch.linalg}.items():  # There as `fft_rfft`.
+        own = name.removeprefix(f"{place.partition('.')[2]}_")
+        if getattr(module, own, None) is target:
+            return f"{place}.{own}"
+    raise _unwritten(str(target), node.name)
+
+
+def _index(value: Any, names: Mapping[fx.Node, str]) -> str:
+    """What stands between the brackets of `x[...]`; several tensors are an index each, and no list."""
+    if isinstance(value, tuple) and len(value) != 1:
+        return ", ".join(_index(part, names) for part in value) or "()"
+    if isinstance(value, tuple):
+        return f"{_index(value[0], names)},"
+    return _sliced(value, names) if isinstance(value, slice) else _expression(value, names)
+
+
+def _sliced(value: slice, names: Mapping[fx.Node, str]) -> str:
+    start, stop, step = (
+        "" if end is None else _expression(end, names) for end in (value.start, value.stop, value.step)
+    )
+    return f"{start}:{stop}" + (f":{step}" if step else "")
 
 
 def _expression(value: Any, names: Mapping[fx.Node, str]) -> str:
@@ -249,10 +303,14 @@ def _expression(value: Any, names: Mapping[fx.Node, str]) -> str:
 def _literal(value: Any, place: str) -> str:
     if isinstance(value, torch.Size):
         value = tuple(value)
-    if value is None or value is Ellipsis or isinstance(value, bool | int | str | torch.dtype):
+    if value is None or value is Ellipsis or isinstance(value, bool | str | torch.dtype | torch.memory_format):
         return "..." if value is Ellipsis else repr(value)
-    if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else f'float("{value}")'
+    if isinstance(value, torch.device):
+        return f'torch.device("{value}")'
+    if isinstance(value, int):
+        return repr(int(value))
+    if isinstance(value, float):  # Those of numpy are floats with another repr.
+        return repr(float(value)) if math.isfinite(value) else f'float("{value}")'
     if isinstance(value, tuple | list):
         inner = ", ".join(_literal(item, place) for item in value)
         return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
@@ -260,7 +318,7 @@ def _literal(value: Any, place: str) -> str:
 
 
 def _check(source: str, name: str, network: fx.GraphModule) -> None:
-    """Run the source, load the weights strictly, and compare the code node by node where it can be read."""
+    """Run the source, load the weights strictly, and compare layers, and the computation where it can be read."""
     space: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):
         exec(compile(source, f"{name}.py", "exec"), space)
@@ -269,6 +327,33 @@ def _check(source: str, name: str, network: fx.GraphModule) -> None:
     for (path, one), (_, other) in zip(network.named_children(), made.named_children(), strict=True):
         if one.extra_repr() != other.extra_repr():
             raise _unwritten(f"{type(one).__name__}({one.extra_repr()})", path)
+    try:
+        code = fx.Tracer().trace(made)
+    except Exception:  # Lengths that are computed with cannot be read.
+        return
+    if _computed(code) != _computed(network.graph):
+        raise _unwritten("an operation that reads otherwise than it computes", "forward")
+
+
+def _computed(code: fx.Graph) -> str:
+    """The output as a function of inputs, layers and parameters, whatever the names and the order."""
+    found: dict[fx.Node, str] = {}
+    for place, node in enumerate(code.nodes):
+        facts: tuple[Any, ...] = (place,)
+        if node.op != "placeholder":
+            facts = (node.target, _compared(node.args, found), _compared(sorted(node.kwargs.items()), found))
+        found[node] = hashlib.sha256(repr((node.op, *facts)).encode()).hexdigest()
+    return "".join(found[node] for node in code.nodes if node.op == "output")
+
+
+def _compared(value: Any, found: Mapping[fx.Node, str]) -> Any:
+    if isinstance(value, fx.Node):
+        return found[value]
+    if isinstance(value, slice):
+        return ("slice", *(_compared(item, found) for item in (value.start, value.stop, value.step)))
+    if isinstance(value, tuple | list):
+        return tuple(_compared(item, found) for item in value)
+    return float(value) if isinstance(value, float) else value
 
 
 def _unwritten(got: str, place: str) -> UnsupportedOpError:

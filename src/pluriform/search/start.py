@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from pluriform.encoding import encode
 from pluriform.errors import GraphError, UnsupportedOpError, explain
 from pluriform.graph.graph import Graph, Node, Shape
 from pluriform.graph.inplace import writes_in_place
@@ -18,7 +19,7 @@ from pluriform.search.moves import legal_moves
 from pluriform.search.outline import Outline
 from pluriform.search.widen import widths_of
 
-__all__ = ["morphable"]
+__all__ = ["check_storable", "morphable"]
 
 DROPOUTS = {
     F.dropout: nn.Dropout,
@@ -46,7 +47,8 @@ def morphable(module: nn.Module, example: Any) -> Graph:
     Raises:
         UnsupportedOpError: The network could not be read, or an operation writes into its input in a way that has no
             pure form; names the node and its line.
-        GraphError: The network computes something else in training mode than in evaluation mode, or no move is legal.
+        GraphError: The network computes something else in training mode than in evaluation mode, the copy computes
+            something else than the network, or no move is legal.
     """
     own = copy.deepcopy(module)
     modes = {part: part.training for part in own.modules()}
@@ -63,8 +65,40 @@ def morphable(module: nn.Module, example: Any) -> Graph:
             _purify(edited, code_node(edited, evaluating, node.name), node)
     edited.recompile()
     graph = retrace(edited, evaluating, f"reading {type(module).__name__}")
+    _check_copy(own.eval(), copy.deepcopy(graph.module).eval(), example)
     _check_moves(graph, type(module).__name__)
     return graph
+
+
+def check_storable(graph: Graph) -> None:
+    """Refuse, before a search and not after it, a network that a run could not keep.
+
+    Raises:
+        UnsupportedOpError: It calls a function that a stored form cannot name; names the function and its line.
+    """
+    for code in graph.module.graph.nodes:
+        try:
+            encode(code.target)
+        except TypeError as error:
+            line = code.meta.get("source") or "a line unknown"
+            got = f"{getattr(code.target, '__name__', code.target)} ({code.name}, {line})"
+            remedy = "use a method of the tensor (x.relu()), put it into a module of its own, or search without a run"
+            where = f"search from {type(graph.root).__name__}"
+            raise UnsupportedOpError(explain("functions that a stored network can name", got, where, remedy)) from error
+
+
+def _check_copy(own: nn.Module, read: nn.Module, example: Any) -> None:
+    """Refuse a network that was read as another one; those that draw numbers in evaluation mode are not compared."""
+    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        first, again, copied = own(*inputs), own(*inputs), read(*inputs)
+    if not isinstance(first, Tensor) or not torch.allclose(first, again, equal_nan=True):
+        return
+    if not torch.allclose(first, copied, rtol=1e-3, atol=1e-5 * float(first.abs().max()), equal_nan=True):
+        got = f"outputs that differ by up to {float((first - copied).abs().max()):.3g}"
+        remedy = "write powers of negative numbers and calls of other libraries with functions of torch"
+        where = f"search from {type(own).__name__}"
+        raise GraphError(explain("a copy that computes what the network computes", got, where, remedy))
 
 
 def _check_moves(graph: Graph, name: str) -> None:

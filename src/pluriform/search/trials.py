@@ -77,7 +77,7 @@ class Search:
         self.plan, self.common, self.folder, self.journal = plan, common, folder, journal
         self.checkpoints = checkpoints
         inputs, targets = common.data.train.batch(torch.arange(2))
-        start = morphable(common.module, inputs)
+        self.start = start = morphable(common.module, inputs)
         self.most_bytes = self.most_work = math.inf
         self.space = MorphSpace(start, derive_seed(plan.seed, "moves"), fits=self._fits)
         self._check_start()
