@@ -143,7 +143,7 @@ class MorphismSearch(Method):
             common = Common(module, data, self.training, context.device.type, _function(self.objective))
             search = Search(self._plan(budget, data, context), common, folder / "trials", journal)
             if context.run is not None:
-                check_storable(search.start)
+                check_storable(search.start, type(module).__name__)
             search.run()
             best = search.best()
             network = readable(search.network(best)).to(context.device).eval()

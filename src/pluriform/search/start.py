@@ -70,8 +70,12 @@ def morphable(module: nn.Module, example: Any) -> Graph:
     return graph
 
 
-def check_storable(graph: Graph) -> None:
+def check_storable(graph: Graph, name: str) -> None:
     """Refuse, before a search and not after it, a network that a run could not keep.
+
+    Args:
+        graph: Of `morphable`.
+        name: Of the network.
 
     Raises:
         UnsupportedOpError: It calls a function that a stored form cannot name; names the function and its line.
@@ -83,7 +87,7 @@ def check_storable(graph: Graph) -> None:
             line = code.meta.get("source") or "a line unknown"
             got = f"{getattr(code.target, '__name__', code.target)} ({code.name}, {line})"
             remedy = "use a method of the tensor (x.relu()), put it into a module of its own, or search without a run"
-            where = f"search from {type(graph.root).__name__}"
+            where = f"search from {name}"
             raise UnsupportedOpError(explain("functions that a stored network can name", got, where, remedy)) from error
 
 
