@@ -8,6 +8,7 @@ narrow_curves.png: accuracy of deep thin networks over depth and over width, by 
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ ARMS = {
     "distillation": ("thin, distilled", "#D55E00", "^"),
     "wide-then-narrow": ("wide, then narrow", "#0072B2", "o"),
 }
+CHANCE = 10.0  # Of ten classes, in percent: a network that has learned nothing.
 NAMES = {"fashion-mnist": "FashionMNIST", "cifar10": "CIFAR-10"}
 
 
@@ -58,32 +60,27 @@ def draw_mean_field(found: dict[str, Any], path: Path) -> None:
 
 
 def draw_curves(found: dict[str, Any], path: Path) -> None:
-    """Test accuracy over depth at the width of the table, and over width at its depth; bars are one sd over seeds."""
+    """Test accuracy over depth at the width of the table, and over width at its depth: medians, and a dot a seed."""
     plt = pyplot()
     places = [(*_place(name), rows) for name, rows in found["networks"].items()]
     name = max({place[0] for place in places}, key=lambda each: sum(place[0] == each for place in places))
     places = [place for place in places if place[0] == name]
     depth = max({p[1] for p in places}, key=lambda each: sum(p[1] == each for p in places))
     width = max({p[2] for p in places}, key=lambda each: sum(p[2] == each for p in places))
+    floor = min(v for p in places for arm in ARMS for v in p[3][arm]["test"]["values"] if v > CHANCE) - 2
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
     for panel, axis, others in ((left, 1, (2, width)), (right, 2, (1, depth))):
         chosen = sorted((p for p in places if p[others[0]] == others[1]), key=lambda p, axis=axis: p[axis])
-        for aside, (arm, (label, colour, mark)) in zip((-0.008, 0.0, 0.008), ARMS.items(), strict=True):
-            rows = [(p[axis], p[3][arm]["test"]) for p in chosen if arm in p[3]]
-            means = [row["mean"] for _, row in rows]
-            spread = [row["sd"] or 0.0 for _, row in rows]
+        for aside, (arm, (label, colour, mark)) in zip((-0.012, 0.0, 0.012), ARMS.items(), strict=True):
+            rows = [(p[axis] + aside * chosen[-1][axis], p[3][arm]["test"]["values"]) for p in chosen]
+            medians = [statistics.median(values) for _, values in rows]
             shown = label if panel is left else None
-            panel.errorbar(
-                [x + aside * chosen[-1][axis] for x, _ in rows],
-                means,
-                spread,
-                color=colour,
-                marker=mark,
-                ms=5,
-                lw=1.4,
-                label=shown,
-                capsize=2,
-            )
+            panel.plot([x for x, _ in rows], medians, color=colour, marker=mark, ms=5.5, lw=1.4, label=shown)
+            dots = [(x, max(value, floor), value <= CHANCE) for x, values in rows for value in values]
+            panel.scatter(*zip(*((x, y) for x, y, lost in dots if not lost), strict=True), s=9, color=colour, alpha=0.6)
+            for x, y in ((x, y) for x, y, lost in dots if lost):
+                panel.plot(x, y + 0.6, "x", color=colour, ms=6)
+                panel.text(x, y + 1.4, "at chance", color=colour, ha="center", fontsize=8)
         wide = [(p[axis], p[3]["alone"]["wide"]["mean"]) for p in chosen]
         panel.plot(
             *zip(*wide, strict=True), ":", color="#333333", lw=1.2, label="wide partner" if panel is left else None
@@ -91,7 +88,8 @@ def draw_curves(found: dict[str, Any], path: Path) -> None:
         panel.set_xticks([p[axis] for p in chosen])
     left.set_title(f"{NAMES[name]}, {width} channels", loc="left")
     left.set_xlabel("convolutions")
-    left.set_ylabel("test accuracy, %, mean and sd over seeds")
+    left.set_ylim(floor, None)
+    left.set_ylabel("test accuracy, %: medians and seeds")
     right.set_title(f"{NAMES[name]}, {depth} convolutions", loc="left")
     right.set_xlabel("channels of the thin network")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)

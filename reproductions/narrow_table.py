@@ -8,7 +8,7 @@ positions that are left (8x8 of CIFAR-10), average pooling, a linear layer; weig
 training images, 1,000 others for validation, the official test images. Its wide partner has three times the channels
 and is trained once a seed; all arms learn from the same one. Sizes were chosen on validation images in trials that are
 not kept: with 4,000 images the wide network was hardly better than the thin one. They are what two CPU cores
-carry: about three hours of one core for both data sets and the curves.
+carry: about three hours of one core for both data sets and the curves of one.
 
 The table: depth 20, width 8, five seeds, all arms. The curves: depths 8 and 32 at width 8, widths 4 and 12 at depth 20,
 three seeds, the arms `alone`, `distillation`, `wide-then-narrow`.
@@ -224,7 +224,7 @@ def row(arms: dict[str, dict[int, dict]], arm: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "seeds": sorted(own),
         "rate": sorted({part["rate"] for part in own.values()}),
-        "test": mean_and_sd(values) | {"interval": interval_of_mean(values)},
+        "test": mean_and_sd(values) | {"interval": interval_of_mean(values), "values": values},
         "nll": mean_and_sd(part["nll"] for part in own.values()),
         "ece": mean_and_sd(part["ece"] for part in own.values()),
         "thin passes": mean_and_sd(part["thin passes"] for part in own.values()),
