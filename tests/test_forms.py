@@ -144,6 +144,26 @@ def test_operators_of_graphs_are_kept(tmp_path):
     assert torch.equal(load_form(save_form(net, tmp_path / "form"))(value), value[:, 0:2])
 
 
+@pytest.mark.parametrize(
+    "function", [torch.relu, torch.tanh, torch.flatten, torch.softmax, torch.where, torch.linspace]
+)
+def test_functions_that_tensors_have_as_methods_are_kept(tmp_path, function):
+    graph = fx.Graph()
+    graph.output(graph.call_function(function, (graph.placeholder("x"), 1)))
+    copy = load_form(save_form(fx.GraphModule(nn.Module(), graph), tmp_path / "form"))
+    assert [node.target for node in copy.graph.nodes if node.op == "call_function"] == [function]
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_recurrent_layers_come_back_and_can_be_trained_on(tmp_path, kind):
+    net = kind(3, 5, num_layers=2, bidirectional=True, batch_first=True)
+    copy, x = load_form(save_form(nn.Sequential(net), tmp_path / "form"))[0], torch.randn(2, 4, 3)
+    assert torch.equal(copy(x)[0], net(x)[0])
+    with torch.no_grad():
+        copy.weight_hh_l1.zero_()  # Seen by the layer, which keeps its parameters in a list as well.
+    assert not torch.equal(copy(x)[0], net(x)[0])
+
+
 def test_a_flipped_bit_is_noticed(tmp_path):
     path = save_form(nn.Linear(20, 20), tmp_path / "form")
     weights = bytearray((path / "weights.safetensors").read_bytes())

@@ -60,10 +60,9 @@ def resolve_class(path: str) -> type:
 @functools.cache
 def _tensor_functions() -> dict[str, Callable]:
     """Functions that torch lists as operating on tensors, and a few that create them, by `module:name`."""
-    listed = [
-        f for group in torch.overrides.get_overridable_functions().values() for f in group if hasattr(f, "__name__")
-    ]
-    created = [torch.arange, torch.zeros, torch.ones, torch.full, torch.tensor, torch.eye]
+    groups = torch.overrides.get_overridable_functions().values()
+    listed = [f for group in groups for f in group if hasattr(f, "__name__") and not hasattr(f, "__objclass__")]
+    created = [torch.arange, torch.linspace, torch.zeros, torch.ones, torch.full, torch.tensor, torch.eye]
     operators = importlib.import_module("operator")
     plain = [
         getattr(operators, name) for name in operators.__all__ if name not in ("attrgetter", "methodcaller", "call")

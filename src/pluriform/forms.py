@@ -113,6 +113,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+REFERENCES = ("_flat_weights", "_flat_weight_refs")
+"""Lists in which recurrent layers keep their parameters once more."""
+
+
 class _Tensors:
     """Tensors to be stored, each once, keyed by the first place it was met at."""
 
@@ -164,6 +168,8 @@ def _describe(module: nn.Module, place: str, tensors: _Tensors, seen: dict[int, 
 def _attributes(module: nn.Module, below: Any, tensors: _Tensors) -> dict[str, Any]:
     described = {}
     for name, value in vars(module).items():
+        if name in REFERENCES and isinstance(module, nn.RNNBase):
+            continue
         if name in INTERNAL or isinstance(getattr(type(module), name, None), functools.cached_property):
             continue
         try:
@@ -198,6 +204,8 @@ class _Builder:
             module.__dict__[name] = self._attribute(value, name, place, described["class"])
         for name, value in described["parameters"].items():
             module.register_parameter(name, None if value is None else self._parameter(**value))
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()
         for name, value in described["buffers"].items():
             tensor = None if value is None else self._tensors[value["key"]]
             module.register_buffer(name, tensor, persistent=value is None or value["persistent"])

@@ -17,6 +17,7 @@ CALLS = [
     ("call_function", nn.functional.relu, {"inplace": True}, True),
     ("call_function", operator.iadd, {}, True),
     ("call_function", operator.setitem, {}, True),
+    ("call_function", operator.and_, {}, False),
     ("call_method", "add", {}, False),
     ("call_method", "add_", {}, True),
     ("call_method", "__len__", {}, False),

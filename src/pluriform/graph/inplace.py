@@ -8,6 +8,8 @@ __all__ = ["HiddenWrite", "settle_writes", "writes_in_place"]
 
 WRITTEN = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor", "setitem")
 OPERATORS = frozenset(getattr(operator, name) for name in WRITTEN)
+NAMED_LIKE_KEYWORDS = frozenset({operator.and_, operator.or_, operator.not_, operator.is_})
+"""They end with an underscore and write nothing."""
 PURE = {getattr(operator, name): getattr(operator, name[1:]) for name in ("iadd", "isub", "imul", "itruediv")}
 
 
@@ -22,7 +24,7 @@ def writes_in_place(node: fx.Node, module: nn.Module) -> bool:
         return getattr(module.get_submodule(str(node.target)), "inplace", False) is True
     if node.op == "call_method":
         return _underscored(str(node.target))
-    if node.op == "call_function":
+    if node.op == "call_function" and node.target not in NAMED_LIKE_KEYWORDS:
         written = node.target in OPERATORS or _underscored(getattr(node.target, "__name__", ""))
         return written or node.kwargs.get("inplace", False) is True or node.kwargs.get("out") is not None
     return False
