@@ -332,6 +332,36 @@ def test_sources_name_the_line_of_the_user():
     assert trace(space["Typed"](), torch.ones(2, 3))["relu"].source == "<stdin>:3"
 
 
+class Frozen(nn.Module):
+    """A backbone of two layers without gradients, inside a branch that has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Linear(4, 4)
+        self.backbone = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        with torch.no_grad():
+            features = self.backbone(x)
+        return self.head(features + self.branch(x))
+
+
+@pytest.mark.parametrize("outside", [torch.enable_grad, torch.no_grad])
+def test_weights_without_gradients_stay_without(outside):
+    net, x = Frozen(), torch.randn(3, 4)
+    with outside():
+        graph = trace(net, x)
+    assert [node.name for node in graph.nodes].count("detach") == 1
+    root = graph.root
+    root(x).sum().backward()
+    assert {name for name, weight in root.named_parameters() if weight.grad is None} == {
+        "backbone.0.weight",
+        "backbone.0.bias",
+    }
+    assert torch.equal(root(x), net(x))
+
+
 def test_half_precision_and_integers_keep_their_types():
     graph = trace(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2)).half(), torch.ones(2, 3, dtype=torch.long))
     assert [node.dtype for node in graph.nodes] == [torch.long, torch.float16, torch.float16, torch.float16]

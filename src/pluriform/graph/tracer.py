@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.node import map_arg
+from torch.fx.node import map_aggregate, map_arg
 
 from pluriform.graph.inplace import HiddenWrite, settle_writes
 from pluriform.graph.parameters import functional_call
@@ -59,6 +59,7 @@ class ShapeTracer(fx.Tracer):
         self._opaque = opaque
         self._states: dict[str, dict[str, Tensor]] = {}
         self._inside: list[str] = []
+        self._gradients = True  # Whether calls around the one at hand have gradients.
         self.failure: TraceFailure | None = None
         self._given = iter(self._examples)
         self._classes = [type(module) for module in root.modules()]
@@ -73,6 +74,7 @@ class ShapeTracer(fx.Tracer):
         try:
             with ExitStack() as stack:
                 stack.enter_context(_quiet())
+                stack.enter_context(torch.enable_grad())  # So that `no_grad` seen below is the module's own.
                 stack.enter_context(_len_traced(self._classes))
                 stack.enter_context(SizesAsNodes(self))
                 graph = self._walk(root) if _is_traced(root) else self.trace(root)
@@ -105,18 +107,24 @@ class ShapeTracer(fx.Tracer):
         return root_fn, [self.root, *proxies]
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Follow or emit one call, remembering the innermost module that fails."""
+        """Follow or emit one call, remembering the innermost module that fails.
+
+        A call under `torch.no_grad()` is followed by `detach`: graphs know no modes, and frozen weights stay frozen.
+        """
         if m not in (self.submodule_paths or {}):  # made on the fly, like nn.ReLU()(x)
             return forward(*args, **kwargs)
-        path = self.path_of_module(m)
+        path, outer = self.path_of_module(m), self._gradients
         self._inside.append(path)
+        self._gradients = torch.is_grad_enabled()
         try:
-            return super().call_module(m, forward, args, kwargs)
+            found = super().call_module(m, forward, args, kwargs)
         except Exception as error:
             self.failure = self.failure or TraceFailure(path, error)
             raise
         finally:
             self._inside.pop()
+            frozen, self._gradients = outer and not self._gradients, outer
+        return map_aggregate(found, _detached) if frozen else found
 
     def create_arg(self, a: Any) -> Any:
         """A proxy is its node, although it is a tensor too."""
@@ -169,6 +177,10 @@ class ShapeTracer(fx.Tracer):
 
 def _is_traced(module: nn.Module) -> bool:
     return isinstance(module, fx.GraphModule) and module.graph._tracer_cls is ShapeTracer
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, TensorProxy) else value
 
 
 def _attribute(root: nn.Module, path: str) -> Any:
