@@ -47,6 +47,17 @@ def test_children_are_shorter_and_gentler_than_the_start(data, tmp_path, monkeyp
     assert len(form.facts["trials"]) < 400
 
 
+def test_children_are_trained_until_the_end_begins_however_little_it_takes(data, tmp_path):
+    """Half of the time is set aside for the end, whose 50 epochs of five steps take a tenth of it."""
+    net = pf.nets.build("mlp", data)
+    pf.MorphismSearch(minutes=0.15, final=0.5, strategy="mutate").fit(net, data, seed=1, run=tmp_path / "run")
+    with Journal(tmp_path / "run" / "journal.sqlite") as journal:
+        children = [trial for trial in journal.trials() if not trial.plan.get("final")]
+        told = [trial for trial in journal.told() if not trial.plan.get("final")]
+    assert max(trial.figures["told_seconds"] for trial in told) > 0.6 * 9
+    assert len(children) - len(told) <= 1  # The last one may have had no time.
+
+
 def test_a_round_is_a_part_of_an_epoch(data, tmp_path):
     common = Common(pf.nets.build("mlp", data, seed=1), data, Recipe(), "cpu")
     measured = run_trial(Task(0, str(tmp_path / "0"), epochs=3, steps=2, seed=3), common)

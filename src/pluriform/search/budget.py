@@ -59,9 +59,9 @@ class Budget:
         """Seconds that are left; infinity without a limit."""
         return math.inf if self.minutes is None else 60.0 * self.minutes - self.seconds
 
-    def deadline(self, share: float | int = 1.0) -> float | None:
-        """Unix time at which that share of the minutes is spent."""
-        return None if self.minutes is None else self.wall + 60.0 * self.minutes * share - float(self.earlier)
+    def deadline(self, reserved: float | int = 0.0) -> float | None:
+        """Unix time at which the minutes are spent but for `reserved` seconds."""
+        return None if self.minutes is None else self.wall + 60.0 * self.minutes - float(self.earlier) - reserved
 
     def spent(self, begun: int) -> bool:
         """Whether no further trial may begin where so many did."""

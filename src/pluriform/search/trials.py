@@ -271,7 +271,7 @@ class Search:
         moves = tuple(map(Morph.from_json, trial.moves))
         parent = None if trial.parent is None else self.folder / f"{trial.parent:06d}" / WEIGHTS
         least = tuple(-math.inf if value is None else value for value in trial.plan.get("least", []))
-        share = 1.0 if trial.plan.get("final") else 1.0 - self.plan.final
+        reserved = 0.0 if trial.plan.get("final") else most_ending_seconds(self.done, self.plan, self.full)
         own = trial.plan["epochs"] * trial.plan.get("steps", self.full)
         fresh = trial.parent is None or bool(trial.plan.get("scratch"))
         return Task(
@@ -286,7 +286,7 @@ class Search:
             rate=1.0 if fresh else gentleness(own, self.pace.start.count * self.pace.start.steps),
             scratch=bool(trial.plan.get("scratch")),
             least=least,
-            deadline=budget.deadline(share),
+            deadline=budget.deadline(reserved),
             also_untrained=trial.number == 0 or bool(trial.plan.get("final") and not trial.plan.get("scratch")),
             cap=trial.plan.get("cap"),
             checkpoint=self.checkpoints,
