@@ -14,7 +14,7 @@ textured in four styles or on photographs (MNIST-M), both made in code. A small 
   target but that colours do not matter;
 - `tsit`, `tsit-features`, `cyclegan`: half of them translated (`Translated.augment`), TSIT's each in the style of one
   of the target images; the translator was trained for `--minutes` on both sides without labels. `tsit` holds the
-  content by coarse light and edges, `tsit-features` by features of the classifier of `recoloured`, which knows digits
+  content by edges, `tsit-features` by features of the classifier of `recoloured`, which knows digits
   in any colours and no target;
 - `ceiling`: the target images with their labels.
 

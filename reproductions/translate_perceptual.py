@@ -8,7 +8,7 @@ TSIT at 64 pixels from label maps of facades to photographs, and at 32 pixels fr
 are one network trained on 20,000 images of CIFAR-10 for the same number of passes, by PGD at 0.5 in L2 or plainly; both
 have the same layers with the same weights in the loss. In facades every arm has L1 to the truth (weight 10), so that
 the perceptual loss (weight 20) is the only difference; in apples to oranges it is all that holds the content (weight
-1), and `none` has coarse light and edges in its place. Each fit trains for `--minutes`; perceptual losses cost updates.
+1), and `none` has edges in its place. Each fit trains for `--minutes`; perceptual losses cost updates.
 
 Judged as in translate_facades.py and translate_unpaired.py, by a plain and a robust classifier of other seeds and by
 random features: each of the first two may favour the arm of its kind, which is why both stand here.

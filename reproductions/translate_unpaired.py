@@ -8,7 +8,7 @@ Apples: the 500 and 500 training photographs of apples and of oranges in CIFAR-1
 Digits: 4,000 grey digits of MNIST and 4,000 others in four styles made in code (stripes, checks, speckles, a gradient,
 each with colours of its own), 500 and 500 to test. Every arm trains for `--minutes`, of which one update takes what two
 short trainings say, with its published losses and rates; generators have about the same number of parameters, in
-CycleGAN and MUNIT both directions together. `tsit` holds the content by coarse light and edges, `tsit-perceptual` by
+CycleGAN and MUNIT both directions together. `tsit` holds the content by edges, `tsit-perceptual` by
 features of a classifier of CIFAR-10; `copy` leaves the content as it is.
 
 `taken for the target`: a classifier of the real training images of both sides says how many outputs are oranges (of

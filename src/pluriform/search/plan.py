@@ -64,14 +64,14 @@ class Plan:
 def strategy_of(plan: Plan, space: MorphSpace) -> Any:
     """The strategy of that name, which proposes the start first.
 
-    With a limit of time, expected improvement counts by the square root of what a step costs.
+    Expected improvement counts by the square root of what a step costs, with and without a limit of time: networks do
+    not grow without bound, and a larger budget of another kind goes on with the same proposals.
     """
     seed, start = derive_seed(plan.seed, "strategy") % 2**32, [space.start]
     if plan.strategy == "random":
         return RandomSearch(space, seed=seed, start=start)
     if plan.strategy == "mutate":
         return MutateIncumbent(space, seed=seed, initial=1, start=start)
-    timed = plan.budget.minutes is not None
     return BayesianSearch(
         space,
         seed=seed,
@@ -79,5 +79,5 @@ def strategy_of(plan: Plan, space: MorphSpace) -> Any:
         start=start,
         covariates=lambda one: [math.log(one.parameters)],
         marks=MARKS * space.children,
-        cost=(lambda one: math.sqrt(one.work)) if timed else None,
+        cost=lambda one: math.sqrt(one.work),
     )

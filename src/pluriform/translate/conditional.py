@@ -65,7 +65,7 @@ class Weights:
         feature_matching: L1 on features of the discriminator.
         perceptual: L1 on features of a classifier.
         l1: To the truth, in [-1, 1].
-        structure: Coarse light and edges of the content.
+        structure: Edges of the content, fine and coarse.
         kl: Of the encoder.
     """
 

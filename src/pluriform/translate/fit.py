@@ -40,7 +40,7 @@ class TSIT(Translation):
 
     Minimised is the hinge loss against discriminators at several scales, plus feature matching, plus what holds the
     content: a perceptual loss on the features of `module`, where one is given, to the content where sides are unpaired
-    and to the truth of pairs; without it `structure` (coarse light and edges of the content) or `l1` to the truth.
+    and to the truth of pairs; without it `structure` (edges of the content) or `l1` to the truth.
 
     Tasks: `style-transfer`, an image in the style of another, unpaired; `multi-modal`, the same with several styles in
     the data; `semantic`, label maps to images; `paired`, any image to its partner. In the first two the style stream
@@ -68,8 +68,7 @@ class TSIT(Translation):
         perceptual: Weight of features of `module`; `None` for 20 in semantic work and 1 otherwise, as published for
             VGG-19.
         l1: Weight of the truth of pairs; `None` for 10 without `module` and 0 with one.
-        structure: Weight of coarse light and edges where sides are unpaired; `None` for 10 without `module` and 0 with
-            one. Coarse light keeps a dark ground dark: give a `module`, or less, where the sides differ in that.
+        structure: Weight of fine and coarse edges where sides are unpaired; `None` for 10 without `module` and 0 with one.
         training: The game.
 
     References:

@@ -1,4 +1,4 @@
-"""What two images share without any classifier: coarse light and edges."""
+"""What two images share without any classifier: their edges, fine and coarse."""
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,11 @@ LARGEST = 16
 
 
 def structure_loss(output: Tensor, content: Tensor) -> Tensor:
-    """`mean |coarse(output) - coarse(content)| + mean |edges(output) - edges(content)|` of the luminance.
+    """`mean |edges(output) - edges(content)|` of the luminance, and the same of its averages over squares.
 
-    The only thing that holds the content where sides are unpaired and no feature extractor is given: colours are free,
-    coarse light and the strength of edges are not. Coarse is the average over squares of an eighth of the short side,
-    at most 16 pixels; edges are the absolute differences of neighbours.
+    The only thing that holds the content where sides are unpaired and no feature extractor is given. Edges are the
+    absolute differences of neighbours: where shapes end is held, colours, light and dark are free, so that a black
+    ground may become white. Squares have an eighth of the short side, at most 16 pixels.
 
     Args:
         output: What the translator made, `(batch, channels, height, width)`.
@@ -22,10 +22,14 @@ def structure_loss(output: Tensor, content: Tensor) -> Tensor:
     """
     ours, theirs = (image.float().mean(1, keepdim=True) for image in (output, content))
     side = max(1, min(LARGEST, min(ours.shape[2:]) // 8))
-    coarse = (F.avg_pool2d(ours, side) - F.avg_pool2d(theirs, side)).abs().mean()
-    edges = [
+    return _between(ours, theirs) + _between(F.avg_pool2d(ours, side), F.avg_pool2d(theirs, side))
+
+
+def _between(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Mean absolute difference of edges, both directions alike."""
+    differences = [
         (ours.diff(dim=axis).abs() - theirs.diff(dim=axis).abs()).abs().mean()
         for axis in (2, 3)
         if ours.shape[axis] > 1
     ]
-    return coarse + (torch.stack(edges).mean() if edges else 0.0)
+    return torch.stack(differences).mean() if differences else (ours * 0.0).sum()

@@ -18,7 +18,7 @@ _NOTES = {
     "feature_matching": "features of the discriminator",
     "perceptual": "features of the extractor",
     "l1": "to the truth",
-    "structure": "coarse light and edges of the content",
+    "structure": "edges of the content",
     "kl": "of the latent vector",
     "cycle": "images that come back",
     "identity": "target images left alone",
