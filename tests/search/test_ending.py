@@ -46,7 +46,11 @@ def test_lengths_without_and_with_a_limit_of_time():
     assert (trial.plan["epochs"], trial.plan["scratch"]) == (7, True)  # as its lineage had
     timed = plan(minutes=1)
     trial = next_ending(on, 2, [best], timed, 4, 50)
-    assert trial.plan["epochs"] == 5  # 60 s / 2 trainings / 0.1 s a step, less what is spent beside steps
+    assert (trial.plan["epochs"], trial.plan["steps"]) == (6, 47)  # 0.95 * 60 s / 2 trainings / 0.1 s a step, and a bit
+    best.figures.update(step_seconds=0.02, look_seconds=1.5)  # 0.05 s a step with its share of the looks
+    trial = next_ending(on, 2, [best], timed, 4, 50)
+    assert trial.plan["epochs"] == 12
+    best.figures.update(step_seconds=0.1, look_seconds=0.0)
     late = dataclasses.replace(timed, budget=dataclasses.replace(timed.budget, earlier=55.0))
     assert next_ending(on, 1, [best], late, 4, 400).plan["epochs"] == 1
     assert 40 < next_ending(on, 1, [best], late, 4, 400).plan["steps"] < 50

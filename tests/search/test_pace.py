@@ -11,12 +11,10 @@ from pluriform.search.pace import (
     Rounds,
     expected_seconds,
     measured_step,
-    most_work,
-    offered,
     paced,
     rounds_within,
 )
-from pluriform.search.size import work_of
+from pluriform.search.size import step_work, work_of
 from pluriform.training.recipe import Recipe
 
 
@@ -29,17 +27,18 @@ def test_without_a_limit_of_time_or_with_epochs_all_trials_are_alike():
 def test_with_a_limit_the_start_has_a_fifth_and_two_dozen_children_the_rest():
     pace = paced(None, 20, 100, 600.0, 0.3, 0.01)
     assert pace.start == Rounds(60, 100)  # three times the usual; a fifth would be 120 epochs
-    assert pace.child == Rounds(8, 100)  # 0.5 * 600 s / (24 * 1.5 * 0.01 s) = 833 steps
+    assert pace.child == Rounds(12, 100)  # 0.5 * 600 s / (24 * 0.01 s) = 1,250 steps
     assert paced(None, 20, 100, 200.0, 0.3, 0.01).start == Rounds(40, 100)
     slow = paced(None, 1, 750, 900.0, 0.3, 0.1)
     assert slow.start == Rounds(2, 750)  # 1,800 steps
-    assert slow.child == Rounds(1, 125)  # a part of an epoch
+    assert slow.child == Rounds(1, 200)  # a part of an epoch, for fewer children than 24
     assert paced(None, 20, 1000, 1.0, 0.3, 0.1).child == Rounds(1, 60)  # never next to nothing
     assert paced(None, 20, 5, 0.1, 0.3, 0.1).child == Rounds(1, 5)
 
 
 def test_trainings_that_fit_the_time_that_is_left():
-    assert rounds_within(950, 100, 50) == Rounds(9, 100)
+    assert rounds_within(950, 100, 50) == Rounds(10, 95)
+    assert rounds_within(900, 100, 50) == Rounds(9, 100)
     assert rounds_within(95_000, 100, 50) == Rounds(50, 100)
     assert rounds_within(70, 100, 50) == Rounds(1, 70)
     assert rounds_within(20, 100, 50) is None
@@ -52,22 +51,40 @@ def test_time_is_expected_as_it_was_lately():
     assert expected_seconds(10.0, done) == pytest.approx(5.0)
 
 
-def test_the_dearest_child_takes_a_tenth_of_the_time():
-    pace = paced(None, 20, 100, 600.0, 0.3, 0.01)
-    assert most_work(pace, 1e6, 600.0, 0.01) == pytest.approx(1e6 * 60.0 / 8.0)
-    assert most_work(paced(None, 1, 1000, 1.0, 0.3, 0.1), 1e6, 1.0, 0.1) == 2e6
+def test_the_end_has_thirty_epochs_of_the_start_where_there_is_time():
+    shares = [paced(None, 1, 734, 60.0 * minutes, None, 0.066).final for minutes in (15, 40, 90)]
+    assert shares == [0.7, pytest.approx(30 * 734 * 0.066 / 2400), 0.3]
+    short = paced(None, 1, 734, 900.0, None, 0.066)
+    assert short.start == Rounds(1, 734)  # 2 / 7 of 0.3 of 13,636 steps are 1,168
+    assert short.child == Rounds(1, 200)
+    assert paced(None, 1, 734, None, None, 0.0).final == paced(4, 1, 734, 900.0, None, 0.066).final == 0.3
+
+
+def test_children_have_equal_times_and_at_most_the_usual_epochs():
+    pace = paced(None, 10, 100, 600.0, 0.3, 0.01)
+    assert [pace.of_child(ratio, 100) for ratio in (0.5, 1.0, 1.25)] == [Rounds(10, 100)] * 3
+    assert pace.of_child(2.5, 100) == Rounds(5, 100)
+    assert pace.of_child(15.0, 100) == Rounds(1, 83)
+    assert paced(3, 10, 100, 600.0, 0.3, 0.01).of_child(50.0, 100) == Rounds(3, 100)
+
+
+def test_the_dearest_child_makes_a_few_steps():
+    assert paced(None, 20, 100, 600.0, 0.3, 0.01).most_work(1e6, 100) == pytest.approx(1e6 * 1250 / 60)
+    assert paced(None, 20, 10, 600.0, 0.3, 0.01).most_work(1e6, 10) == pytest.approx(1e6 * 1250 / 10)
+    assert paced(None, 1, 1000, 1.0, 0.3, 0.1).most_work(1e6, 1000) == 2e6
 
 
 def test_choosing_takes_a_small_share_of_a_training():
-    assert offered(paced(None, 20, 100, None, 0.3, 0.0), 0.0) == 24
-    assert offered(paced(None, 20, 100, 600.0, 0.3, 0.01), 0.01) == 10  # 5 % of 8 s, 0.04 s each
-    assert offered(paced(None, 20, 100, 30.0, 0.3, 0.01), 0.01) == 6
-    assert offered(paced(None, 20, 100, 6e4, 0.3, 0.1), 0.1) == 24
+    assert paced(None, 20, 100, None, 0.3, 0.0).offered(0.0) == 24
+    assert paced(None, 20, 100, 600.0, 0.3, 0.01).offered(0.01) == 15  # 5 % of 12 s, 0.04 s each
+    assert paced(None, 20, 100, 30.0, 0.3, 0.01).offered(0.01) == 6
+    assert paced(None, 20, 100, 6e4, 0.3, 0.1).offered(0.1) == 24
 
 
 def test_work_counts_products_and_what_stands_between_layers():
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     assert work_of(Outline.of(trace(net, torch.zeros(2, 4)))) == 18 + 16 * 8
+    assert step_work(100.0, 23, 64) == 6400 + 128 * 23
 
 
 def test_a_step_is_timed_on_a_copy():

@@ -5,15 +5,16 @@ without them; both scores are on record, and the better one comes out.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pluriform.search.choice import feasible, score_of
 from pluriform.search.journal import Trial
 from pluriform.search.pace import Rounds, rounds_within
 from pluriform.search.plan import Plan
 
-__all__ = ["Ending", "ending_of", "most_ending_seconds", "next_ending"]
+__all__ = ["Ending", "ending_of", "most_ending_seconds", "next_ending", "seconds_a_step"]
 
 MOST_EPOCHS = 50
 MARGIN = 0.95
@@ -63,11 +64,11 @@ def next_ending(ending: Ending, left: int, trials: Sequence[Trial], plan: Plan, 
     if ending.scratch:
         most = max(1, math.ceil(figures.get("total_epochs", 1.0)))
     if plan.budget.minutes is None:
-        count = most if ending.scratch else math.ceil(plan.final * len(trials) * epochs)
+        count = most if ending.scratch else math.ceil((plan.final or 0.0) * len(trials) * epochs)
         rounds: Rounds | None = Rounds(min(count, MOST_EPOCHS), full)
     else:
-        each = figures["seconds"] / max(figures.get("steps", figures["epochs"] * full), 1e-9)
-        rounds = rounds_within(MARGIN * plan.budget.left / left / max(each, 1e-9), full, min(most, MOST_EPOCHS))
+        steps = MARGIN * plan.budget.left / left / seconds_a_step(figures, full)
+        rounds = rounds_within(steps, full, min(most, MOST_EPOCHS))
     if rounds is None or plan.budget.left <= 0:
         return None
     planned = {"epochs": rounds.count, "steps": rounds.steps, "parameters": figures["parameters"], "final": True}
@@ -76,9 +77,15 @@ def next_ending(ending: Ending, left: int, trials: Sequence[Trial], plan: Plan, 
 
 def most_ending_seconds(done: Sequence[Trial], plan: Plan, full: int) -> float:
     """Seconds of the budget that the end takes: its share, or less where a full training of the best takes less."""
-    share = 60.0 * (plan.budget.minutes or 0.0) * plan.final
+    share = 60.0 * (plan.budget.minutes or 0.0) * (plan.final or 0.0)
     best = max(done, key=score_of, default=None)
-    if best is None or not best.figures.get("steps"):
+    if best is None:
         return share
-    full_training = MOST_EPOCHS * full * best.figures["seconds"] / best.figures["steps"] / MARGIN
+    full_training = MOST_EPOCHS * full * seconds_a_step(best.figures, full) / MARGIN
     return min(share, (1 + plan.retrained) * full_training)
+
+
+def seconds_a_step(figures: Mapping[str, Any], full: int) -> float:
+    """What a step of a finished trial took, with its share of the look at the validation split after each epoch."""
+    each = figures.get("step_seconds") or figures["seconds"] / max(figures.get("steps", figures["epochs"] * full), 1)
+    return max(each + figures.get("look_seconds", 0.0) / full, 1e-9)

@@ -51,7 +51,8 @@ class MorphismSearch(Method):
         trials: Networks in all, those that fail included; `None` for as many as there is time for (20 without a time).
         epochs: Of each trial; `None` for about 600 steps, at most 20 epochs, or, with minutes, as few as let some tens
             of networks be tried (parts of an epoch, if need be) after a longer training of the start.
-        final: Share of the minutes (or of the epochs of all trials) that the best network is trained on in the end.
+        final: Share of the minutes (or of the epochs of all trials) that the best network is trained on in the end;
+            `None` for 0.3, or more, up to 0.7, where there is hardly time for 30 epochs of the start.
         retrain: So many of the best networks are also trained from scratch in the end, for as long as their inherited
             weights were; both scores are on record, the better comes out. They share the time of `final`.
         objective: What is maximised, in place of accuracy or minus the root mean squared error: a function of outputs
@@ -85,7 +86,7 @@ class MorphismSearch(Method):
     minutes: float | int | None = None
     trials: int | None = None
     epochs: int | None = None
-    final: float | int = 0.3
+    final: float | int | None = None
     retrain: int = 0
     objective: Callable[..., Any] | str | None = None
     strategy: Literal["bayesian", "random", "mutate"] = "bayesian"
@@ -99,9 +100,9 @@ class MorphismSearch(Method):
     def __post_init__(self) -> None:
         Budget(self.trials, self.minutes)
         self._require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1, or None")
-        self._require(0 <= self.final < 1, "final", "a share in [0, 1)")
+        self._require(self.final is None or 0 <= self.final < 1, "final", "a share in [0, 1), or None")
         self._require(self.retrain >= 0, "retrain", "0 or more")
-        self._require(not self.retrain or self.final > 0, "final", "a share above 0 where networks are trained anew")
+        self._require(not self.retrain or self.final != 0, "final", "a share above 0 where networks are trained anew")
         self._require(0 <= self.early_stopping < 1, "early_stopping", "a share in [0, 1)")
         self._require(self.strategy in ("bayesian", "random", "mutate"), "strategy", "'bayesian', 'random' or 'mutate'")
         self._require(self.workers in ("serial", "processes", "ray"), "workers", "'serial', 'processes' or 'ray'")

@@ -61,7 +61,7 @@ class Grown:
 
     @cached_property
     def work(self) -> float:
-        """What a training step costs, for one sample, in multiply-accumulates."""
+        """What one sample costs in a training step, in multiply-accumulates."""
         return work_of(self.outline)
 
     def __hash__(self) -> int:

@@ -1,8 +1,12 @@
 """How long trials are: with a limit of time, so that some tens of networks are tried, whatever a step takes.
 
-    start: 1/5 of the time; children: what the end leaves, shared by 24 of them, each half as dear again as the start
+    end: 30 epochs of the start, but 3/10 of the time at least and 7/10 at most
+    start: 2/7 of what the end leaves; children: the rest, shared by 24 of them, or by fewer of 200 steps
 
-Training counts in rounds of so many steps: passes over the data where there is time for one, else parts of a pass.
+The less time there is, the more of it the end needs: a better network that is hardly trained is worse than the start,
+trained for all the time. In a hurry children have equal times, not equal steps: a network whose step takes twice as
+long makes half as many, and its score says what it is worth in the time that there is. Training counts in rounds of so
+many steps: passes over the data where there is time for one, else parts of a pass.
 """
 
 import copy
@@ -26,18 +30,15 @@ __all__ = [
     "expected_seconds",
     "gentleness",
     "measured_step",
-    "most_work",
-    "offered",
     "paced",
     "rounds_within",
 ]
 
-START = 0.2
-"""Share of the time for the start, from which all weights come."""
-CHILDREN, GROWTH = 24, 1.5
+ENDING, LEAST_ENDING, MOST_ENDING = 30, 0.3, 0.7
+START = 2 / 7
+"""Share for the start, from which all weights come."""
+CHILDREN, FEWEST_CHILDREN, CHILD_STEPS = 24, 6, 200
 LEAST_STEPS = 60
-MOST = 0.1
-"""Share of the time that one child may take."""
 THOUGHT, CANDIDATE_SECONDS = 0.05, 0.04
 """Share of a child's training that its choice may take, and what each network offered for a parent costs it."""
 LEAST_OFFERED, MOST_OFFERED = 6, 24
@@ -64,15 +65,54 @@ class Pace:
 
     Attributes:
         start: Of the first trial.
-        child: Of every other.
+        child: Of a network whose step takes as long as that of the start.
+        final: Share of the end.
+        steps: That there would be time for in such a child; more than it makes where there is no hurry.
     """
 
     start: Rounds
     child: Rounds
+    final: float | int
+    steps: float = math.inf
+
+    def of_child(self, ratio: float | int, full: int) -> Rounds:
+        """A child's training, in the time of all others.
+
+        Args:
+            ratio: How many times as long as of the start a step of it takes.
+            full: Steps of an epoch.
+
+        Example:
+            >>> pace = paced(None, 20, 100, 600.0, 0.3, 0.01)
+            >>> pace.child, pace.of_child(2.5, 100)
+            (Rounds(count=12, steps=100), Rounds(count=5, steps=100))
+        """
+        steps = self.steps / ratio
+        return self.child if steps >= self.child.count * self.child.steps else _rounds(steps, full)
+
+    def most_work(self, work: float | int, full: int) -> float:
+        """Work of the dearest network that there is time for, where that of the start is `work`."""
+        return work * max(2.0, self.steps / min(full, LEAST_STEPS))
+
+    def offered(self, step_seconds: float) -> int:
+        """How many networks are offered for each parent: fewer where choosing would take longer than a short trial.
+
+        Args:
+            step_seconds: Of a training step of the start; 0 where there is no hurry.
+        """
+        if not step_seconds:
+            return MOST_OFFERED
+        count = THOUGHT * self.child.count * self.child.steps * step_seconds / CANDIDATE_SECONDS
+        return max(LEAST_OFFERED, min(MOST_OFFERED, round(count)))
 
 
 def paced(
-    epochs: int | None, usual: int, full: int, seconds: float | int | None, final: float | int, step_seconds: float
+    epochs: int | None,
+    usual: int,
+    full: int,
+    seconds: float | int | None,
+    final: float | int | None,
+    step_seconds: float,
 ) -> Pace:
     """The pace of a search.
 
@@ -81,28 +121,33 @@ def paced(
         usual: Epochs where there is no hurry.
         full: Steps of an epoch.
         seconds: Of the whole search times the workers; `None` for no limit.
-        final: Share of them that the end takes.
+        final: Share of them, or of the epochs of all trials, that the end takes; `None` leaves it to this function.
         step_seconds: Of a training step of the start.
 
     Example:
         >>> paced(None, 20, 18, None, 0.3, 0.01).child
         Rounds(count=20, steps=18)
         >>> paced(None, 1, 750, 1800.0, 0.3, 0.1).child
-        Rounds(count=1, steps=250)
+        Rounds(count=1, steps=375)
     """
     if epochs is not None or seconds is None:
         whole = Rounds(epochs or usual, full)
-        return Pace(whole, whole)
-    start = START * seconds / step_seconds
-    child = (1.0 - final - START) * seconds / (CHILDREN * GROWTH * step_seconds)
-    return Pace(_rounds(min(start, LONGER * usual * full), full), _rounds(min(child, usual * full), full))
+        return Pace(whole, whole, LEAST_ENDING if final is None else final)
+    if final is None:
+        final = min(MOST_ENDING, max(LEAST_ENDING, ENDING * full * step_seconds / seconds))
+    steps = (1.0 - final) * seconds / step_seconds
+    start, children = START * steps, (1.0 - START) * steps
+    child = children / min(CHILDREN, max(FEWEST_CHILDREN, children / CHILD_STEPS))
+    rounds = (_rounds(min(start, LONGER * usual * full), full), _rounds(min(child, usual * full), full))
+    return Pace(*rounds, final, child)
 
 
 def rounds_within(steps: float | int, full: int, most: int) -> Rounds | None:
-    """A training of about so many steps and at most so many epochs; `None` where that is next to nothing."""
+    """A training of so many steps and at most so many epochs, in equal rounds; `None` where that is next to nothing."""
     if steps < min(full, LEAST_STEPS) / 2:
         return None
-    return Rounds(1, math.floor(steps)) if steps < full else _rounds(min(steps, most * full), full)
+    count = min(most, math.ceil(steps / full))
+    return Rounds(count, min(full, math.floor(steps / count)))
 
 
 def _rounds(steps: float | int, full: int) -> Rounds:
@@ -121,19 +166,6 @@ def expected_seconds(work: float | int, done: Sequence[tuple[float, float]]) -> 
     return work * median(paces) if paces else 0.0
 
 
-def offered(pace: Pace, step_seconds: float) -> int:
-    """How many networks are offered for each parent: fewer where trials are so short that choosing would take longer.
-
-    Args:
-        pace: Of the search.
-        step_seconds: Of a training step of the start; 0 where there is no hurry.
-    """
-    if not step_seconds:
-        return MOST_OFFERED
-    count = THOUGHT * pace.child.count * pace.child.steps * step_seconds / CANDIDATE_SECONDS
-    return max(LEAST_OFFERED, min(MOST_OFFERED, round(count)))
-
-
 def gentleness(own: float | int, start: float | int) -> float:
     """Factor of the learning rate of a training that goes on from trained weights, shorter than that of the start.
 
@@ -144,11 +176,6 @@ def gentleness(own: float | int, start: float | int) -> float:
         (0.7071067811865476, 0.25, 1.0)
     """
     return min(1.0, max(0.25, math.sqrt(own / start)))
-
-
-def most_work(pace: Pace, work: float | int, seconds: float | int, step_seconds: float) -> float:
-    """Work of the dearest network that may be tried in so many seconds, where that of the start is `work`."""
-    return work * max(2.0, MOST * seconds / (pace.child.count * pace.child.steps * step_seconds))
 
 
 def measured_step(network: nn.Module, data: Data, recipe: Recipe, device: torch.device) -> float:

@@ -1,13 +1,14 @@
 """How a search goes: budget, strategy, constraints, workers."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pluriform.distribute import Workers
 from pluriform.search.bayesian_search import BayesianSearch
 from pluriform.search.budget import Budget
-from pluriform.search.morph_space import MorphSpace
+from pluriform.search.morph_space import Grown, MorphSpace
 from pluriform.search.mutate_incumbent import MutateIncumbent
 from pluriform.search.random_search import RandomSearch
 from pluriform.training.seeds import derive_seed
@@ -30,7 +31,8 @@ class Plan:
         budget: Trials and time.
         epochs: Own epochs of every trial; `None` leaves it to the pace that the time allows.
         usual: Own epochs where there is no hurry.
-        final: Share of the time, or of the epochs of all trials, for the end of the search.
+        final: Share of the time, or of the epochs of all trials, for the end of the search; `None` until the pace is
+            known.
         retrained: So many of the best are trained from scratch in the end.
         strategy: Which network is next.
         stopped: Share of children that early stopping may end.
@@ -44,7 +46,7 @@ class Plan:
     budget: Budget
     epochs: int | None
     usual: int
-    final: float | int
+    final: float | int | None
     retrained: int
     strategy: StrategyName
     stopped: float | int
@@ -61,11 +63,16 @@ class Plan:
         return None if self.budget.minutes is None else 60.0 * many * self.budget.minutes
 
 
-def strategy_of(plan: Plan, space: MorphSpace) -> Any:
+def strategy_of(plan: Plan, space: MorphSpace, work: Callable[[Grown], float]) -> Any:
     """The strategy of that name, which proposes the start first.
 
     Expected improvement counts by the square root of what a step costs, with and without a limit of time: networks do
     not grow without bound, and a larger budget of another kind goes on with the same proposals.
+
+    Args:
+        plan: Of the search.
+        space: Of the networks.
+        work: Of a step.
     """
     seed, start = derive_seed(plan.seed, "strategy") % 2**32, [space.start]
     if plan.strategy == "random":
@@ -79,5 +86,5 @@ def strategy_of(plan: Plan, space: MorphSpace) -> Any:
         start=start,
         covariates=lambda one: [math.log(one.parameters)],
         marks=MARKS * space.children,
-        cost=lambda one: math.sqrt(one.work),
+        cost=lambda one: math.sqrt(work(one)),
     )

@@ -15,7 +15,7 @@ from pluriform.graph.graph import Graph, Node, Shape
 from pluriform.graph.ops import Op
 from pluriform.search.outline import Outline
 
-__all__ = ["Size", "size_of", "work_of"]
+__all__ = ["Size", "size_of", "step_work", "work_of"]
 
 VIEWS = frozenset({
     Op.FLATTEN, Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.SLICE, Op.SPLIT, Op.ITEM, Op.IDENTITY,
@@ -29,6 +29,8 @@ KEEPS_OUTPUT = frozenset({Op.SOFTMAX, Op.ATTENTION, Op.OPAQUE})
 OUTPUT_FUNCTIONS = frozenset({"relu", "tanh", "sigmoid", "exp", "sqrt", "rsqrt", "reciprocal"})
 ELEMENTWISE = 16
 """Multiply-accumulates that take as long as the norms and activations of one number."""
+UPDATED = 128
+"""Multiply-accumulates that take as long as the update of one parameter, with what else is done once a step."""
 FREE_FUNCTIONS = frozenset({"neg", "positive"})
 
 
@@ -79,9 +81,20 @@ def size_of(network: Graph | Outline) -> Size:
 
 
 def work_of(network: Outline) -> float:
-    """What a training step costs, for one sample: multiply-accumulates, and what numbers between layers take."""
+    """What one sample costs in a training step: multiply-accumulates, and what numbers between layers take."""
     macs, activations = _products(network)
     return float(macs + ELEMENTWISE * activations)
+
+
+def step_work(sample: float | int, parameters: int, batch_size: int) -> float:
+    """What a training step costs, in multiply-accumulates.
+
+    Args:
+        sample: Work for one sample.
+        parameters: Each is updated once, however many samples there are.
+        batch_size: Samples of a step.
+    """
+    return float(batch_size * sample + UPDATED * parameters)
 
 
 def _products(outline: Outline) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from pluriform.search.morphism import Morph
 from pluriform.search.moves import replay
 from pluriform.search.start import morphable
 from pluriform.search.stopping import hopeless
+from pluriform.search.stopwatch import Stopwatch
 from pluriform.training.checkpoint import load_weights
 from pluriform.training.feed import Batch, Feed
 from pluriform.training.layout import contiguous
@@ -262,8 +263,11 @@ class _Session:
         self.ended = ""
         self.untrained: float | None = None
 
+        self.watch = Stopwatch()
+
         def guarded(batch: Batch) -> Any:
             self._look_at_time()
+            self.watch.step()
             if self.ended:
                 raise _End
             return step(batch)
@@ -305,7 +309,8 @@ class _Session:
 
     def _validate(self) -> Assessment:
         self._look_at_time()
-        found = self.judge(self.network)
+        with self.watch.look():
+            found = self.judge(self.network)
         if hopeless([*self.scores, self.judge.score(found.log())], self.task.least):
             self.ended = "hopeless"
         return found
@@ -326,7 +331,7 @@ class _Session:
         shown = {name: columns[name] for name in ("loss", "validation_loss") if name in columns}
         steps = self.loop.epoch * self.loop.feed.steps + self.loop.position
         found = {"scores": self.scores, **shown, "epochs": steps / self.epoch_steps, "steps": steps}
-        found |= {"ended": self.ended, **self._merit()}
+        found |= {"ended": self.ended, **self.watch.figures(), **self._merit()}
         return found if self.untrained is None else {**found, "untrained": self.untrained}
 
     def _merit(self) -> dict[str, float]:

@@ -27,17 +27,9 @@ from pluriform.search.judge import objective_name
 from pluriform.search.memory import MemoryModel, check_shared_memory, ran_out_of_memory
 from pluriform.search.morph_space import Grown, MorphSpace, outline_bytes
 from pluriform.search.morphism import Morph
-from pluriform.search.pace import (
-    Rounds,
-    expected_seconds,
-    gentleness,
-    measured_step,
-    most_work,
-    offered,
-    paced,
-    rounds_within,
-)
+from pluriform.search.pace import Rounds, expected_seconds, gentleness, measured_step, paced, rounds_within
 from pluriform.search.plan import Plan, strategy_of
+from pluriform.search.size import step_work
 from pluriform.search.start import morphable
 from pluriform.search.stopping import least_scores
 from pluriform.search.telling import tell_begin, tell_end
@@ -104,10 +96,11 @@ class Search:
             self.journal.note("pace", known)
             seconds, step = known
         self.pace = paced(plan.epochs, plan.usual, self.full, seconds, plan.final, step)
+        self.plan = replace(plan, final=self.pace.final)
         if seconds is not None and step:
-            self.most_work = most_work(self.pace, self.space.start.work, seconds, step)
-        self.space.children = offered(self.pace, step)
-        self.strategy = strategy_of(plan, self.space)
+            self.most_work = self.pace.most_work(self._work(self.space.start), self.full)
+        self.space.children = self.pace.offered(step)
+        self.strategy = strategy_of(plan, self.space, self._work)
 
     def _check_start(self) -> None:
         most, own = self.plan.max_parameters, self.space.start
@@ -126,8 +119,13 @@ class Search:
     def _fits(self, one: Grown) -> bool:
         most = self.plan.max_parameters
         small = most is None or one.parameters <= most
-        quick = self.most_work == math.inf or one.work <= self.most_work
+        quick = self.most_work == math.inf or self._work(one) <= self.most_work
         return small and quick and outline_bytes(one, self.common.recipe.batch_size) <= self.most_bytes
+
+    def _work(self, one: Grown) -> float:
+        """Of a training step."""
+        batch = min(self.common.recipe.batch_size, len(self.common.data.train))
+        return step_work(one.work, one.parameters, batch)
 
     def _remember(self) -> None:
         """Tell the strategy the old scores in the old order, and what is under way."""
@@ -217,10 +215,11 @@ class Search:
 
     def _rounds(self, candidate: Grown, *, first: bool) -> Rounds | None:
         """How long a network is trained: as the pace says, or less; `None` where there is no time for it."""
-        rounds, left = self.pace.start if first else self.pace.child, self._search_seconds()
-        work = candidate.work
-        told = [(trial.figures.get("steps", 0) * self._candidate(trial).work, trial) for trial in self.done]
-        paces = [(amount, trial.figures["seconds"]) for amount, trial in told[-5:]]
+        work, left = self._work(candidate), self._search_seconds()
+        ratio = work / self._work(self.space.start)
+        rounds = self.pace.start if first else self.pace.of_child(ratio, self.full)
+        last = [(trial.figures, self._work(self._candidate(trial))) for trial in self.done[-5:]]
+        paces = [(figures.get("steps", 0) * amount, figures["seconds"]) for figures, amount in last]
         expected = expected_seconds(work * rounds.count * rounds.steps, paces) if math.isfinite(left) else 0.0
         if expected <= left:
             return rounds

@@ -68,7 +68,8 @@ class TSIT(Translation):
         perceptual: Weight of features of `module`; `None` for 20 in semantic work and 1 otherwise, as published for
             VGG-19.
         l1: Weight of the truth of pairs; `None` for 10 without `module` and 0 with one.
-        structure: Weight of fine and coarse edges where sides are unpaired; `None` for 10 without `module` and 0 with one.
+        structure: Weight of fine and coarse edges where sides are unpaired; `None` for 10 without `module` and 0 with
+            one.
         training: The game.
 
     References:
