@@ -32,10 +32,6 @@ JOURNAL = "journal.sqlite"
 STEPS, MOST_EPOCHS = 600, 20
 
 
-def _recipe() -> Recipe:
-    return Recipe(learning_rate=2e-3)
-
-
 @dataclass(frozen=True)
 class MorphismSearch(Method):
     """Search for a better architecture, starting from the given network.
@@ -95,7 +91,7 @@ class MorphismSearch(Method):
     max_latency: float | int | None = None
     workers: Literal["serial", "processes", "ray"] = "serial"
     processes: int = 2
-    training: Recipe = field(default_factory=_recipe)
+    training: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
         Budget(self.trials, self.minutes)
