@@ -36,6 +36,12 @@ def test_with_a_limit_the_start_has_a_fifth_and_two_dozen_children_the_rest():
     assert paced(None, 20, 5, 0.1, 0.3, 0.1).child == Rounds(1, 5)
 
 
+def test_workers_share_the_children_alone():
+    one, two = (paced(None, 20, 100, 600.0, None, 0.01, abreast) for abreast in (1, 2))
+    assert (one.start, one.final) == (two.start, two.final)
+    assert (one.steps, two.steps) == (pytest.approx(1250), pytest.approx(2500))
+
+
 def test_trainings_that_fit_the_time_that_is_left():
     assert rounds_within(950, 100, 50) == Rounds(10, 95)
     assert rounds_within(900, 100, 50) == Rounds(9, 100)

@@ -113,6 +113,7 @@ def paced(
     seconds: float | int | None,
     final: float | int | None,
     step_seconds: float,
+    abreast: int = 1,
 ) -> Pace:
     """The pace of a search.
 
@@ -120,9 +121,10 @@ def paced(
         epochs: Of every trial, as asked for; `None` leaves it to this function.
         usual: Epochs where there is no hurry.
         full: Steps of an epoch.
-        seconds: Of the whole search times the workers; `None` for no limit.
+        seconds: Of the whole search; `None` for no limit.
         final: Share of them, or of the epochs of all trials, that the end takes; `None` leaves it to this function.
         step_seconds: Of a training step of the start.
+        abreast: Children that are trained at once; the start and the end are one training each.
 
     Example:
         >>> paced(None, 20, 18, None, 0.3, 0.01).child
@@ -136,7 +138,7 @@ def paced(
     if final is None:
         final = min(MOST_ENDING, max(LEAST_ENDING, ENDING * full * step_seconds / seconds))
     steps = (1.0 - final) * seconds / step_seconds
-    start, children = START * steps, (1.0 - START) * steps
+    start, children = START * steps, (1.0 - START) * steps * abreast
     child = children / min(CHILDREN, max(FEWEST_CHILDREN, children / CHILD_STEPS))
     rounds = (_rounds(min(start, LONGER * usual * full), full), _rounds(min(child, usual * full), full))
     return Pace(*rounds, final, child)

@@ -58,9 +58,13 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Of training that the limit of time allows, all workers together; `None` without a limit."""
-        many = self.processes if self.workers == "processes" else 1
-        return None if self.budget.minutes is None else 60.0 * many * self.budget.minutes
+        """The limit of time; `None` without one."""
+        return None if self.budget.minutes is None else 60.0 * self.budget.minutes
+
+    @property
+    def abreast(self) -> int:
+        """Local workers that train at once; those of a cluster are not known."""
+        return self.processes if self.workers == "processes" else 1
 
 
 def strategy_of(plan: Plan, space: MorphSpace, work: Callable[[Grown], float]) -> Any:

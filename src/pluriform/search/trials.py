@@ -77,7 +77,7 @@ class Search:
         self.order: list[int] = []  # Numbers of the trials, in the order handed out.
         self.interrupted = False
         device = torch.device(common.device)
-        side = plan.processes if plan.workers == "processes" and device.type == "cpu" else 1
+        side = plan.abreast if device.type == "cpu" else 1
         network = start.module.to(device)
         self.memory = MemoryModel.calibrated(
             network, inputs.to(device), targets.to(device), common.recipe, Loss(common.data.task), side
@@ -95,7 +95,7 @@ class Search:
             known = self.journal.fact("pace") or [seconds, measured_step(network, data, recipe, device)]
             self.journal.note("pace", known)
             seconds, step = known
-        self.pace = paced(plan.epochs, plan.usual, self.full, seconds, plan.final, step)
+        self.pace = paced(plan.epochs, plan.usual, self.full, seconds, plan.final, step, plan.abreast)
         self.plan = replace(plan, final=self.pace.final)
         if seconds is not None and step:
             self.most_work = self.pace.most_work(self._work(self.space.start), self.full)
