@@ -46,6 +46,9 @@ def test_lengths_without_and_with_a_limit_of_time():
     assert (trial.plan["epochs"], trial.plan["scratch"]) == (7, True)  # as its lineage had
     timed = plan(minutes=1)
     trial = next_ending(on, 2, [best], timed, 4, 50)
+    assert "most" not in trial.plan
+    assert next_ending(on, 1, [best], timed, 4, 50).plan["most"] == 50
+    assert next_ending(anew, 1, [best], timed, 4, 50).plan["most"] == 7
     assert (trial.plan["epochs"], trial.plan["steps"]) == (6, 47)  # 0.95 * 60 s / 2 trainings / 0.1 s a step, and a bit
     best.figures.update(step_seconds=0.02, look_seconds=1.5)  # 0.05 s a step with its share of the looks
     trial = next_ending(on, 2, [best], timed, 4, 50)

@@ -1,6 +1,8 @@
 """A search with a limit of time and nothing else: the pace is journaled, and trials keep to it."""
 
 import dataclasses
+import json
+import time
 
 import pytest
 import torch
@@ -56,6 +58,19 @@ def test_children_are_trained_until_the_end_begins_however_little_it_takes(data,
         told = [trial for trial in journal.told() if not trial.plan.get("final")]
     assert max(trial.figures["told_seconds"] for trial in told) > 0.6 * 9
     assert len(children) - len(told) <= 1  # The last one may have had no time.
+
+
+def test_the_end_is_as_long_as_there_is_time_for(data, tmp_path):
+    common = Common(pf.nets.build("mlp", data, seed=1), data, Recipe(schedule="cosine"), "cpu")
+    task = Task(0, str(tmp_path / "long"), epochs=2, steps=2, most=7, deadline=time.time() + 600)
+    assert run_trial(task, common).figures["steps"] == 2 * 7
+    begin = time.time()
+    task = Task(0, str(tmp_path / "short"), epochs=10_000, most=10_000, deadline=begin + 3)
+    measured = run_trial(task, common)
+    assert time.time() - begin < 4
+    assert len(measured.figures["scores"]) < 5000
+    rows = [json.loads(row) for row in (tmp_path / "short" / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["learning_rate"] < 0.02 * max(row["learning_rate"] for row in rows)
 
 
 def test_a_round_is_a_part_of_an_epoch(data, tmp_path):

@@ -71,8 +71,11 @@ def next_ending(ending: Ending, left: int, trials: Sequence[Trial], plan: Plan, 
         rounds = rounds_within(steps, full, min(most, MOST_EPOCHS))
     if rounds is None or plan.budget.left <= 0:
         return None
-    planned = {"epochs": rounds.count, "steps": rounds.steps, "parameters": figures["parameters"], "final": True}
-    return Trial(len(trials), ending.of.number, (), ending.of.key, {**planned, "scratch": ending.scratch})
+    planned: dict[str, Any] = {"epochs": rounds.count, "steps": rounds.steps, "parameters": figures["parameters"]}
+    planned |= {"most": min(most, MOST_EPOCHS)} if left == 1 else {}  # The last one fills the time.
+    return Trial(
+        len(trials), ending.of.number, (), ending.of.key, {**planned, "final": True, "scratch": ending.scratch}
+    )
 
 
 def most_ending_seconds(done: Sequence[Trial], plan: Plan, full: int) -> float:

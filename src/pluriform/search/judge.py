@@ -12,7 +12,7 @@ from pluriform.data.data import Data
 from pluriform.errors import ConfigError, explain
 from pluriform.training.feed import resident, take
 from pluriform.training.loss import Loss
-from pluriform.training.validation import BATCH, Assessment, assess
+from pluriform.training.validation import Assessment, assess, looked_at_once
 
 __all__ = ["Judge", "Objective", "objective_name"]
 
@@ -66,7 +66,8 @@ class Judge:
 
     @torch.no_grad()
     def _measured(self, network: nn.Module) -> float:
-        parts = [take(self.split, index) for index in torch.arange(len(self.split)).split(BATCH)]
+        rows = torch.arange(len(self.split)).split(looked_at_once(self.device))
+        parts = [take(self.split, index) for index in rows]
         outputs = torch.cat([network(inputs.to(self.device)).cpu() for inputs, _ in parts])
         value = self.objective(outputs, torch.cat([targets.cpu() for _, targets in parts]))  # type: ignore[misc]
         try:

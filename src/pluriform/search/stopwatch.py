@@ -41,6 +41,11 @@ class Stopwatch:
         yield
         self._looks.append(time.perf_counter() - begin)
 
+    def round_seconds(self, steps: int) -> float:
+        """What so many steps and a look will take."""
+        found = self.figures()
+        return steps * found.get("step_seconds", 0.0) + found.get("look_seconds", 0.0)
+
     def figures(self) -> dict[str, float]:
         """`step_seconds` and `look_seconds`, of what there was."""
         spans = {"step_seconds": self._steps, "look_seconds": self._looks}

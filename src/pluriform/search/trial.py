@@ -48,6 +48,8 @@ PARTS = "parts.json"
 WEIGHTS = "weights.safetensors"
 LATENCY_SECONDS = 0.05
 MOST_PARTS = 4
+IN_TIME = 0.98
+"""Of the time that is left, for the epochs that should be over by then."""
 PATIENCE = 20.0
 """Seconds for a worker of a killed search to end before its trial is run again."""
 
@@ -89,6 +91,7 @@ class Task:
         parts: In which a batch goes through the network, where memory ran out with whole ones.
         least: Scores to go on with after each own epoch.
         deadline: Unix time at which it ends with what it has; `None` for no end.
+        most: Epochs that it may have where it is made as long as there is time until the deadline; 0 keeps to `epochs`.
         also_untrained: Also score the network as it comes, before its first epoch: the start.
         cap: Bytes that its training may take; `None` for any.
         checkpoint: Whether it could be resumed.
@@ -107,6 +110,7 @@ class Task:
     parts: int = 1
     least: tuple[float, ...] = ()
     deadline: float | None = None
+    most: int = 0
     also_untrained: bool = False
     cap: float | None = None
     checkpoint: bool = True
@@ -313,7 +317,15 @@ class _Session:
             found = self.judge(self.network)
         if hopeless([*self.scores, self.judge.score(found.log())], self.task.least):
             self.ended = "hopeless"
+        self._fill_time()
         return found
+
+    def _fill_time(self) -> None:
+        """As many epochs as there is time for at the present pace, so that the learning rate has fallen by the end."""
+        if self.task.most and self.task.deadline is not None:
+            each = max(1e-9, self.watch.round_seconds(self.loop.feed.steps))
+            left = math.floor(IN_TIME * (self.task.deadline - time.time()) / each)
+            self.loop.change_length(min(self.task.most, self.loop.epoch + max(0, left)))
 
     def _look_at_time(self) -> None:
         if self.task.deadline is not None and time.time() > self.task.deadline:

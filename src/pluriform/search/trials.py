@@ -286,6 +286,7 @@ class Search:
             scratch=bool(trial.plan.get("scratch")),
             least=least,
             deadline=budget.deadline(reserved),
+            most=trial.plan.get("most", 0),
             also_untrained=trial.number == 0 or bool(trial.plan.get("final") and not trial.plan.get("scratch")),
             cap=trial.plan.get("cap"),
             checkpoint=self.checkpoints,

@@ -143,6 +143,10 @@ class Loop:
             self._finish()
         return self._cost()
 
+    def change_length(self, epochs: int) -> None:
+        """Train for so many epochs in all; the learning rate falls accordingly."""
+        self.epochs, self.steps = epochs, epochs * self.feed.steps
+
     @property
     def columns(self) -> dict[str, list[float]]:
         """The figures of the epochs that were validated (of all, without validation), as columns."""

@@ -10,9 +10,12 @@ from pluriform.data.data import Split, StreamSplit
 from pluriform.training.feed import take
 from pluriform.training.loss import Loss
 
-__all__ = ["Assessment", "assess", "residual_variance"]
+__all__ = ["Assessment", "assess", "looked_at_once", "residual_variance"]
 
-BATCH = 1000
+
+def looked_at_once(device: torch.device) -> int:
+    """Samples that go through a network together in evaluation: on a CPU so few that feature maps stay in its cache."""
+    return 128 if device.type == "cpu" else 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +49,7 @@ def assess(
     """Pass once over `split` in evaluation mode; the network is left in it."""
     network.eval()
     total, hits = torch.zeros(members or 1, device=device), torch.zeros(members or 1, device=device)
-    for index in torch.arange(len(split)).split(BATCH):
+    for index in torch.arange(len(split)).split(looked_at_once(device)):
         inputs, targets = (part.to(device) for part in take(split, index))
         if members is not None:
             inputs, targets = (part.expand(members, *part.shape) for part in (inputs, targets))
@@ -63,7 +66,7 @@ def residual_variance(network: nn.Module, split: Split | StreamSplit, device: to
     """Mean squared error of each output, shape `(outputs,)`: the Gaussian noise variance of largest likelihood."""
     network.eval()
     squared = []
-    for index in torch.arange(len(split)).split(BATCH):
+    for index in torch.arange(len(split)).split(looked_at_once(device)):
         inputs, targets = (part.to(device) for part in take(split, index))
         squared.append((network(inputs) - targets).square())
     return torch.cat(squared).mean(0)

@@ -23,10 +23,11 @@ from pluriform.training.loop import Loop
 from pluriform.training.loss import Loss
 from pluriform.training.recipe import Recipe
 from pluriform.training.seeds import derive_seed
-from pluriform.training.validation import BATCH, Assessment
+from pluriform.training.validation import Assessment, looked_at_once
 
 __all__ = ["MNF"]
 
+NOISE_SAMPLES = 1000  # Training targets whose variance the noise of a regression begins at.
 JUDGED = 5  # Draws whose mean prediction is judged on the validation split.
 
 
@@ -115,7 +116,7 @@ class Posterior(nn.Module):
         self.network = self.layers.get("", network)
         self.log_noise = None
         if data.task == "regression":
-            _, targets = take(data.train, torch.arange(min(BATCH, len(data.train))))
+            _, targets = take(data.train, torch.arange(min(NOISE_SAMPLES, len(data.train))))
             self.log_noise = nn.Parameter(targets.float().var(0, correction=0).clamp(min=1e-12).log())
         self.register_buffer("done", torch.zeros(()))
         self.to(context.device)
@@ -178,7 +179,7 @@ def _assess(template: nn.Module, posterior: Posterior, data: Data, context: FitC
     drawn = posterior.source.draw(draw_seeds(JUDGED, context.seed))
     sets = [{name: tensor[member] for name, tensor in drawn.items()} for member in range(JUDGED)]
     total, hits = torch.zeros(1), torch.zeros(1)
-    for index in torch.arange(len(split)).split(BATCH):
+    for index in torch.arange(len(split)).split(looked_at_once(context.device)):
         inputs, targets = (part.to(context.device) for part in take(split, index))
         outputs = torch.stack([call(template, weights, inputs) for weights in sets])
         if data.task == "classification":
