@@ -47,7 +47,7 @@ def test_lengths_without_and_with_a_limit_of_time():
     timed = plan(minutes=1)
     trial = next_ending(on, 2, [best], timed, 4, 50)
     assert "most" not in trial.plan
-    assert next_ending(on, 1, [best], timed, 4, 50).plan["most"] == 50
+    assert next_ending(on, 1, [best], timed, 4, 50).plan["most"] == 200
     assert next_ending(anew, 1, [best], timed, 4, 50).plan["most"] == 7
     assert (trial.plan["epochs"], trial.plan["steps"]) == (6, 47)  # 0.95 * 60 s / 2 trainings / 0.1 s a step, and a bit
     best.figures.update(step_seconds=0.02, look_seconds=1.5)  # 0.05 s a step with its share of the looks
@@ -64,8 +64,8 @@ def test_lengths_without_and_with_a_limit_of_time():
 def test_no_more_time_is_kept_for_the_end_than_it_needs():
     best = done(1, 0.9)
     assert most_ending_seconds([], plan(minutes=60), 20) == pytest.approx(0.3 * 3600)
-    assert most_ending_seconds([best], plan(minutes=60), 20) == pytest.approx(50 * 20 * 0.1 / 0.95)
-    assert most_ending_seconds([best], plan(minutes=60, retrained=1), 20) == pytest.approx(2 * 50 * 20 * 0.1 / 0.95)
+    assert most_ending_seconds([best], plan(minutes=60), 20) == pytest.approx(200 * 20 * 0.1 / 0.95)
+    assert most_ending_seconds([best], plan(minutes=60, retrained=1), 20) == pytest.approx(2 * 200 * 20 * 0.1 / 0.95)
     assert most_ending_seconds([best], plan(minutes=1), 20) == pytest.approx(18.0)
 
 

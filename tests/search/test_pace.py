@@ -36,6 +36,13 @@ def test_with_a_limit_the_start_has_a_fifth_and_two_dozen_children_the_rest():
     assert paced(None, 20, 5, 0.1, 0.3, 0.1).child == Rounds(1, 5)
 
 
+def test_with_plenty_of_time_trials_are_longer_not_more():
+    plenty = paced(None, 4, 187, 900.0, None, 0.00077)
+    assert plenty.child == Rounds(31, 187)  # 0.5 * 900 s / (100 * 0.00077 s) = 5,844 steps
+    assert plenty.start == Rounds(93, 187)
+    assert paced(None, 4, 187, 9000.0, None, 0.00077).child == Rounds(50, 187)
+
+
 def test_workers_share_the_children_alone():
     one, two = (paced(None, 20, 100, 600.0, None, 0.01, abreast) for abreast in (1, 2))
     assert (one.start, one.final) == (two.start, two.final)

@@ -16,7 +16,7 @@ from pluriform.search.plan import Plan
 
 __all__ = ["Ending", "ending_of", "most_ending_seconds", "next_ending", "seconds_a_step"]
 
-MOST_EPOCHS = 50
+MOST_EPOCHS = 200
 MARGIN = 0.95
 """Of the time that is left, for what a training takes beside its steps."""
 

@@ -45,7 +45,7 @@ class MorphismSearch(Method):
     Args:
         minutes: Wall time, over all sittings of a run; `None` for no limit.
         trials: Networks in all, those that fail included; `None` for as many as there is time for (20 without a time).
-        epochs: Of each trial; `None` for about 600 steps, at most 20 epochs, or, with minutes, as few as let some tens
+        epochs: Of each trial; `None` for about 600 steps, at most 20 epochs, or, with minutes, as many as let some tens
             of networks be tried (parts of an epoch, if need be) after a longer training of the start.
         final: Share of the minutes (or of the epochs of all trials) that the best network is trained on in the end;
             `None` for 0.3, or more, up to 0.7, where there is hardly time for 30 epochs of the start.

@@ -2,6 +2,7 @@
 
     end: 30 epochs of the start, but 3/10 of the time at least and 7/10 at most
     start: 2/7 of what the end leaves; children: the rest, shared by 24 of them, or by fewer of 200 steps
+    where there is plenty of time: some hundred children, of up to 50 epochs each
 
 The less time there is, the more of it the end needs: a better network that is hardly trained is worse than the start,
 trained for all the time. In a hurry children have equal times, not equal steps: a network whose step takes twice as
@@ -38,6 +39,7 @@ ENDING, LEAST_ENDING, MOST_ENDING = 30, 0.3, 0.7
 START = 2 / 7
 """Share for the start, from which all weights come."""
 CHILDREN, FEWEST_CHILDREN, CHILD_STEPS = 24, 6, 200
+MANY_CHILDREN, MOST_EPOCHS = 100, 50
 LEAST_STEPS = 60
 THOUGHT, CANDIDATE_SECONDS = 0.05, 0.04
 """Share of a child's training that its choice may take, and what each network offered for a parent costs it."""
@@ -127,8 +129,8 @@ def paced(
         abreast: Children that are trained at once; the start and the end are one training each.
 
     Example:
-        >>> paced(None, 20, 18, None, 0.3, 0.01).child
-        Rounds(count=20, steps=18)
+        >>> paced(None, 20, 18, None, 0.3, 0.01).child, paced(None, 20, 18, 900.0, 0.3, 0.01).child
+        (Rounds(count=20, steps=18), Rounds(count=25, steps=18))
         >>> paced(None, 1, 750, 1800.0, 0.3, 0.1).child
         Rounds(count=1, steps=375)
     """
@@ -140,8 +142,8 @@ def paced(
     steps = (1.0 - final) * seconds / step_seconds
     start, children = START * steps, (1.0 - START) * steps * abreast
     child = children / min(CHILDREN, max(FEWEST_CHILDREN, children / CHILD_STEPS))
-    rounds = (_rounds(min(start, LONGER * usual * full), full), _rounds(min(child, usual * full), full))
-    return Pace(*rounds, final, child)
+    most = max(usual * full, min(MOST_EPOCHS * full, children / MANY_CHILDREN))
+    return Pace(_rounds(min(start, LONGER * most), full), _rounds(min(child, most), full), final, child)
 
 
 def rounds_within(steps: float | int, full: int, most: int) -> Rounds | None:
