@@ -97,7 +97,7 @@ def test_choosing_takes_a_small_share_of_a_training():
 def test_work_counts_products_and_what_stands_between_layers():
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     assert work_of(Outline.of(trace(net, torch.zeros(2, 4)))) == 18 + 16 * 8
-    assert step_work(100.0, 23, 64) == 6400 + 128 * 23
+    assert step_work(100.0, 23, 64) == 6e6 + 6400 + 128 * 23
 
 
 def test_a_step_is_timed_on_a_copy():

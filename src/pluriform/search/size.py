@@ -29,8 +29,8 @@ KEEPS_OUTPUT = frozenset({Op.SOFTMAX, Op.ATTENTION, Op.OPAQUE})
 OUTPUT_FUNCTIONS = frozenset({"relu", "tanh", "sigmoid", "exp", "sqrt", "rsqrt", "reciprocal"})
 ELEMENTWISE = 16
 """Multiply-accumulates that take as long as the norms and activations of one number."""
-UPDATED = 128
-"""Multiply-accumulates that take as long as the update of one parameter, with what else is done once a step."""
+UPDATED, BESIDE = 128, 6e6
+"""Multiply-accumulates that take as long as the update of one parameter, and as all calls of a step of small layers."""
 FREE_FUNCTIONS = frozenset({"neg", "positive"})
 
 
@@ -94,7 +94,7 @@ def step_work(sample: float | int, parameters: int, batch_size: int) -> float:
         parameters: Each is updated once, however many samples there are.
         batch_size: Samples of a step.
     """
-    return float(batch_size * sample + UPDATED * parameters)
+    return float(BESIDE + batch_size * sample + UPDATED * parameters)
 
 
 def _products(outline: Outline) -> tuple[int, int]:
