@@ -12,6 +12,7 @@ from pluriform.data.data import Split
 from pluriform.search import trial as trial_file
 from pluriform.search.journal import Journal
 from pluriform.search.trial import Common, Task, network_of, read_weights, run_trial
+from pluriform.training.loop import Loop
 from pluriform.training.recipe import Recipe
 
 
@@ -60,10 +61,28 @@ def test_children_are_trained_until_the_end_begins_however_little_it_takes(data,
     assert len(children) - len(told) <= 1  # The last one may have had no time.
 
 
-def test_the_end_is_as_long_as_there_is_time_for(data, tmp_path):
+def stopping_at(step):
+    """Ctrl-C in that step."""
+    real = Loop._add
+
+    def add(self, values):
+        if self._done == step:
+            raise KeyboardInterrupt
+        return real(self, values)
+
+    return add
+
+
+def test_the_end_is_as_long_as_there_is_time_for(data, tmp_path, monkeypatch):
     common = Common(pf.nets.build("mlp", data, seed=1), data, Recipe(schedule="cosine"), "cpu")
     task = Task(0, str(tmp_path / "long"), epochs=2, steps=2, most=7, deadline=time.time() + 600)
     assert run_trial(task, common).figures["steps"] == 2 * 7
+    stopped = dataclasses.replace(task, folder=str(tmp_path / "stopped"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Loop, "_due", lambda self, _: True)  # A checkpoint after every step.
+        patch.setattr(Loop, "_add", stopping_at(step=9))
+        run_trial(stopped, common)
+    assert run_trial(stopped, common).figures["steps"] == 2 * 7
     begin = time.time()
     task = Task(0, str(tmp_path / "short"), epochs=10_000, most=10_000, deadline=begin + 3)
     measured = run_trial(task, common)

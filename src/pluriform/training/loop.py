@@ -297,6 +297,7 @@ class Loop:
 
     def _state(self) -> dict[str, Any]:
         return {
+            "epochs": self.epochs,
             "epoch": self.epoch,
             "position": self.position,
             "sums": {name: float(value) for name, value in self.sums.items()},
@@ -326,6 +327,7 @@ class Loop:
                     self.average.restore(found.part("average"))
                 if self.stopping:
                     self.stopping.restore(found.part("stopping"))
+            self.change_length(found.state.get("epochs", self.epochs))
             self.epoch, self.position = found.state["epoch"], found.state["position"]
             self.sums, self.earlier = found.state["sums"], found.state["seconds"]
             self.history = found.state["history"]
