@@ -14,7 +14,7 @@ from pluriform.search.journal import Trial
 from pluriform.search.pace import Rounds, rounds_within
 from pluriform.search.plan import Plan
 
-__all__ = ["Ending", "ending_of", "most_ending_seconds", "next_ending", "seconds_a_step"]
+__all__ = ["Ending", "ending_of", "most_ending_seconds", "next_ending"]
 
 MOST_EPOCHS = 200
 MARGIN = 0.95
@@ -67,7 +67,7 @@ def next_ending(ending: Ending, left: int, trials: Sequence[Trial], plan: Plan, 
         count = most if ending.scratch else math.ceil((plan.final or 0.0) * len(trials) * epochs)
         rounds: Rounds | None = Rounds(min(count, MOST_EPOCHS), full)
     else:
-        steps = MARGIN * plan.budget.left / left / seconds_a_step(figures, full)
+        steps = MARGIN * plan.budget.left / left / _seconds_a_step(figures, full)
         rounds = rounds_within(steps, full, min(most, MOST_EPOCHS))
     if rounds is None or plan.budget.left <= 0:
         return None
@@ -84,11 +84,11 @@ def most_ending_seconds(done: Sequence[Trial], plan: Plan, full: int) -> float:
     best = max(done, key=score_of, default=None)
     if best is None:
         return share
-    full_training = MOST_EPOCHS * full * seconds_a_step(best.figures, full) / MARGIN
+    full_training = MOST_EPOCHS * full * _seconds_a_step(best.figures, full) / MARGIN
     return min(share, (1 + plan.retrained) * full_training)
 
 
-def seconds_a_step(figures: Mapping[str, Any], full: int) -> float:
+def _seconds_a_step(figures: Mapping[str, Any], full: int) -> float:
     """What a step of a finished trial took, with its share of the look at the validation split after each epoch."""
     each = figures.get("step_seconds") or figures["seconds"] / max(figures.get("steps", figures["epochs"] * full), 1)
     return max(each + figures.get("look_seconds", 0.0) / full, 1e-9)
