@@ -5,7 +5,7 @@ without them; both scores are on record, and the better one comes out.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from pluriform.search.journal import Trial
 from pluriform.search.pace import Rounds, rounds_within
 from pluriform.search.plan import Plan
 
-__all__ = ["Ending", "ending_of", "most_ending_seconds", "next_ending"]
+__all__ = ["Ending", "ending_of", "most_ending_seconds", "next_ending", "seconds_a_step"]
 
 MOST_EPOCHS = 200
 MARGIN = 0.95
@@ -34,14 +34,15 @@ class Ending:
     scratch: bool
 
 
-def ending_of(done: Sequence[Trial], plan: Plan) -> list[Ending]:
+def ending_of(done: Sequence[Trial], plan: Plan, value: Callable[[Trial], float] = score_of) -> list[Ending]:
     """What is trained in the end; nothing where the end has no share of the budget.
 
     Args:
         done: Trials with a score.
         plan: Of the search.
+        value: Of a trial; the best is trained on.
     """
-    ranked = sorted(feasible(done, plan.max_latency), key=lambda trial: (-score_of(trial), trial.number))
+    ranked = sorted(feasible(done, plan.max_latency), key=lambda trial: (-value(trial), trial.number))
     if not ranked or not plan.final:
         return []
     different = list({trial.key: trial for trial in reversed(ranked)}.values())[::-1]
@@ -67,7 +68,7 @@ def next_ending(ending: Ending, left: int, trials: Sequence[Trial], plan: Plan, 
         count = most if ending.scratch else math.ceil((plan.final or 0.0) * len(trials) * epochs)
         rounds: Rounds | None = Rounds(min(count, MOST_EPOCHS), full)
     else:
-        steps = MARGIN * plan.budget.left / left / _seconds_a_step(figures, full)
+        steps = MARGIN * plan.budget.left / left / seconds_a_step(figures, full)
         rounds = rounds_within(steps, full, min(most, MOST_EPOCHS))
     if rounds is None or plan.budget.left <= 0:
         return None
@@ -84,11 +85,11 @@ def most_ending_seconds(done: Sequence[Trial], plan: Plan, full: int) -> float:
     best = max(done, key=score_of, default=None)
     if best is None:
         return share
-    full_training = MOST_EPOCHS * full * _seconds_a_step(best.figures, full) / MARGIN
+    full_training = MOST_EPOCHS * full * seconds_a_step(best.figures, full) / MARGIN
     return min(share, (1 + plan.retrained) * full_training)
 
 
-def _seconds_a_step(figures: Mapping[str, Any], full: int) -> float:
+def seconds_a_step(figures: Mapping[str, Any], full: int) -> float:
     """What a step of a finished trial took, with its share of the look at the validation split after each epoch."""
     each = figures.get("step_seconds") or figures["seconds"] / max(figures.get("steps", figures["epochs"] * full), 1)
     return max(each + figures.get("look_seconds", 0.0) / full, 1e-9)

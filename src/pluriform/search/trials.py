@@ -29,6 +29,7 @@ from pluriform.search.morph_space import Grown, MorphSpace, outline_bytes
 from pluriform.search.morphism import Morph
 from pluriform.search.pace import Rounds, expected_seconds, gentleness, measured_step, paced, rounds_within
 from pluriform.search.plan import Plan, strategy_of
+from pluriform.search.projection import Projection
 from pluriform.search.size import step_work
 from pluriform.search.start import morphable
 from pluriform.search.stopping import least_scores
@@ -96,7 +97,9 @@ class Search:
             self.journal.note("pace", known)
             seconds, step = known
         self.pace = paced(plan.epochs, plan.usual, self.full, seconds, plan.final, step, plan.abreast)
-        self.plan = replace(plan, final=self.pace.final)
+        self.plan, self.step = replace(plan, final=self.pace.final), step
+        end = self.pace.final * (seconds or 0.0) if step and self.common.objective is None else 0.0
+        self.projection = Projection(end, self.full, float(data.task == "classification"), plan.max_latency)
         if seconds is not None and step:
             self.most_work = self.pace.most_work(self._work(self.space.start), self.full)
         self.space.children = self.pace.offered(step)
@@ -231,7 +234,8 @@ class Search:
         known = 0 if parent is None else len(self._candidate(parent).moves)
         plan: dict[str, Any] = {"epochs": rounds.count, "parameters": candidate.parameters}
         plan |= {"steps": rounds.steps} if rounds.steps < self.full else {}
-        plan |= {"cap": self.memory.cap / self.memory.scale, "least": self._least(parent), **self._belief(candidate)}
+        plan |= {"cap": self.memory.cap / self.memory.scale, "least": self._least(parent)}
+        plan |= self._belief(candidate, parent, rounds)
         trial = Trial(
             len(trials),
             None if parent is None else parent.number,
@@ -258,11 +262,14 @@ class Search:
         found = least_scores(histories, self.pace.child.count, 1, self.plan.stopped if parent is not None else 0.0)
         return [value if math.isfinite(value) else None for value in found]
 
-    def _belief(self, candidate: Grown) -> dict[str, float]:
+    def _belief(self, candidate: Grown, parent: Trial | None, rounds: Rounds) -> dict[str, float]:
+        """The score that is expected of the trial, before the end of the search."""
         if not isinstance(self.strategy, BayesianSearch) or len(self.strategy.trials.observed) < 2:
             return {}
-        belief = self.strategy.predict([candidate])
-        return {"predicted": float(belief.mean[0]), "deviation": float(belief.deviation[0])}
+        before = 0.0 if parent is None else parent.figures["total_epochs"]
+        epochs, ratio = rounds.count * rounds.steps / self.full, self._work(candidate) / self._work(self.space.start)
+        factor = self.projection.factor(before + epochs, self.step * ratio)
+        return self.projection.now(self.strategy.predict([candidate]), factor)
 
     def _task(self, trial: Trial) -> Task:
         self.order.append(trial.number)
@@ -330,17 +337,13 @@ class Search:
             return
         samples = len(self.common.data.validation)
         share = self.common.data.task == "classification" and self.common.objective is None
-        self.strategy.tell(candidate, self._told_score(trial), score_variance(trial.score, samples) if share else 0.0)
-
-    def _told_score(self, trial: Trial) -> float:
-        """The score, lower by as much as the network is too slow."""
-        most = self.plan.max_latency
-        slow = 0.0 if most is None else max(0.0, trial.figures["latency"] / most - 1.0)
-        return score_of(trial) - slow
+        variance = score_variance(trial.score, samples) if share else 0.0
+        factor = self.projection.factor_of(trial)
+        self.strategy.tell(candidate, self.projection.value(trial), variance * factor**2)
 
     def _kept(self) -> set[int]:
         """Trials whose weights may still be needed."""
-        ranked = sorted(self.done, key=lambda trial: (-score_of(trial), trial.number))
+        ranked = sorted(self.done, key=lambda trial: (-self.projection.value(trial), trial.number))
         return {0, *(trial.number for trial in ranked[:KEPT])}
 
     def _prune(self) -> None:
@@ -369,7 +372,8 @@ class Search:
         last = list(takewhile(lambda trial: trial.plan.get("final"), reversed(self.journal.trials())))
         made = {(trial.parent, bool(trial.plan.get("scratch"))) for trial in last}  # Nothing was found since.
         found = [trial for trial in self.done if trial.number not in {ending.number for ending in last}]
-        endings = [end for end in ending_of(found, self.plan) if (end.of.number, end.scratch) not in made]
+        planned = ending_of(found, self.plan, self.projection.value)
+        endings = [end for end in planned if (end.of.number, end.scratch) not in made]
         for place, ending in enumerate(endings):
             trials, left = self.journal.trials(), len(endings) - place
             trial = next_ending(ending, left, trials, self.plan, self.pace.child.count, self.full)
