@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import pluriform as pf
 from pluriform.search.budget import Budget
 from pluriform.search.ending import ending_of
 from pluriform.search.journal import Trial
@@ -46,3 +47,12 @@ def test_in_a_hurry_the_end_takes_a_network_that_it_can_train():
     assert ending_of([cheap, dear], PLAN, hurried.value)[0].of is cheap
     assert ending_of([cheap, dear], PLAN, unhurried.value)[0].of is dear
     assert ending_of([cheap, dear], PLAN)[0].of is dear
+
+
+def test_weights_of_what_comes_out_are_kept_however_it_is_projected(monkeypatch):
+    data = pf.load("digits")
+    monkeypatch.setattr(Projection, "value", lambda _, trial: -trial.score)
+    monkeypatch.setattr("pluriform.search.trials.KEPT", 1)
+    form = pf.MorphismSearch(trials=4, epochs=1, final=0).fit(pf.nets.build("mlp", data), data)
+    scores = [trial["score"] for trial in form.facts["trials"]]
+    assert scores[form.facts["best"]] == max(scores) > scores[0]

@@ -19,7 +19,7 @@ import torch
 from pluriform.distribute import LATER, Outcome, map_tasks
 from pluriform.errors import ConfigError, RunConflictError, explain
 from pluriform.search.bayesian_search import BayesianSearch
-from pluriform.search.choice import best_of, common_cause, score_of
+from pluriform.search.choice import best_of, common_cause, feasible, score_of
 from pluriform.search.ending import ending_of, most_ending_seconds, next_ending
 from pluriform.search.facts import accumulated_figures, search_facts
 from pluriform.search.journal import Journal, Trial
@@ -342,9 +342,10 @@ class Search:
         self.strategy.tell(candidate, self.projection.value(trial), variance * factor**2)
 
     def _kept(self) -> set[int]:
-        """Trials whose weights may still be needed."""
+        """Trials whose weights may still be needed: by children, or as what comes out."""
         ranked = sorted(self.done, key=lambda trial: (-self.projection.value(trial), trial.number))
-        return {0, *(trial.number for trial in ranked[:KEPT])}
+        fine = sorted(feasible(self.done, self.plan.max_latency), key=lambda trial: (-score_of(trial), trial.number))
+        return {0, *(trial.number for trial in (*ranked[:KEPT], *fine[:1]))}
 
     def _prune(self) -> None:
         kept = self._kept() | {trial.parent for trial in self.journal.running()}
