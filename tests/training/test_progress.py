@@ -52,10 +52,12 @@ def test_the_bar_appears_on_a_terminal_and_only_after_a_while(monkeypatch, capsy
     monkeypatch.setattr(progress_file, "PATIENCE", -1.0)
     monkeypatch.setattr(progress_file, "REFRESH", -1.0)
     progress.step(50, 0.25)
+    progress.steps = 200
+    progress.step(50, 0.25)
     progress.close()
     shown = capsys.readouterr().err
     assert "training" in shown
-    assert "50 %" in shown
+    assert "25 %" in shown
     assert "0.25" in shown
 
 

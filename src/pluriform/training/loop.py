@@ -176,6 +176,7 @@ class Loop:
         figures = {name: float(total) / counted for name, total in self.sums.items()}
         self.epoch, self.position, self.sums = self.epoch + 1, 0, {}
         figures |= self._validate()
+        progress.steps = self.steps  # Which a look at the clock may have changed.
         rate = self.optimizer.param_groups[0]["lr"]
         self.history.append({"epoch": self.epoch, **figures, "learning_rate": rate, "seconds": self._seconds})
         progress.epoch(self.history[-1])

@@ -20,7 +20,7 @@ class Progress:
 
     Args:
         label: Shown beside the bar and written into every line.
-        steps: Steps of the whole training.
+        steps: Steps of the whole training; the attribute may change while it runs.
         run: Receives the lines; `None` keeps quiet.
         tensorboard: Also write TensorBoard files.
 
@@ -59,7 +59,7 @@ class Progress:
             return
         self._shown = now
         self._bar = self._bar or _bar(self.label, self.steps)
-        self._bar.update(self._bar.task_ids[0], completed=done, loss=f"{loss:.4f}")
+        self._bar.update(self._bar.task_ids[0], completed=done, total=self.steps, loss=f"{loss:.4f}")
 
     def epoch(self, figures: dict[str, float | int]) -> None:
         """Write the line of a finished epoch.
