@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from pluriform.errors import ConfigError, MissingExtraError, TaskError, explain
+from pluriform.freed_memory import keep_freed_memory
 
 __all__ = ["LATER", "Outcome", "Workers", "map_tasks"]
 
@@ -144,7 +145,8 @@ def _told(outcome: Outcome[T], tell: Callable[[Outcome[T]], None] | None) -> Out
 
 def _guarded(function: Callable[..., T], task: Any, position: int, shared: Any = None) -> Outcome[T]:
     try:
-        return Outcome(position, function(task) if shared is None else function(task, shared))
+        with keep_freed_memory():
+            return Outcome(position, function(task) if shared is None else function(task, shared))
     except Exception:
         return Outcome(position, None, traceback.format_exc())
 

@@ -15,6 +15,7 @@ from pluriform.data.data import Data
 from pluriform.encoding import record_to_json
 from pluriform.errors import ConfigError, ShapeError, explain
 from pluriform.forms import load_form
+from pluriform.freed_memory import keep_freed_memory
 from pluriform.graph.fingerprint import fingerprint
 from pluriform.prediction import Predictor
 from pluriform.runs import Run
@@ -112,7 +113,8 @@ class Method(ABC):
 
     def _fitted(self, module: nn.Module | None, data: Data, context: FitContext, source: nn.Module | None) -> Any:
         network = "" if module is None else type(module).__name__
-        form = self._fit(module, data, context).eval()
+        with keep_freed_memory():
+            form = self._fit(module, data, context).eval()
         form.origin = {"label": self.label, "method": self.to_json(), "network": network, "seed": context.seed}
         if isinstance(source, Predictor) and source.origin:
             form.origin["source"] = source.origin

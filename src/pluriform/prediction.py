@@ -1,6 +1,7 @@
 """`Prediction`, the record that every form answers with, and the two bases of fitted forms."""
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pluriform.axes import Images, Inputs, Logits, Members, Probabilities, Score
 from pluriform.data.signature import Signature
 from pluriform.errors import NonFiniteError, ShapeError, explain
 from pluriform.forms import save_form
+from pluriform.freed_memory import keep_freed_memory
 
 __all__ = ["Prediction", "Predictor", "Translator"]
 
@@ -106,9 +108,11 @@ class Predictor(nn.Module, ABC):
         """
         self.check_inputs(inputs, "predict")
         modes = {module: module.training for module in self.modules()}
+        batches = inputs.split(batch_size or self.batch_size)
         self.eval()
         try:
-            parts = [self.predict_batch(part.to(self.device)) for part in inputs.split(batch_size or self.batch_size)]
+            with keep_freed_memory() if len(batches) > 1 else nullcontext():
+                parts = [self.predict_batch(batch.to(self.device)) for batch in batches]
         finally:
             for module, mode in modes.items():
                 module.training = mode

@@ -17,6 +17,7 @@ from pluriform.attacks.square import square
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.axes import Inputs, Labels
 from pluriform.errors import ConfigError, LabelError, NonFiniteError, PluriformError, ShapeError, explain
+from pluriform.freed_memory import keep_freed_memory
 from pluriform.fused.network import fused_network
 from pluriform.prediction import Predictor
 
@@ -90,7 +91,8 @@ def attack(
     x, y = labelled(form, x, y, "attack")
     threat = resolve_threat(form, threat, x)
     check_scale(threat, x[0].numel())
-    return perturb(form, x, y, threat, method, seed, **options)
+    with keep_freed_memory():
+        return perturb(form, x, y, threat, method, seed, **options)
 
 
 def module_of(form: Any) -> nn.Module:

@@ -31,6 +31,7 @@ from pluriform.evaluation.searching import measure_search
 from pluriform.evaluation.subject import Subject
 from pluriform.evaluation.translations import measure_translations
 from pluriform.evaluation.worst_case import measure_worst_case
+from pluriform.freed_memory import keep_freed_memory
 from pluriform.prediction import Predictor, Translator
 from pluriform.result import Result
 from pluriform.runs import Run, replace_file
@@ -96,14 +97,17 @@ def evaluate(
         raise ConfigError(explain("a threat for AutoAttack", "none", "evaluate", remedy))
     if isinstance(form, Translator):
         asked = bool(outliers or threats or corruptions)
-        predictor, parts = form, _of_translator(form, data, seed, asked, extractors, segmentation)
+        predictor = form
+        with keep_freed_memory():
+            parts = _of_translator(form, data, seed, asked, extractors, segmentation)
     else:
         _refuse_judges(form, extractors, segmentation)
         predictor = form if isinstance(form, Predictor) else _Plain(form, data.signature)
         check_match(predictor, data)
         subject = Subject(predictor, data, seed)
         attacked = None if run is None or not auto_attack else _folder(run) / "auto_attack"
-        parts = _findings(subject, outliers, threats, corruptions, samples, attacks, auto_attack, attacked)
+        with keep_freed_memory():
+            parts = _findings(subject, outliers, threats, corruptions, samples, attacks, auto_attack, attacked)
     whole = merged(parts, {name: value for part in parts for name, value in part.protocol.items()})
     result = Result(
         form=label or predictor.origin.get("label") or type(form).__name__,

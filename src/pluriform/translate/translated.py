@@ -11,6 +11,7 @@ from pluriform.data.data import Data
 from pluriform.data.label_maps import check_ids
 from pluriform.data.signature import Signature
 from pluriform.errors import BoundsError, ConfigError, NonFiniteError, ShapeError, explain
+from pluriform.freed_memory import keep_freed_memory
 from pluriform.prediction import Translator
 from pluriform.training.seeds import derive_seed
 from pluriform.translate.augmentation import mixed_with_translations
@@ -139,9 +140,10 @@ class Translated(Translator):
         self.eval()
         found = []
         try:
-            for place in torch.arange(len(content)).split(batch_size or self.batch_size):
-                own = style if style is None or len(style) == 1 else style[place].to(self.device)
-                found.append(self(content[place].to(self.device), own, seed, alpha).cpu())
+            with keep_freed_memory():
+                for place in torch.arange(len(content)).split(batch_size or self.batch_size):
+                    own = style if style is None or len(style) == 1 else style[place].to(self.device)
+                    found.append(self(content[place].to(self.device), own, seed, alpha).cpu())
         finally:
             self.train(mode)
         return torch.cat(found)
