@@ -33,12 +33,12 @@ def test_a_search_tells_its_trials_and_writes_the_network_as_python(here, capsys
     network.load_state_dict(form.module.state_dict())
     assert torch.equal(network.eval()(data.test.inputs[:9]), form(data.test.inputs[:9]))
 
-    assert main([*words, "--trials", "3", "--run", "runs/search", "--out", "mine.py"]) == 0
+    assert main([*words, "--trials", "3", "--run", "runs/search", "--out", "new/mine.py"]) == 0
     told = " ".join(capsys.readouterr().err.split())
     assert "trial 2 of " in told
     assert "trial 1 of 0, " not in told
     assert "best of 3 trials" in told
-    assert (here / "mine.py").exists()
+    assert (here / "new/mine.py").exists()
 
 
 def test_errors_are_one_line(here, capsys):
@@ -47,6 +47,32 @@ def test_errors_are_one_line(here, capsys):
     assert "got 0" in told
     assert "give the search some time" in told
     assert not (here / "runs").exists()
+
+
+def test_errors_of_a_search_under_way_are_told_as_they_are(here, capsys):
+    words = ["search", "digits", "--start", "mlp", "--epochs", "1", "--final", "0", "--strategy", "mutate"]
+    assert main([*words, "--trials", "2", "--max-latency", "0.000001", "--run", "runs/slow"]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the smallest network of the search" in told
+    assert "raise max_latency" in told
+    assert "journal" not in told
+    page = (here / "runs/slow/report.html").read_text()
+    assert 'http-equiv="refresh"' not in page
+    assert "is running" not in page
+    assert "ended with an error" in page
+    assert "stopped by hand" not in page
+
+
+def test_ctrl_c_before_the_first_score_stops_without_a_traceback(here, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pluriform.search.trial._measured", stop)
+    assert (
+        main(["search", "digits", "--start", "mlp", "--trials", "2", "--epochs", "1", "--run", "runs/stopped"]) == 130
+    )
+    assert "journal" not in capsys.readouterr().err
+    assert "stopped by hand" in (here / "runs/stopped/report.html").read_text()
 
 
 def test_the_page_is_there_and_a_metric_is_maximised(here, capsys):

@@ -102,3 +102,16 @@ def test_retraining_needs_a_share_of_the_budget():
         pf.MorphismSearch(retrain=1, final=0)
     with pytest.raises(ConfigError, match="retrain: 0 or more"):
         pf.MorphismSearch(retrain=-1)
+
+
+def test_of_one_architecture_its_best_trial_counts():
+    """Architecture 1 was met twice: its worst trial does not put it behind another one."""
+    trials = [done(0, 0.5), done(1, 0.9), done(2, 0.7), done(3, 0.6, key="1")]
+    endings = ending_of(trials, plan(retrained=1))
+    assert [(ending.of.number, ending.scratch) for ending in endings] == [(1, False), (1, True)]
+
+
+def test_what_is_trained_on_has_weights():
+    trials = [done(0, 0.5), done(1, 0.9), done(2, 0.7)]
+    endings = ending_of(trials, plan(retrained=1), usable=[trials[0], trials[2]])
+    assert [(ending.of.number, ending.scratch) for ending in endings] == [(2, False), (1, True)]

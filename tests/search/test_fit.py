@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import itertools
 import logging
@@ -166,12 +167,16 @@ def test_a_search_whose_trials_all_fail_stops_with_the_common_cause(net, data, m
     assert count == [0, 1, 2]
 
 
-def test_constraints_that_nothing_meets_name_the_closest(net, data):
+def test_constraints_that_nothing_meets_name_the_closest(net, data, monkeypatch):
     size = sum(p.numel() for p in net.parameters())
     with pytest.raises(ConfigError, match=rf"at most 10 parameters; got {size:,} of the start.*trial 0"):
         dataclasses.replace(QUICK, max_parameters=10).fit(net, data)
+    slow = dataclasses.replace(QUICK, max_latency=1e-6, trials=2)
+    with pytest.raises(ConfigError, match=r"at most 1e-06 ms.*got .* ms of trial 0, the start, the smallest"):
+        slow.fit(net, data)
+    monkeypatch.setattr("pluriform.search.choice.SLACK", 1e9)
     with pytest.raises(ConfigError, match=r"at most 1e-06 ms.*got .* ms of trial \d, the closest.*raise max_latency"):
-        dataclasses.replace(QUICK, max_latency=1e-6, trials=2).fit(net, data)
+        slow.fit(net, data)
     limit = int(1.1 * size)
     found = dataclasses.replace(QUICK, max_parameters=limit).fit(net, data)
     assert all(trial["parameters"] <= limit for trial in found.facts["trials"])
@@ -184,11 +189,38 @@ def test_a_budget_of_nothing(bad):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"epochs": 0}, {"final": 1}, {"early_stopping": 1.5}, {"processes": 0}, {"max_latency": 0}]
+    "bad",
+    [
+        {"epochs": 0},
+        {"final": 1},
+        {"early_stopping": 1.5},
+        {"processes": 0},
+        {"max_latency": 0},
+    ],
 )
 def test_bad_settings(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         MorphismSearch(**bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("minutes", "5"),
+        ("trials", 2.5),
+        ("epochs", 2.5),
+        ("retrain", None),
+        ("max_parameters", "many"),
+        ("early_stopping", True),
+        ("objective", 5),
+    ],
+)
+def test_settings_of_another_type(name, value):
+    """Set past the annotations, which are checked in tests only."""
+    method = copy.copy(QUICK)
+    object.__setattr__(method, name, value)
+    with pytest.raises(ConfigError, match=f"{name}: a"):
+        method.__post_init__()
 
 
 def test_a_start_that_cannot_be_morphed_names_the_node(data):
@@ -238,6 +270,54 @@ def test_ctrl_c_gives_the_best_so_far_and_the_next_fit_goes_on(net, data, tmp_pa
     assert equal(more, whole)
 
 
+@pytest.mark.parametrize("final", [0, 0.5])
+def test_ctrl_c_in_the_last_trial_is_gone_on_with(net, data, tmp_path, monkeypatch, final):
+    method, real = dataclasses.replace(QUICK, trials=3, final=final), trial_file._measured
+    last = 3 if final else 2
+
+    def stopped(task, *rest):
+        if task.number == last:
+            raise KeyboardInterrupt
+        return real(task, *rest)
+
+    monkeypatch.setattr(trial_file, "_measured", stopped)
+    found = method.fit(net, data, seed=2, run=tmp_path / "run")
+    assert found.facts["interrupted"]
+    assert found.facts["trials"][last]["state"] == "running"
+    monkeypatch.setattr(trial_file, "_measured", real)
+    more, whole = method.fit(net, data, seed=2, run=tmp_path / "run"), method.fit(net, data, seed=2)
+    assert not more.facts["interrupted"]
+    assert shown(more) == shown(whole)
+    assert equal(more, whole)
+    monkeypatch.setattr(trial_file, "_measured", lambda *_: pytest.fail("it ran again"))
+    method.fit(net, data, seed=2, run=tmp_path / "run")
+
+
+def test_an_end_that_was_stopped_is_not_what_more_trials_begin_with(net, data, tmp_path, monkeypatch):
+    real, seen = trial_file._measured, []
+
+    def watched(task, *rest):
+        seen.append(task)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return real(task, *rest)
+
+    monkeypatch.setattr(trial_file, "_measured", watched)
+    method = dataclasses.replace(QUICK, trials=3, final=0.5)
+    method.fit(net, data, seed=2, run=tmp_path / "run")
+    assert not seen[-1].moves  # The end.
+    found = dataclasses.replace(method, trials=6).fit(net, data, seed=2, run=tmp_path / "run")
+    assert [bool(task.moves) for task in seen[4:]] == [True, True, True, False]
+    assert [trial["state"] for trial in found.facts["trials"]].count("running") == 1
+
+
+def test_an_objective_without_a_name_and_what_is_no_function_are_refused(net, data, tmp_path):
+    with pytest.raises(ConfigError, match=r"a named objective; got a lambda.*with def"):
+        dataclasses.replace(QUICK, objective=lambda *_: 1.0).fit(net, data, run=tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"os:path.*a module, which cannot be called"):
+        dataclasses.replace(QUICK, objective="os:path").fit(net, data)
+
+
 def test_the_best_is_trained_on_and_never_gets_worse(net, data):
     found = dataclasses.replace(QUICK, trials=3, final=0.9).fit(net, data, seed=2)
     last = found.facts["trials"][-1]
@@ -260,7 +340,7 @@ def test_regression(tmp_path):
 
 
 def test_the_disk_holds_weights_of_good_trials_only(net, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("pluriform.search.trials.KEPT", 2)
+    monkeypatch.setattr("pluriform.search.kept_weights.KEPT", 2)
     QUICK.fit(net, data, seed=2, run=tmp_path / "run")
     kept = [path.parent.name for path in (tmp_path / "run" / "trials").glob("*/weights.safetensors")]
     assert 2 <= len(kept) <= 3

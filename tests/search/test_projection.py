@@ -52,7 +52,7 @@ def test_in_a_hurry_the_end_takes_a_network_that_it_can_train():
 def test_weights_of_what_comes_out_are_kept_however_it_is_projected(monkeypatch):
     data = pf.load("digits")
     monkeypatch.setattr(Projection, "value", lambda _, trial: -trial.score)
-    monkeypatch.setattr("pluriform.search.trials.KEPT", 1)
+    monkeypatch.setattr("pluriform.search.kept_weights.KEPT", 1)
     form = pf.MorphismSearch(trials=4, epochs=1, final=0).fit(pf.nets.build("mlp", data), data)
     scores = [trial["score"] for trial in form.facts["trials"]]
     assert scores[form.facts["best"]] == max(scores) > scores[0]

@@ -172,3 +172,41 @@ def test_refuses_what_does_not_fit():
         nas_bench_201("imagenet")
     with pytest.raises(ConfigError, match="seed 0, 1, 2 or None"):
         nas_bench_macro(3)
+
+
+def test_networks_that_fail_have_no_score_and_are_never_the_incumbent():
+    scores = {(i, j): float("nan") if i == 0 else float(10 * i + j) for i in range(3) for j in range(3)}
+    table = small(scores)
+    assert table.best == 22.0
+    found = replay(Listed([(0, 1), (1, 0), (0, 2), (2, 2)]), table, 4)
+    assert found.regret == (np.inf, 12.0, 12.0, 0.0)
+    assert found.guide_regret == found.regret
+    with pytest.raises(ConfigError, match="expected a score; got none"):
+        small({(0, 0): float("nan")})
+
+
+def test_scores_of_what_is_not_canonical_are_refused():
+    swap = {(0, 1): ((1, 0), (0, 1)), (1, 0): ((1, 0), (0, 1))}
+    scores = {(0, 0): 1.0, (0, 1): 2.0}
+    with pytest.raises(ShapeError, match=r"got \(0, 1\), which is \(1, 0\)"):
+        Table("twice", (2, 2), scores, scores, equivalents=lambda one: swap.get(one, (one,)))
+
+
+def test_a_strategy_that_looks_the_other_way_is_refused():
+    table = small(direction="minimize")
+    with pytest.raises(ConfigError, match=r"a strategy that minimizes; got maximize.*direction='minimize'"):
+        replay(RandomSearch(table, seed=0), table)
+    assert replay(RandomSearch(table, seed=0, direction="minimize"), table).regret[-1] == 0.0
+
+
+class Listed:
+    """Proposals of a list."""
+
+    def __init__(self, candidates):
+        self.left = candidates[::-1]
+
+    def ask(self):
+        return self.left.pop()
+
+    def tell(self, candidate, score):
+        pass

@@ -3,13 +3,16 @@ import time
 
 import pytest
 import torch
+from torch import nn
 
 import pluriform as pf
 from pluriform.data.data import Split
+from pluriform.errors import DivergenceError
 from pluriform.graph.parameters import weights_of
 from pluriform.search import trial as trial_file
 from pluriform.search.moves import draw_moves
 from pluriform.search.trial import Common, Task, network_of, read_weights, run_trial
+from pluriform.training.loop import Loop
 from pluriform.training.loss import Loss
 from pluriform.training.recipe import Recipe
 from pluriform.training.validation import assess
@@ -105,7 +108,7 @@ def test_a_finished_trial_is_read_not_run(common, tmp_path, monkeypatch):
     assert run_trial(task, common) == first
 
 
-@pytest.mark.parametrize("writes", [1, 2, 3])
+@pytest.mark.parametrize("writes", [1, 2, 3, 4, 5, 6])
 def test_an_interrupted_trial_goes_on_to_the_same_weights(common, tmp_path, monkeypatch, writes):
     whole = run_trial(Task(0, str(tmp_path / "0"), epochs=4, seed=2, also_untrained=True), common)
     real, count = pf.runs.Run.write_tensors, []
@@ -124,6 +127,9 @@ def test_an_interrupted_trial_goes_on_to_the_same_weights(common, tmp_path, monk
         monkeypatch.setattr(pf.runs.Run, "write_tensors", real)
     resumed = run_trial(task, common)
     assert resumed.score == whole.score
+    clocks = {"seconds", "latency", "step_seconds", "look_seconds"}
+    first, second = ({k: v for k, v in one.figures.items() if k not in clocks} for one in (whole, resumed))
+    assert first == second
     one, other = (read_weights(tmp_path / name / "weights.safetensors") for name in "01")
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -149,3 +155,54 @@ def test_weights_are_all_of_the_network(common, tmp_path):
         read_weights(tmp_path / "0" / "weights.safetensors").keys()
         == weights_of(network_of(Task(0, ""), common).module).keys()
     )
+
+
+def test_a_hopeless_child_that_was_killed_does_not_train_on(common, tmp_path, monkeypatch):
+    task = Task(0, str(tmp_path / "0"), epochs=4, least=(float("-inf"), 2.0, 0.0, float("-inf")))
+    monkeypatch.setattr("pluriform.training.loop.CHECKPOINT_SHARE", 1e9)  # A checkpoint after every epoch.
+    real = Loop._run_epoch
+
+    def kill(self, *args):
+        real(self, *args)
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Loop, "_run_epoch", kill)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(task, common)
+    monkeypatch.setattr(Loop, "_run_epoch", real)
+    measured = run_trial(task, common)
+    assert (measured.figures["ended"], measured.figures["epochs"]) == ("hopeless", 2)
+
+
+def test_a_complete_training_is_not_hopeless(common, tmp_path):
+    measured = run_trial(Task(0, str(tmp_path / "0"), epochs=2, least=(float("-inf"), 2.0)), common)
+    assert (measured.figures["ended"], measured.figures["epochs"]) == ("", 2)
+
+
+class Root(nn.Module):
+    """NaN where the first pixel is negative."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1)) + x.flatten(1)[:, :1].sqrt()
+
+
+def test_outputs_that_are_no_numbers_are_a_reason_not_a_score(data, tmp_path):
+    inputs = data.validation.inputs.clone()
+    inputs[3, 0, 0, 0] = -1.0
+    broken = dataclasses.replace(data, validation=Split(inputs, data.validation.targets), bounds=None)
+    with pytest.raises(DivergenceError, match=r"finite outputs; got NaN or infinity \(validation of trial 7\)"):
+        run_trial(Task(7, str(tmp_path / "0"), epochs=2), Common(Root(), broken, Recipe(), "cpu"))
+    with pytest.raises(DivergenceError, match="finite outputs"):
+        run_trial(Task(7, str(tmp_path / "1"), epochs=2, also_untrained=True), Common(Root(), broken, Recipe(), "cpu"))
+
+
+def test_a_training_that_is_made_longer_is_not_ended_by_patience(common, tmp_path):
+    """Nothing is learnt: no epoch is better than the first."""
+    still = Common(common.module, common.data, Recipe(learning_rate=1e-12), "cpu")
+    task = Task(0, str(tmp_path / "0"), epochs=2, steps=2, most=40, deadline=time.time() + 60)
+    assert run_trial(task, still).figures["steps"] == 80

@@ -5,6 +5,7 @@ import torch
 
 import pluriform as pf
 from pluriform.data.data import Data, Split, StreamSplit
+from pluriform.errors import EmptySplitError
 from pluriform.search.validation_split import score_variance, with_validation
 
 
@@ -75,3 +76,9 @@ def test_real_data_and_the_variance_of_a_score():
     generator = torch.Generator().manual_seed(0)
     measured = (torch.rand(4000, 200, generator=generator) < 0.8).float().mean(1)
     assert score_variance(0.8, 200) == pytest.approx(float(measured.var()), rel=0.1)
+
+
+def test_too_few_samples_to_hold_some_out():
+    with pytest.raises(EmptySplitError, match="5 samples or more, a fifth of them held out; got 4"):
+        with_validation(made(4, 0), 0)
+    assert len(with_validation(made(3, 1), 0).validation) == 1

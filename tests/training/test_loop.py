@@ -329,3 +329,41 @@ def test_columns_are_of_epochs_that_were_validated(digits, net):
     loop.history.append({"epoch": 2, "loss": 2.0, "validation_loss": 1.0, "extra": 5.0})
     loop.history.append({"epoch": 3, "loss": 1.0, "validation_loss": 0.5})
     assert loop.columns == {"epoch": [2.0, 3.0], "loss": [2.0, 1.0], "validation_loss": [1.0, 0.5]}
+
+
+def test_ctrl_c_in_the_last_look_at_validation_comes_after_the_result(digits, net, tmp_path):
+    looks = []
+
+    def look():
+        looks.append(1)
+        if len(looks) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return assess(mine, digits.validation, LOSS, CPU)
+
+    mine = copy.deepcopy(net)
+    with Run(tmp_path / "run", {}) as run:
+        loop = make(mine, digits, PLAIN, run, epochs=2)
+        loop.validate = look
+        with pytest.raises(KeyboardInterrupt):
+            loop.run()
+        again = make(copy.deepcopy(net), digits, PLAIN, run, epochs=2)
+        again.validate = lambda: pytest.fail("it looked again")
+        assert again.run().epochs == 2
+        assert equal(weights_of(again.network), weights_of(mine))
+
+
+def test_validation_that_is_never_a_number_is_no_result(digits, net):
+    inputs = digits.validation.inputs.clone()
+    inputs[0, 0] = float("nan")
+    broken = dataclasses.replace(digits, validation=dataclasses.replace(digits.validation, inputs=inputs))
+    with pytest.raises(DivergenceError, match="a finite validation loss"):
+        fitted(net, broken, FULL, epochs=2)
+
+
+def test_a_finished_checkpoint_remembers_the_best_loss(digits, net, tmp_path):
+    with Run(tmp_path / "run", {}) as run:
+        first = make(copy.deepcopy(net), digits, FULL, run, epochs=2)
+        first.run()
+        second = make(copy.deepcopy(net), digits, FULL, run, epochs=2)
+        second.run()
+    assert float(second.stopping.loss) == float(first.stopping.loss) < float("inf")

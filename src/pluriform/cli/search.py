@@ -83,9 +83,11 @@ def run(words: Sequence[str]) -> None:
 def _written(form: Any, out: Path) -> str:
     """Write the network as Python; says where it is, or why it could not be written."""
     try:
-        out.write_text(form.to_python())
+        source = form.to_python()
     except UnsupportedOpError as error:
         return f"not as Python: {error}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(source)
     return f"as Python: {out}"
 
 
@@ -110,8 +112,8 @@ def _told(lines: logging.Handler, live: LivePage) -> Iterator[None]:
     logger.setLevel(logging.DEBUG)
     try:
         yield
-    except BaseException:
-        live.end("interrupted")
+    except BaseException as error:
+        live.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     finally:
         for handler in (lines, live):

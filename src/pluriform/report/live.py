@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +50,19 @@ class LivePage(logging.Handler):
         super().__init__(logging.DEBUG)
         self.path = Path(path)
         self.result = Result(form, method or {}, network, data, seed)
-        self.facts: Callable[[], Mapping[str, Any]] | None = None
+        self.facts: Mapping[str, Any] | None = None
         self.written, self.cost, self.begin = 0.0, 0.0, time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the page where the record comes with facts and the last page is old enough."""
-        facts = getattr(record, "facts", None)
-        if facts is None:
+        """Write the page where the record comes with facts, and is the last or finds the page old enough."""
+        facts, last = getattr(record, "facts", None), getattr(record, "last", False)
+        if facts is None or not (last or time.monotonic() - self.written >= self.cost / SHARE):
             return
-        self.facts = facts
-        if time.monotonic() - self.written >= self.cost / SHARE:
-            try:
-                self._write(facts(), refresh=True)
-            except Exception:  # What goes wrong with a page is no reason to end a search.
-                self.handleError(record)
+        try:
+            self.facts = facts()
+            self._write(self.facts, refresh=True)
+        except Exception:  # What goes wrong with a page is no reason to end a search.
+            self.handleError(record)
 
     def end(self, state: str = "interrupted") -> None:
         """Write the last page: the search as it stands, without further loads.
@@ -72,8 +71,7 @@ class LivePage(logging.Handler):
             state: Of the search from now on.
         """
         if self.facts is not None:
-            facts, self.facts = self.facts(), None
-            self._write({**facts, "state": state}, refresh=False)
+            self._write({**self.facts, "state": state}, refresh=False)
 
     def _write(self, facts: Mapping[str, Any], *, refresh: bool) -> None:
         begin = time.thread_time()

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pluriform.errors import ConfigError, TaskError, explain
 from pluriform.search.journal import Trial
 
-__all__ = ["best_of", "common_cause", "feasible", "score_of"]
+__all__ = ["best_of", "check_start_latency", "common_cause", "feasible", "score_of"]
+
+SLACK = 2.0
+"""Measured latencies of one network differ; a start this many times slower than allowed is too slow for certain."""
 
 
 def feasible(done: Sequence[Trial], max_latency: float | int | None) -> list[Trial]:
@@ -30,12 +33,25 @@ def best_of(told: Sequence[Trial], max_latency: float | int | None = None) -> Tr
         raise TaskError(explain("a trial with a score", got, "search", "give more minutes, or a faster start"))
     fine = feasible(done, max_latency)
     if not fine:
-        closest = min(done, key=lambda trial: trial.figures["latency"])
-        got = f"{closest.figures['latency']:.3g} ms of trial {closest.number}, the closest"
-        expected = f"a network of at most {max_latency} ms for one input"
-        remedy = "raise max_latency, or start from a faster network"
-        raise ConfigError(explain(expected, got, "constraints of a search", remedy))
+        raise _too_slow(min(done, key=lambda trial: trial.figures["latency"]), max_latency, "the closest")
     return max(fine, key=lambda trial: (score_of(trial), -trial.number))
+
+
+def check_start_latency(start: Trial, max_latency: float | int | None) -> None:
+    """Raise at once where the start is far too slow: all others are larger.
+
+    Raises:
+        ConfigError: With its latency.
+    """
+    if max_latency is not None and start.figures.get("latency", 0.0) > SLACK * max_latency:
+        raise _too_slow(start, max_latency, "the start, the smallest network of the search")
+
+
+def _too_slow(trial: Trial, max_latency: float | int | None, which: str) -> ConfigError:
+    got = f"{trial.figures['latency']:.3g} ms of trial {trial.number}, {which}"
+    remedy = "raise max_latency (in another run folder, if there is one), or start from a faster network"
+    expected = f"a network of at most {max_latency} ms for one input"
+    return ConfigError(explain(expected, got, "constraints of a search", remedy))
 
 
 def score_of(trial: Trial) -> float:

@@ -34,20 +34,30 @@ class Ending:
     scratch: bool
 
 
-def ending_of(done: Sequence[Trial], plan: Plan, value: Callable[[Trial], float] = score_of) -> list[Ending]:
+def ending_of(
+    done: Sequence[Trial],
+    plan: Plan,
+    value: Callable[[Trial], float] = score_of,
+    usable: Sequence[Trial] | None = None,
+) -> list[Ending]:
     """What is trained in the end; nothing where the end has no share of the budget.
 
     Args:
         done: Trials with a score.
         plan: Of the search.
         value: Of a trial; the best is trained on.
+        usable: Trials whose weights are there; all by default.
     """
     ranked = sorted(feasible(done, plan.max_latency), key=lambda trial: (-value(trial), trial.number))
     if not ranked or not plan.final:
         return []
-    different = list({trial.key: trial for trial in reversed(ranked)}.values())[::-1]
-    found = [trial for trial in different if not trial.plan.get("final")][: plan.retrained]
-    return [Ending(ranked[0], scratch=False), *(Ending(trial, scratch=True) for trial in found)]
+    different: dict[str, Trial] = {}
+    for trial in ranked:
+        different.setdefault(trial.key, trial)
+    known = ranked if usable is None else [trial for trial in ranked if trial in usable]
+    new = [trial for trial in different.values() if not trial.plan.get("final")][: plan.retrained]
+    again = [Ending(trial, scratch=True) for trial in new]
+    return [*(Ending(trial, scratch=False) for trial in known[:1]), *again]
 
 
 def next_ending(ending: Ending, left: int, trials: Sequence[Trial], plan: Plan, epochs: int, full: int) -> Trial | None:
@@ -79,10 +89,12 @@ def next_ending(ending: Ending, left: int, trials: Sequence[Trial], plan: Plan, 
     )
 
 
-def most_ending_seconds(done: Sequence[Trial], plan: Plan, full: int) -> float:
+def most_ending_seconds(
+    done: Sequence[Trial], plan: Plan, full: int, value: Callable[[Trial], float] = score_of
+) -> float:
     """Seconds of the budget that the end takes: its share, or less where a full training of the best takes less."""
     share = 60.0 * (plan.budget.minutes or 0.0) * (plan.final or 0.0)
-    best = max(done, key=score_of, default=None)
+    best = max(feasible(done, plan.max_latency), key=value, default=None)
     if best is None:
         return share
     full_training = MOST_EPOCHS * full * seconds_a_step(best.figures, full) / MARGIN

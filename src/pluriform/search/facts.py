@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pluriform.search.choice import score_of
+from pluriform.search.choice import feasible, score_of
 from pluriform.search.journal import Journal, Trial
 from pluriform.search.morphism import Morph
 from pluriform.search.plan import Plan
@@ -40,8 +40,8 @@ def search_facts(
     """
     trials = journal.trials()
     done = [trial for trial in trials if trial.state == "done"]
-    if best is None and done:
-        best = max(done, key=score_of)
+    if best is None:
+        best = max(feasible(done, plan.max_latency), key=score_of, default=None)
     most = plan.budget.most_trials
     return {
         "trials": [trial_facts(trial) for trial in trials],

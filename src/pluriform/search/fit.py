@@ -30,6 +30,8 @@ __all__ = ["MorphismSearch"]
 
 JOURNAL = "journal.sqlite"
 STEPS, MOST_EPOCHS = 600, 20
+WHOLE = ("trials", "epochs", "retrain", "max_parameters", "processes")
+NUMBERS = ("minutes", "final", "early_stopping", "max_latency")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,13 @@ class MorphismSearch(Method):
     training: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
+        for name in (*WHOLE, *NUMBERS):
+            value, kinds = getattr(self, name), int if name in WHOLE else (int, float)
+            missing = value is None and type(self).__dataclass_fields__[name].default is None
+            expected = "a whole number" if name in WHOLE else "a number"
+            self._require(missing or (isinstance(value, kinds) and not isinstance(value, bool)), name, expected)
+        named = self.objective is None or isinstance(self.objective, str) or callable(self.objective)
+        self._require(named, "objective", "a function of outputs and targets, or its name, package.module:function")
         Budget(self.trials, self.minutes)
         self._require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1, or None")
         self._require(self.final is None or 0 <= self.final < 1, "final", "a share in [0, 1), or None")
@@ -128,9 +137,13 @@ class MorphismSearch(Method):
         with Journal(run.path / JOURNAL) as journal:
             begun = sum(not trial.plan.get("final") for trial in journal.trials())
             budget = Budget(self.trials, self.minutes, journal.fact("seconds", 0.0))
-            return not budget.spent(begun) and not journal.fact("exhausted", False)
+            more = not budget.spent(begun) and not journal.fact("exhausted", False)
+            return more or journal.fact("interrupted", False)
 
     def _fit(self, module: Any, data: Data, context: FitContext) -> Searched:
+        if context.run is not None and (_name(self.objective) or "").endswith("<lambda>"):
+            remedy = "give it a name with def, so that the run can tell it from others"
+            raise ConfigError(explain("a named objective", "a lambda", str(context.run.path), remedy))
         budget, known = Budget(self.trials, self.minutes), data
         data = with_validation(data, context.seed)
         with ExitStack() as stack:
@@ -191,9 +204,15 @@ def _function(objective: Callable[..., Any] | str | None) -> Callable[..., Any] 
         for part in name.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
-        got, remedy = f"{objective!r} ({error})", "check the spelling, or pass the function itself"
-        raise ConfigError(explain("package.module:function", got, "objective of a search", remedy)) from error
+        raise _no_function(objective, str(error)) from error
+    if not callable(found):
+        raise _no_function(objective, f"a {type(found).__name__}, which cannot be called")
     return found
+
+
+def _no_function(objective: str, why: str) -> ConfigError:
+    got, remedy = f"{objective!r} ({why})", "check the spelling, or pass the function itself"
+    return ConfigError(explain("package.module:function", got, "objective of a search", remedy))
 
 
 @contextmanager

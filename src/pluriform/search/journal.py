@@ -178,6 +178,8 @@ class Journal:
                 self._file.execute("ROLLBACK")
                 raise
             self._file.execute("COMMIT")
+        except sqlite3.ProgrammingError:  # Of this code, not of the file.
+            raise
         except sqlite3.OperationalError as error:
             raise self._unwritable(error) from error
         except sqlite3.IntegrityError as error:

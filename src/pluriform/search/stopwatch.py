@@ -28,7 +28,7 @@ class Stopwatch:
         self._begin: float | None = None
 
     def step(self) -> None:
-        """A step begins; the one before, if no look came between, has ended."""
+        """A step begins; the one before has ended."""
         now = time.perf_counter()
         if self._begin is not None:
             self._steps.append(now - self._begin)
@@ -36,8 +36,11 @@ class Stopwatch:
 
     @contextmanager
     def look(self) -> Iterator[None]:
-        """A look at the validation split."""
-        begin, self._begin = time.perf_counter(), None
+        """A look at the validation split; the step before has ended."""
+        begin = time.perf_counter()
+        if self._begin is not None:
+            self._steps.append(begin - self._begin)
+        self._begin = None
         yield
         self._looks.append(time.perf_counter() - begin)
 

@@ -5,6 +5,7 @@ with a table of costs between joint choices; a table of costs that is a metric m
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -39,7 +40,7 @@ class Table:
     Attributes:
         name: Of the benchmark.
         sizes: Number of choices at every position.
-        guide: The score that a search is told, by canonical candidate.
+        guide: The score that a search is told, by canonical candidate; NaN for a network that fails.
         true: The score by which its result is judged.
         parts: Of the distance; by default one for every position, where any two choices differ by 1.
         equivalents: All candidates that are the same network as this one; by default itself alone. The canonical one
@@ -47,7 +48,7 @@ class Table:
         direction: `"maximize"` or `"minimize"` the scores.
 
     Raises:
-        ShapeError: A candidate or a cost table does not fit the sizes.
+        ShapeError: A candidate or a cost table does not fit the sizes, or a candidate is not the canonical one.
 
     Example:
         >>> scores = {(i, j): i + j for i in range(3) for j in range(3)}
@@ -83,6 +84,12 @@ class Table:
             got = "other candidates in `true` than in `guide`" if wrong is None else f"the candidate {wrong}"
             remedy = "give one tuple of choices and two scores for every network"
             raise ShapeError(explain(f"choices within {self.sizes}", got, f"table {self.name}", remedy))
+        double = next((one for one in self.guide if self.canonical(one) != one), None)
+        if double is not None:
+            got, remedy = f"{double}, which is {self.canonical(double)}", "give scores to the first of all equivalents"
+            raise ShapeError(explain("canonical candidates", got, f"table {self.name}", remedy))
+        if all(math.isnan(score) for score in self.true.values()):
+            raise ConfigError(explain("a score", "none", f"table {self.name}", "give one that is no NaN"))
         self._keys.extend(sorted(self.guide))
 
     def _fits(self, candidate: Choices) -> bool:
@@ -95,8 +102,11 @@ class Table:
     @property
     def best(self) -> float:
         """The best true score of all."""
-        sign = DIRECTIONS[self.direction]
-        return float(sign * max(sign * score for score in self.true.values()))
+        return float(DIRECTIONS[self.direction] * max(map(self.gain, self.true.values())))
+
+    def gain(self, score: float | int) -> float:
+        """A score so that higher is better; minus infinity for NaN."""
+        return -math.inf if math.isnan(score) else DIRECTIONS[self.direction] * float(score)
 
     def canonical(self, candidate: Choices) -> Choices:
         """The candidate that stands for all its equivalents."""
@@ -180,19 +190,26 @@ def replay(strategy: Strategy, table: Table, evaluations: int = 150, most_asked:
         table: With the scores.
         evaluations: Different candidates to score.
         most_asked: Stop after that many proposals, where a strategy keeps repeating itself.
+
+    Raises:
+        ConfigError: The strategy looks in the other direction.
     """
-    sign, told = DIRECTIONS[table.direction], {}
-    asked = 0
+    direction = getattr(getattr(strategy, "trials", None), "direction", table.direction)
+    if direction != table.direction:
+        remedy = f"give the strategy direction={table.direction!r}"
+        raise ConfigError(explain(f"a strategy that {table.direction}s", direction, f"table {table.name}", remedy))
+    gain, asked = table.gain, 0
+    told: dict[Choices, float | int] = {}
     while len(told) < min(evaluations, len(table)) and asked < most_asked:
         candidate = table.canonical(strategy.ask())
         asked += 1
         told.setdefault(candidate, table.guide[candidate])
         strategy.tell(candidate, told[candidate])
-    best_told, best = sign * max(sign * score for score in table.guide.values()), table.best
-    running = list(itertools.accumulate(told, lambda a, b: b if sign * table.guide[b] > sign * table.guide[a] else a))
+    best_told, best = max(map(gain, table.guide.values())), gain(table.best)
+    running = list(itertools.accumulate(told, lambda a, b: b if gain(table.guide[b]) > gain(table.guide[a]) else a))
     return Replay(
         tuple(map(float, told.values())),
-        tuple(float(sign * (best - table.true[one])) for one in running),
-        tuple(float(sign * (best_told - table.guide[one])) for one in running),
+        tuple(best - gain(table.true[one]) for one in running),
+        tuple(best_told - gain(table.guide[one]) for one in running),
         asked,
     )

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 
 from pluriform.data.data import Data
-from pluriform.errors import MemoryBudgetError, RunBusyError, explain
+from pluriform.errors import DivergenceError, MemoryBudgetError, RunBusyError, explain
 from pluriform.graph.graph import Graph
 from pluriform.graph.parameters import weights_of
 from pluriform.metrics.latency import repeated
@@ -271,9 +271,10 @@ class _Session:
 
         def guarded(batch: Batch) -> Any:
             self._look_at_time()
-            self.watch.step()
-            if self.ended:
+            if self.loop.position == 0 and hopeless(self.scores, self.task.least):
+                self.ended = "hopeless"
                 raise _End
+            self.watch.step()
             return step(batch)
 
         self.loop = Loop(
@@ -296,14 +297,15 @@ class _Session:
             return None
         if self.task.also_untrained:
             found = self.judge(self.network)
-            self.untrained = self.judge.score(found.log())
-            stopping.update(found.loss if found.criterion is None else found.criterion, weights_of(self.network))
+            stopping.update(_criterion(found), weights_of(self.network))
+            self.untrained = self.judge.score(found.log()) if bool(stopping.loss.isfinite()) else None
         begin = time.perf_counter()
         try:
             self.earlier = self.loop.run().training_seconds
         except _End:
             self.earlier = self.loop.earlier + time.perf_counter() - begin
             if not math.isfinite(float(stopping.loss)):
+                self._check_diverged()
                 return None
             load_weights(self.network, stopping.best)
         self.earlier -= time.perf_counter() - begin
@@ -315,10 +317,18 @@ class _Session:
         self._look_at_time()
         with self.watch.look():
             found = self.judge(self.network)
-        if hopeless([*self.scores, self.judge.score(found.log())], self.task.least):
-            self.ended = "hopeless"
+        if not math.isfinite(float(_criterion(found))):
+            self.ended = "diverged"
+            raise _End
         self._fill_time()
         return found
+
+    def _check_diverged(self) -> None:
+        """Raise where the training ended because no look at the validation split gave a number."""
+        if self.ended == "diverged":
+            remedy = "lower the learning rate, or look for a root, a logarithm or a quotient of validation samples"
+            place = f"validation of trial {self.task.number}"
+            raise DivergenceError(explain("finite outputs", "NaN or infinity", place, remedy))
 
     def _fill_time(self) -> None:
         """As many epochs as there is time for at the present pace, so that the learning rate has fallen by the end."""
@@ -351,6 +361,11 @@ class _Session:
         stopping = self.loop.stopping
         merit = None if stopping is None else self.judge.merit(float(stopping.loss))
         return {} if merit is None else {"merit": merit}
+
+
+def _criterion(found: Assessment) -> Tensor:
+    """What the best weights are chosen by."""
+    return found.loss if found.criterion is None else found.criterion
 
 
 def _latency(network: nn.Module, data: Data, device: torch.device) -> float:

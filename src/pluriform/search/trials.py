@@ -19,11 +19,12 @@ import torch
 from pluriform.distribute import LATER, Outcome, map_tasks
 from pluriform.errors import ConfigError, RunConflictError, explain
 from pluriform.search.bayesian_search import BayesianSearch
-from pluriform.search.choice import best_of, common_cause, feasible, score_of
+from pluriform.search.choice import best_of, check_start_latency, common_cause, score_of
 from pluriform.search.ending import ending_of, most_ending_seconds, next_ending
 from pluriform.search.facts import accumulated_figures, search_facts
 from pluriform.search.journal import Journal, Trial
 from pluriform.search.judge import objective_name
+from pluriform.search.kept_weights import KeptWeights
 from pluriform.search.memory import MemoryModel, check_shared_memory, ran_out_of_memory
 from pluriform.search.morph_space import Grown, MorphSpace, outline_bytes
 from pluriform.search.morphism import Morph
@@ -33,8 +34,8 @@ from pluriform.search.projection import Projection
 from pluriform.search.size import step_work
 from pluriform.search.start import morphable
 from pluriform.search.stopping import least_scores
-from pluriform.search.telling import tell_begin, tell_end
-from pluriform.search.trial import WEIGHTS, Common, Measured, Task, network_of, run_trial
+from pluriform.search.telling import tell_begin, tell_end, tell_stop
+from pluriform.search.trial import Common, Measured, Task, network_of, run_trial
 from pluriform.search.validation_split import score_variance
 from pluriform.training.feed import Feed
 from pluriform.training.loss import Loss
@@ -44,8 +45,6 @@ __all__ = ["Search"]
 
 FIRST = 3
 """Trials after which a search ends whose trials all fail."""
-KEPT = 20
-"""Best trials whose weights are kept for children."""
 STEP_DOWN = 0.999
 """Size that is tried after memory ran out, in units of what failed."""
 
@@ -97,9 +96,11 @@ class Search:
             self.journal.note("pace", known)
             seconds, step = known
         self.pace = paced(plan.epochs, plan.usual, self.full, seconds, plan.final, step, plan.abreast)
-        self.plan, self.step = replace(plan, final=self.pace.final), step
+        present = paced(plan.epochs, plan.usual, self.full, plan.seconds, plan.final, step, plan.abreast)
+        self.plan, self.step = replace(plan, final=present.final), step  # Minutes may have been added since.
         end = self.pace.final * (seconds or 0.0) if step and self.common.objective is None else 0.0
         self.projection = Projection(end, self.full, float(data.task == "classification"), plan.max_latency)
+        self.kept = KeptWeights(self.folder, self.projection.value, plan.max_latency)
         if seconds is not None and step:
             self.most_work = self.pace.most_work(self._work(self.space.start), self.full)
         self.space.children = self.pace.offered(step)
@@ -134,9 +135,8 @@ class Search:
         """Tell the strategy the old scores in the old order, and what is under way."""
         for trial in self.journal.told():
             self._take_in(trial)
-        for trial in self.journal.running():
-            if not trial.plan.get("final"):
-                self.strategy.trials.expect(self._candidate(trial))
+        for trial in self._under_way:
+            self.strategy.trials.expect(self._candidate(trial))
 
     def run(self) -> None:
         """Search until the budget is spent, then train the best one on.
@@ -155,6 +155,8 @@ class Search:
             logging.getLogger("pluriform").warning("search stopped; the same call goes on with it")
         finally:
             self.journal.note("seconds", self.plan.budget.seconds)
+            self.journal.note("interrupted", self.interrupted)
+            tell_stop(self.facts)
 
     def _map(self, tasks: Iterator[Any]) -> None:
         self.order.clear()
@@ -183,19 +185,26 @@ class Search:
         """Trials with a score, in the order told."""
         return [trial for trial in self.journal.told() if trial.state == "done"]
 
+    @property
+    def _under_way(self) -> list[Trial]:
+        """Trials that began and were not told, but for those of an end."""
+        return [trial for trial in self.journal.running() if not trial.plan.get("final")]
+
     def _tasks(self) -> Iterator[Any]:
         if self.plan.budget.left <= 0:
             return
-        for trial in self.journal.running():
+        for trial in self._under_way:
             yield self._task(trial)
         while not self._over():
             trials = self.journal.trials()
             if trials and trials[0].told is None:  # Children need what the start has learnt.
                 yield LATER
                 continue
+            if trials:
+                check_start_latency(trials[0], self.plan.max_latency)
             candidate = self.strategy.ask()
             if any(trial.key == candidate.key and not trial.plan.get("final") for trial in trials):
-                if not self.journal.running():
+                if not self._under_way:
                     self.journal.note("exhausted", True)
                     return
                 yield LATER
@@ -212,9 +221,11 @@ class Search:
     def _search_seconds(self) -> float:
         """Seconds left before the end begins."""
         budget = self.plan.budget
-        return (
-            math.inf if budget.minutes is None else budget.left - most_ending_seconds(self.done, self.plan, self.full)
-        )
+        return math.inf if budget.minutes is None else budget.left - self._ending_seconds
+
+    @property
+    def _ending_seconds(self) -> float:
+        return most_ending_seconds(self.done, self.plan, self.full, self.projection.value)
 
     def _rounds(self, candidate: Grown, *, first: bool) -> Rounds | None:
         """How long a network is trained: as the pace says, or less; `None` where there is no time for it."""
@@ -234,7 +245,7 @@ class Search:
         known = 0 if parent is None else len(self._candidate(parent).moves)
         plan: dict[str, Any] = {"epochs": rounds.count, "parameters": candidate.parameters}
         plan |= {"steps": rounds.steps} if rounds.steps < self.full else {}
-        plan |= {"cap": self.memory.cap / self.memory.scale, "least": self._least(parent)}
+        plan |= {"cap": self.memory.cap / self.memory.scale, "least": self._least(parent, rounds)}
         plan |= self._belief(candidate, parent, rounds)
         trial = Trial(
             len(trials),
@@ -244,22 +255,24 @@ class Search:
             plan,
         )
         self.candidates[trial.number] = candidate
+        self.journal.note("seconds", self.plan.budget.seconds)
         self.journal.begin(trial)
         return trial
 
     def _ancestor(self, candidate: Grown) -> Trial | None:
         """The nearest ancestor whose weights are kept."""
-        kept = [trial for trial in self.done if trial.number in self._kept()]
+        kept = self.kept.usable(self.done)
         for length in range(len(candidate.moves), -1, -1):
             same = [trial for trial in kept if self._candidate(trial).moves == candidate.moves[:length]]
             if same:
                 return max(same, key=score_of)
         return None
 
-    def _least(self, parent: Trial | None) -> list[float | None]:
+    def _least(self, parent: Trial | None, rounds: Rounds) -> list[float | None]:
         children = [trial for trial in self.done if trial.parent is not None and not trial.plan.get("final")]
-        histories = [trial.figures["scores"] for trial in children]
-        found = least_scores(histories, self.pace.child.count, 1, self.plan.stopped if parent is not None else 0.0)
+        alike = [trial for trial in children if trial.plan.get("steps", self.full) == rounds.steps]
+        histories = [trial.figures["scores"] for trial in alike]
+        found = least_scores(histories, rounds.count, 1, self.plan.stopped if parent is not None else 0.0)
         return [value if math.isfinite(value) else None for value in found]
 
     def _belief(self, candidate: Grown, parent: Trial | None, rounds: Rounds) -> dict[str, float]:
@@ -275,9 +288,9 @@ class Search:
         self.order.append(trial.number)
         candidate, budget = self._candidate(trial), self.plan.budget
         moves = tuple(map(Morph.from_json, trial.moves))
-        parent = None if trial.parent is None else self.folder / f"{trial.parent:06d}" / WEIGHTS
+        parent = None if trial.parent is None else self.kept.path(trial.parent)
         least = tuple(-math.inf if value is None else value for value in trial.plan.get("least", []))
-        reserved = 0.0 if trial.plan.get("final") else most_ending_seconds(self.done, self.plan, self.full)
+        reserved = 0.0 if trial.plan.get("final") else self._ending_seconds
         own = trial.plan["epochs"] * trial.plan.get("steps", self.full)
         fresh = trial.parent is None or bool(trial.plan.get("scratch"))
         return Task(
@@ -319,9 +332,9 @@ class Search:
             trial = self.journal.end(trial.number, failure=outcome.failure, figures=clock)
         self.journal.note("seconds", self.plan.budget.seconds)
         self._take_in(trial)
-        self._prune()
+        self.kept.prune(self.done, [other.parent for other in self.journal.running()])
         told = self.journal.told()
-        tell_end(trial, self.done, len(told), self.plan.budget, self.facts)
+        tell_end(trial, told, self.plan.max_latency, self.plan.budget, self.facts)
         if len(told) >= FIRST and not any(trial.state == "done" for trial in told):
             raise common_cause(told)
 
@@ -341,18 +354,6 @@ class Search:
         factor = self.projection.factor_of(trial)
         self.strategy.tell(candidate, self.projection.value(trial), variance * factor**2)
 
-    def _kept(self) -> set[int]:
-        """Trials whose weights may still be needed: by children, or as what comes out."""
-        ranked = sorted(self.done, key=lambda trial: (-self.projection.value(trial), trial.number))
-        fine = sorted(feasible(self.done, self.plan.max_latency), key=lambda trial: (-score_of(trial), trial.number))
-        return {0, *(trial.number for trial in (*ranked[:KEPT], *fine[:1]))}
-
-    def _prune(self) -> None:
-        kept = self._kept() | {trial.parent for trial in self.journal.running()}
-        for trial in self.done:
-            if trial.number not in kept:
-                (self.folder / f"{trial.number:06d}" / WEIGHTS).unlink(missing_ok=True)
-
     def facts(self, best: Trial | None = None) -> dict[str, Any]:
         """Facts of the search: as it stands, or, where the trial is named that comes out of it, in the end."""
         classes = self.common.data.task == "classification"
@@ -367,13 +368,13 @@ class Search:
 
     def _final(self) -> Iterator[Any]:
         """Train the best one on, and what else is asked for, with what is left."""
-        for trial in self.journal.running():
-            if trial.plan.get("final"):
-                yield self._task(trial)
         last = list(takewhile(lambda trial: trial.plan.get("final"), reversed(self.journal.trials())))
+        for trial in reversed(last):
+            if trial.state == "running":
+                yield self._task(trial)
         made = {(trial.parent, bool(trial.plan.get("scratch"))) for trial in last}  # Nothing was found since.
         found = [trial for trial in self.done if trial.number not in {ending.number for ending in last}]
-        planned = ending_of(found, self.plan, self.projection.value)
+        planned = ending_of(found, self.plan, self.projection.value, self.kept.usable(found))
         endings = [end for end in planned if (end.of.number, end.scratch) not in made]
         for place, ending in enumerate(endings):
             trials, left = self.journal.trials(), len(endings) - place
@@ -396,5 +397,4 @@ class Search:
     def network(self, trial: Trial) -> torch.fx.GraphModule:
         """The network of a finished trial, with the weights that were scored."""
         task = replace(self._task(trial), moves=(), scratch=False, ancestry=self._candidate(trial).moves)
-        weights = self.folder / f"{trial.number:06d}" / WEIGHTS
-        return network_of(replace(task, weights=str(weights)), self.common).module
+        return network_of(replace(task, weights=str(self.kept.path(trial.number))), self.common).module

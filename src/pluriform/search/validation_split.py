@@ -11,6 +11,7 @@ import torch
 
 from pluriform.data.data import Data, Split, StreamSplit
 from pluriform.data.split import holdout
+from pluriform.errors import EmptySplitError, explain
 from pluriform.training.seeds import derive_seed
 
 __all__ = ["score_variance", "with_validation"]
@@ -28,9 +29,17 @@ def with_validation(data: Data, seed: int) -> Data:
     Args:
         data: Its test split is not touched.
         seed: Of the draw.
+
+    Raises:
+        EmptySplitError: There are so few samples that none would be held out.
     """
     present, everything = len(data.validation), len(data.train) + len(data.validation)
     wanted = min(math.ceil(0.25 / STANDARD_ERROR**2), math.floor(MOST * everything))
+    if max(wanted, present) < 1:
+        remedy = "bring more samples, or a validation split"
+        raise EmptySplitError(
+            explain("5 samples or more, a fifth of them held out", str(everything), data.name, remedy)
+        )
     more = wanted - present
     if more <= 0 or more >= len(data.train):
         return data

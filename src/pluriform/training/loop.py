@@ -43,6 +43,7 @@ CHECKPOINT_SECONDS = 10.0
 CHECKPOINT_SHARE = 0.02  # Of the time, at most, goes into checkpoints.
 LOOK_EVERY = 50  # Steps between looks at the loss on a GPU, where each look waits for the device.
 ASSESSMENTS = 50  # Validations over a training without early stopping.
+NEVER = 2**62  # So many epochs never come.
 
 
 class Loop:
@@ -98,7 +99,7 @@ class Loop:
         self.optimizer = make_optimizer(network, recipe, factors)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.average = MovingAverage(network, float(recipe.ema)) if recipe.ema is not None else None
-        patience = recipe.patience or (epochs + 1 if keep_best else None)  # So many epochs never come.
+        patience = recipe.patience or (NEVER if keep_best else None)
         self.stopping = EarlyStopping(weights_of(network), patience, members) if patience and validate else None
         self.autocast = autocast_of(recipe, self.device)
         self.steps = epochs * feed.steps
@@ -141,6 +142,8 @@ class Loop:
             finally:
                 progress.close()
             self._finish()
+            if interrupt.requested:  # In the last look at the validation split.
+                raise KeyboardInterrupt
         return self._cost()
 
     def change_length(self, epochs: int) -> None:
@@ -243,6 +246,13 @@ class Loop:
             place = f"epoch {self.epoch + 1}, step {self.position + 1} of {self.feed.steps}"
             raise self._divergence("a finite loss", f"{loss}", place)
 
+    def _check_validated(self, best: Tensor) -> None:
+        """Raise where no look at the validation split gave a number: no weights are the best."""
+        if not self.guard and not bool(best.isfinite().all()):
+            raise self._divergence(
+                "a finite validation loss", "NaN or infinity after every epoch", "after the last step"
+            )
+
     def _divergence(self, expected: str, got: str, place: str) -> DivergenceError:
         remedy = (
             f"lower the learning rate (now {self.recipe.learning_rate}), clip gradients (clip_norm=1.0), "
@@ -264,6 +274,7 @@ class Loop:
     def _finish(self) -> None:
         """Put the result into the network and mark the checkpoint as finished."""
         if self.stopping:
+            self._check_validated(self.stopping.loss)
             load_weights(self.network, self.stopping.best)
         elif self.average:
             load_weights(self.network, self.average.weights)
@@ -275,6 +286,7 @@ class Loop:
         self.earlier, self.finished = self._seconds, True
         if self.run_folder is not None:
             tensors = _prefixed("weights", weights_of(self.network)) | _prefixed("extra", self.extra)
+            tensors |= {"stopping/loss": self.stopping.loss} if self.stopping else {}
             Checkpoint(tensors, self._state()).write(self.run_folder, self.file)
 
     def _due(self, interval: float) -> bool:
@@ -328,6 +340,8 @@ class Loop:
                     self.average.restore(found.part("average"))
                 if self.stopping:
                     self.stopping.restore(found.part("stopping"))
+            elif self.stopping and "stopping/loss" in found.tensors:
+                self.stopping.loss = found.tensors["stopping/loss"]
             self.change_length(found.state.get("epochs", self.epochs))
             self.epoch, self.position = found.state["epoch"], found.state["position"]
             self.sums, self.earlier = found.state["sums"], found.state["seconds"]

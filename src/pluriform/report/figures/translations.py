@@ -110,22 +110,19 @@ def _interpolation(row: Row) -> list[Gallery]:
 
 
 def _training(row: Row) -> list[Gallery]:
+    """Contents down, updates across; of results of earlier versions, which repeat an update, the last of each."""
     parts = _parts(row, "training")
-    if "output" not in parts:
+    if not {"content", "output"} <= set(parts):
         return []
-    outputs = _tiles(parts["output"], "Translation over the training")
-    moments = list(dict.fromkeys(parts["output"].columns.get("update", [])))
-    across = len(moments)
-    if not across or len(outputs) % across:
-        return []
-    count = len(outputs) // across
-    before = _tiles(parts["content"], "Content")[:count] if "content" in parts else []
-    after = _tiles(parts["truth"], "Truth")[:count] if "truth" in parts else []
+    contents, outputs = _tiles(parts["content"], "Content"), _tiles(parts["output"], "Translation over the training")
+    across = len(outputs) // len(contents)
+    updates = parts["output"].columns.get("update", [])[:across]
+    last = [place for place, update in enumerate(updates) if update not in updates[place + 1 :]]
+    after = _tiles(parts["truth"], "Truth")[: len(contents)] if "truth" in parts else []
     tiles: list[Tile] = []
-    for place in range(count):
-        tiles += [*before[place : place + 1], *outputs[place * across : (place + 1) * across]]
-        tiles += after[place : place + 1]
-    header = (*(["Content"] if before else []), *(tick(value) for value in moments), *(["Truth"] if after else []))
+    for place, content in enumerate(contents):
+        tiles += [content, *(outputs[place * across + moment] for moment in last), *after[place : place + 1]]
+    header = ("Content", *(tick(updates[moment]) for moment in last), *(["Truth"] if after else []))
     return [Gallery("After so many updates", tuple(tiles), len(header), tuple(header))]
 
 

@@ -166,6 +166,8 @@ def search_words(row: Row) -> list[str]:
     )
     if search.facts.get("state") == "interrupted":
         sentences.append(f"The search of {row.label} was stopped by hand; the same call goes on with it.")
+    if search.facts.get("state") == "failed":
+        sentences.append(f"The search of {row.label} ended with an error, which the terminal told.")
     return sentences
 
 
