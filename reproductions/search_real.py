@@ -41,7 +41,7 @@ from torch import nn
 import pluriform as pf
 from pluriform.data.data import Data
 from pluriform.metrics.classification import accuracy
-from pluriform.report.figures.search_progress import kendall_tau
+from pluriform.report.figures.trials import kendall_tau
 from pluriform.search.pace import measured_step
 from pluriform.search.trial import WEIGHTS, Common, Task, network_of, run_trial
 from pluriform.search.validation_split import with_validation

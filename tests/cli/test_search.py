@@ -80,7 +80,12 @@ def test_the_page_is_there_and_a_metric_is_maximised(here, capsys):
         "def zeros(outputs, targets):\n    return (outputs.argmax(1) == 0).float().sum()\n"
     )
     words = ["search", "digits", "--start", "mlp", "--epochs", "1", "--final", "0", "--strategy", "mutate"]
-    assert main([*words, "--trials", "2", "--metric", "metrics_of_mine:zeros", "--run", "runs/zeros"]) == 0
+    assert (
+        main(
+            [*words, "--trials", "2", "--metric", "metrics_of_mine:zeros", "--run", "runs/zeros", "--zero-cost", "macs"]
+        )
+        == 0
+    )
     assert "page: runs/zeros/report.html" in capsys.readouterr().err
     page = (here / "runs/zeros/report.html").read_text()
     assert "How was the network found?" in page

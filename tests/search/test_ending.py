@@ -18,7 +18,7 @@ from pluriform.training.recipe import Recipe
 
 def plan(minutes=None, final=0.3, retrained=0, max_latency=None):
     budget = Budget(None, minutes)
-    return Plan(budget, None, 5, final, retrained, "mutate", 0.0, None, max_latency, "serial", 1, 0)
+    return Plan(budget, None, 5, final, retrained, "mutate", "parameters", 0.0, None, max_latency, "serial", 1, 0)
 
 
 def done(number, score, seconds=10.0, steps=100, **facts):

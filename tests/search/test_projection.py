@@ -11,7 +11,7 @@ from pluriform.search.plan import Plan
 from pluriform.search.projection import Projection
 from pluriform.search.surrogate import Belief
 
-PLAN = Plan(Budget(), None, 5, 0.3, 0, "mutate", 0.0, None, None, "serial", 1, 0)
+PLAN = Plan(Budget(), None, 5, 0.3, 0, "mutate", "parameters", 0.0, None, None, "serial", 1, 0)
 
 
 def done(number, score, epochs, step_seconds, **figures):

@@ -45,6 +45,7 @@ def options() -> type:
             ("start", described(str | None, "network to start from, by name or package.module:build"), None),
             ("target", described(str | None, "target column of a table"), None),
             ("metric", described(str | None, "what is maximised, package.module:function(outputs, targets)"), None),
+            ("zero_cost", described(str, "prior mean beside size: macs, synflow, or a function"), "parameters"),
             ("run", described(str | None, "folder of the run"), None),
             ("out", described(str | None, "file for the network as Python, default network.py in the run"), None),
             *FIT_FLAGS,
@@ -61,7 +62,7 @@ def run(words: Sequence[str]) -> None:
     name = chosen.start or default_name(data)
     folder = Path(chosen.run or f"runs/search-{data.name}-{name}-seed{chosen.seed}".replace(":", "-"))
     module = load_network(name, data, seed=chosen.seed)
-    page, method = folder / "report.html", replace(chosen.method, objective=chosen.metric)
+    page, method = folder / "report.html", replace(chosen.method, objective=chosen.metric, prior=chosen.zero_cost)
     console.print(f"{describe(data)}; start {name}; {method.label}")
     live = LivePage(page, method.label, name, facts_of(data), method.to_json(), chosen.seed)
     console.print(f"page: {page}")

@@ -60,7 +60,10 @@ def search_facts(
 
 
 def trial_facts(trial: Trial) -> dict[str, Any]:
-    """One trial: `number`, `parent`, `operation`, `state`, `score`, `predicted`, `deviation`, `failure`, its cost."""
+    """One trial: `number`, `parent`, `operation`, `state`, `score`, `predicted`, `deviation`, `failure`, its cost.
+
+    `zero_cost` has what was told of the network before its training, by name.
+    """
     figures = {name: trial.figures[name] for name in SHOWN if name in trial.figures}
     return {
         "number": trial.number,
@@ -72,6 +75,7 @@ def trial_facts(trial: Trial) -> dict[str, Any]:
         "score": trial.score,
         "predicted": trial.plan.get("predicted"),
         "deviation": trial.plan.get("deviation"),
+        "zero_cost": trial.plan.get("zero_cost"),
         "parameters": trial.figures.get("parameters", trial.plan.get("parameters")),
         "failure": trial.failure,
         "reason": trial.reason,

@@ -23,6 +23,7 @@ from pluriform.search.start import check_storable
 from pluriform.search.trial import Common
 from pluriform.search.trials import Search
 from pluriform.search.validation_split import with_validation
+from pluriform.search.zero_cost import PRIORS
 from pluriform.training.recipe import Recipe
 from pluriform.training.validation import residual_variance
 
@@ -58,6 +59,10 @@ class MorphismSearch(Method):
             is better; or its name, `package.module:function`. For processes it must be defined in a module.
         strategy: `bayesian` (a Gaussian process over architectures), `random` (moves by chance), `mutate` (moves of
             the best by chance).
+        prior: What the prior mean of the Gaussian process is linear in, beside the logarithm of the number of
+            parameters: `parameters` (nothing more), `macs`, `synflow`, or a function `(network, inputs) -> number` of a
+            network that is not trained (a score of its NTK, say), or its name, `package.module:function`. How well it
+            and the plain number of parameters rank the networks that were tried is told beside one another.
         early_stopping: Share of children that end early, compared with others after as many own epochs; 0 for none.
         max_parameters: Of every network that is tried; `None` for any.
         max_latency: Of the network that comes out, in ms for one input here; `None` for any.
@@ -88,6 +93,7 @@ class MorphismSearch(Method):
     retrain: int = 0
     objective: Callable[..., Any] | str | None = None
     strategy: Literal["bayesian", "random", "mutate"] = "bayesian"
+    prior: Callable[..., Any] | str = "parameters"
     early_stopping: float | int = 0.25
     max_parameters: int | None = None
     max_latency: float | int | None = None
@@ -103,6 +109,7 @@ class MorphismSearch(Method):
             self._require(missing or (isinstance(value, kinds) and not isinstance(value, bool)), name, expected)
         named = self.objective is None or isinstance(self.objective, str) or callable(self.objective)
         self._require(named, "objective", "a function of outputs and targets, or its name, package.module:function")
+        self._require(isinstance(self.prior, str) or callable(self.prior), "prior", "a function or its name")
         Budget(self.trials, self.minutes)
         self._require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1, or None")
         self._require(self.final is None or 0 <= self.final < 1, "final", "a share in [0, 1), or None")
@@ -123,15 +130,17 @@ class MorphismSearch(Method):
 
     def to_json(self) -> dict[str, Any]:
         """The method as plain JSON; an objective by its name."""
-        named = replace(self, objective=_name(self.objective))
-        return record_to_json(named)
+        return record_to_json(self._named)
 
     @property
     def label(self) -> str:
-        """As of every method, with the name of the objective."""
-        if self.objective is None or isinstance(self.objective, str):
-            return super().label
-        return replace(self, objective=_name(self.objective)).label
+        """As of every method, with the names of functions."""
+        named = self._named
+        return super().label if named == self else named.label
+
+    @property
+    def _named(self) -> "MorphismSearch":
+        return replace(self, objective=_name(self.objective), prior=_name(self.prior) or "")
 
     def _goes_on(self, run: Run) -> bool:
         with Journal(run.path / JOURNAL) as journal:
@@ -141,16 +150,18 @@ class MorphismSearch(Method):
             return more or journal.fact("interrupted", False)
 
     def _fit(self, module: Any, data: Data, context: FitContext) -> Searched:
-        if context.run is not None and (_name(self.objective) or "").endswith("<lambda>"):
-            remedy = "give it a name with def, so that the run can tell it from others"
-            raise ConfigError(explain("a named objective", "a lambda", str(context.run.path), remedy))
+        for role in ("objective", "prior"):
+            if context.run is not None and (_name(getattr(self, role)) or "").endswith("<lambda>"):
+                remedy = "give it a name with def, so that the run can tell it from others"
+                raise ConfigError(explain(f"a named {role}", "a lambda", str(context.run.path), remedy))
         budget, known = Budget(self.trials, self.minutes), data
         data = with_validation(data, context.seed)
         with ExitStack() as stack:
             folder = stack.enter_context(_folder(context.run))
             journal = stack.enter_context(Journal(folder / JOURNAL))
             budget = replace(budget, earlier=journal.fact("seconds", 0.0))
-            common = Common(module, data, self.training, context.device.type, _function(self.objective))
+            objective = _function(self.objective, "objective")
+            common = Common(module, data, self.training, context.device.type, objective)
             search = Search(self._plan(budget, data, context), common, folder / "trials", journal)
             if context.run is not None:
                 check_storable(search.start, type(module).__name__)
@@ -173,6 +184,7 @@ class MorphismSearch(Method):
             final=self.final,
             retrained=self.retrain,
             strategy=self.strategy,
+            prior=self.prior if self.prior in PRIORS else _function(self.prior, "prior"),
             stopped=self.early_stopping,
             max_parameters=self.max_parameters,
             max_latency=self.max_latency,
@@ -190,8 +202,8 @@ def _name(objective: Callable[..., Any] | str | None) -> str | None:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _function(objective: Callable[..., Any] | str | None) -> Callable[..., Any] | None:
-    """The function of that name.
+def _function(objective: Callable[..., Any] | str | None, role: str) -> Any:
+    """The function of that name; `None` stays.
 
     Raises:
         ConfigError: There is none.
@@ -204,15 +216,16 @@ def _function(objective: Callable[..., Any] | str | None) -> Callable[..., Any] 
         for part in name.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
-        raise _no_function(objective, str(error)) from error
+        raise _no_function(objective, role, str(error)) from error
     if not callable(found):
-        raise _no_function(objective, f"a {type(found).__name__}, which cannot be called")
+        raise _no_function(objective, role, f"a {type(found).__name__}, which cannot be called")
     return found
 
 
-def _no_function(objective: str, why: str) -> ConfigError:
-    got, remedy = f"{objective!r} ({why})", "check the spelling, or pass the function itself"
-    return ConfigError(explain("package.module:function", got, "objective of a search", remedy))
+def _no_function(name: str, role: str, why: str) -> ConfigError:
+    got, remedy = f"{name!r} ({why})", "check the spelling, or pass the function itself"
+    expected = "package.module:function" + (f", or one of {', '.join(PRIORS)}" if role == "prior" else "")
+    return ConfigError(explain(expected, got, f"{role} of a search", remedy))
 
 
 @contextmanager

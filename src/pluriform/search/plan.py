@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pluriform.distribute import Workers
 from pluriform.search.bayesian_search import BayesianSearch
 from pluriform.search.budget import Budget
+from pluriform.search.candidate_model import Covariates
 from pluriform.search.morph_space import Grown, MorphSpace
 from pluriform.search.mutate_incumbent import MutateIncumbent
 from pluriform.search.random_search import RandomSearch
@@ -35,6 +36,7 @@ class Plan:
             known.
         retrained: So many of the best are trained from scratch in the end.
         strategy: Which network is next.
+        prior: What the prior mean of scores is linear in; see `ZeroCost`.
         stopped: Share of children that early stopping may end.
         max_parameters: Of every network.
         max_latency: Of the result, in ms for one input.
@@ -49,6 +51,7 @@ class Plan:
     final: float | int | None
     retrained: int
     strategy: StrategyName
+    prior: str | Callable[..., Any]
     stopped: float | int
     max_parameters: int | None
     max_latency: float | int | None
@@ -67,7 +70,9 @@ class Plan:
         return self.processes if self.workers == "processes" else 1
 
 
-def strategy_of(plan: Plan, space: MorphSpace, work: Callable[[Grown], float]) -> Any:
+def strategy_of(
+    plan: Plan, space: MorphSpace, work: Callable[[Grown], float], covariates: Covariates | None = None
+) -> Any:
     """The strategy of that name, which proposes the start first.
 
     Expected improvement counts by the square root of what a step costs, with and without a limit of time: networks do
@@ -77,6 +82,7 @@ def strategy_of(plan: Plan, space: MorphSpace, work: Callable[[Grown], float]) -
         plan: Of the search.
         space: Of the networks.
         work: Of a step.
+        covariates: In which the prior mean is linear; the logarithm of the number of parameters by default.
     """
     seed, start = derive_seed(plan.seed, "strategy") % 2**32, [space.start]
     if plan.strategy == "random":
@@ -88,7 +94,7 @@ def strategy_of(plan: Plan, space: MorphSpace, work: Callable[[Grown], float]) -
         seed=seed,
         initial=INITIAL,
         start=start,
-        covariates=lambda one: [math.log(one.parameters)],
+        covariates=covariates or (lambda one: [math.log(one.parameters)]),
         marks=MARKS * space.children,
         cost=lambda one: math.sqrt(work(one)),
     )

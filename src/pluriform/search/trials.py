@@ -37,6 +37,7 @@ from pluriform.search.stopping import least_scores
 from pluriform.search.telling import tell_begin, tell_end, tell_stop
 from pluriform.search.trial import Common, Measured, Task, network_of, run_trial
 from pluriform.search.validation_split import score_variance
+from pluriform.search.zero_cost import ZeroCost
 from pluriform.training.feed import Feed
 from pluriform.training.loss import Loss
 from pluriform.training.seeds import derive_seed
@@ -103,8 +104,9 @@ class Search:
         self.kept = KeptWeights(self.folder, self.projection.value, plan.max_latency)
         if seconds is not None and step:
             self.most_work = self.pace.most_work(self._work(self.space.start), self.full)
-        self.space.children = self.pace.offered(step)
-        self.strategy = strategy_of(plan, self.space, self._work)
+        self.zero_cost = ZeroCost(plan.prior, self.start, data, derive_seed(plan.seed, "prior"))
+        self.space.children = int(min(self.pace.offered(step), self.zero_cost.offered))
+        self.strategy = strategy_of(plan, self.space, self._work, self.zero_cost)
 
     def _check_start(self) -> None:
         most, own = self.plan.max_parameters, self.space.start
@@ -246,14 +248,9 @@ class Search:
         plan: dict[str, Any] = {"epochs": rounds.count, "parameters": candidate.parameters}
         plan |= {"steps": rounds.steps} if rounds.steps < self.full else {}
         plan |= {"cap": self.memory.cap / self.memory.scale, "least": self._least(parent, rounds)}
-        plan |= self._belief(candidate, parent, rounds)
-        trial = Trial(
-            len(trials),
-            None if parent is None else parent.number,
-            tuple(morph.to_json() for morph in candidate.moves[known:]),
-            candidate.key,
-            plan,
-        )
+        plan |= {"zero_cost": self.zero_cost.told(candidate), **self._belief(candidate, parent, rounds)}
+        moves = tuple(morph.to_json() for morph in candidate.moves[known:])
+        trial = Trial(len(trials), None if parent is None else parent.number, moves, candidate.key, plan)
         self.candidates[trial.number] = candidate
         self.journal.note("seconds", self.plan.budget.seconds)
         self.journal.begin(trial)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from pluriform.report.figures.search_progress import kendall_tau, search_progress
+from pluriform.report.figures.search_progress import search_progress
+from pluriform.report.figures.trials import kendall_tau
 from pluriform.report.row import rows_of
 from pluriform.result import Result
 

@@ -7,10 +7,10 @@ from typing import Any
 from pluriform.report.digits import plain, signed, tick
 from pluriform.report.figures.pareto import front
 from pluriform.report.figures.section import Plot, Section, Table, View, axis, colour, layout, text
-from pluriform.report.figures.trials import SearchTrials, TrialFacts, searches
+from pluriform.report.figures.trials import SearchTrials, TrialFacts, kendall_tau, searches
 from pluriform.report.row import Row
 
-__all__ = ["kendall_tau", "search_progress"]
+__all__ = ["search_progress"]
 
 SPREADS = 4.0
 """Of the better half of the scores: what lies farther below stands on the edge of a plot."""
@@ -190,24 +190,6 @@ def _ticks(low: float, high: float) -> dict[str, Any]:
         "tickvals": inside,
         "ticktext": [tick(round(value, 12)) for value in inside],
     }
-
-
-def kendall_tau(first: Sequence[float | int], second: Sequence[float | int]) -> float | None:
-    """Kendall's tau-b of two sequences, ties taken into account; `None` where one of them is constant.
-
-    tau = (concordant - discordant) / sqrt((pairs - ties of one) (pairs - ties of the other))
-
-    Example:
-        >>> kendall_tau([1, 2, 3, 4], [1, 3, 2, 4])
-        0.6666666666666666
-    """
-    signs = [
-        (math.copysign(1, a - c) if a != c else 0.0, math.copysign(1, b - d) if b != d else 0.0)
-        for i, (a, b) in enumerate(zip(first, second, strict=True))
-        for c, d in list(zip(first, second, strict=True))[:i]
-    ]
-    left, right = sum(a != 0 for a, _ in signs), sum(b != 0 for _, b in signs)
-    return sum(a * b for a, b in signs) / math.sqrt(left * right) if left and right else None
 
 
 def _table(found: Sequence[SearchTrials]) -> Table:

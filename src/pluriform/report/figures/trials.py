@@ -9,9 +9,12 @@ from typing import Any
 from pluriform.report.digits import prefixed, share, significant
 from pluriform.report.row import Row, number
 
-__all__ = ["SearchTrials", "TrialFacts", "search_words", "searches"]
+__all__ = ["SearchTrials", "TrialFacts", "kendall_tau", "search_words", "searches"]
 
 WORDS = {"deepen_branch": "branch", "add_skip": "add skip", "concat_skip": "concat skip", "grow_kernel": "kernel"}
+NAMES = {"parameters": "the number of parameters", "macs": "multiply-accumulates"}
+FEWEST = 5
+"""Trials below which ranks say nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class TrialFacts:
         seconds: That it took.
         clock: Seconds of the search after which it ended.
         reason: Why it failed.
+        zero_cost: What was known of it without training, by name.
     """
 
     number: int
@@ -47,6 +51,7 @@ class TrialFacts:
     seconds: float | None
     clock: float | None
     reason: str
+    zero_cost: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,7 @@ def _trial(told: Mapping[str, Any], ended: Any, left: str) -> TrialFacts:
         state=left if told.get("state") == "running" else str(told.get("state", "")),
         clock=number(ended),
         reason=str(told.get("reason", "")),
+        zero_cost=told.get("zero_cost") or {},
         **figures,
     )
 
@@ -164,11 +170,24 @@ def search_words(row: Row) -> list[str]:
     sentences.append(
         f"{row.label} has {'so far ' if running else ''}tried {count} in {minutes(seconds)}{_best(search)}."
     )
+    sentences += _untrained(search)
     if search.facts.get("state") == "interrupted":
         sentences.append(f"The search of {row.label} was stopped by hand; the same call goes on with it.")
     if search.facts.get("state") == "failed":
         sentences.append(f"The search of {row.label} ended with an error, which the terminal told.")
     return sentences
+
+
+def _untrained(search: SearchTrials) -> list[str]:
+    """How well what is known without training ranks the networks that were tried."""
+    rows = [trial for trial in search.scored if trial.zero_cost]
+    scores = [trial.score or 0.0 for trial in rows]
+    names = [name for name in (rows[0].zero_cost if rows else ()) if all(name in trial.zero_cost for trial in rows)]
+    taus = {name: kendall_tau([trial.zero_cost[name] for trial in rows], scores) for name in names}
+    said = [f"{tau:.2f} by {NAMES.get(name, name)}" for name, tau in taus.items() if tau is not None]
+    if len(rows) < FEWEST or not said:
+        return []
+    return [f"Kendall's tau of the scores with what is known before training: {', '.join(said)}."]
 
 
 def _running(search: SearchTrials, seconds: float) -> str:
@@ -203,3 +222,21 @@ def minutes(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def kendall_tau(first: Sequence[float | int], second: Sequence[float | int]) -> float | None:
+    """Kendall's tau-b of two sequences, ties taken into account; `None` where one of them is constant.
+
+    tau = (concordant - discordant) / sqrt((pairs - ties of one) (pairs - ties of the other))
+
+    Example:
+        >>> kendall_tau([1, 2, 3, 4], [1, 3, 2, 4])
+        0.6666666666666666
+    """
+    signs = [
+        (math.copysign(1, a - c) if a != c else 0.0, math.copysign(1, b - d) if b != d else 0.0)
+        for i, (a, b) in enumerate(zip(first, second, strict=True))
+        for c, d in list(zip(first, second, strict=True))[:i]
+    ]
+    left, right = sum(a != 0 for a, _ in signs), sum(b != 0 for _, b in signs)
+    return sum(a * b for a, b in signs) / math.sqrt(left * right) if left and right else None
