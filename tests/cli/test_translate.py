@@ -1,4 +1,5 @@
 import json
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,11 @@ import pluriform as pf
 from pluriform.cli.main import main
 from pluriform.cli.translate import TRANSLATORS, options, translate_folder
 from pluriform.data.signature import Signature
+from pluriform.errors import ConfigError, DataNotFoundError, ShapeError
 from pluriform.prediction import Translator
 from pluriform.translate.game_recipe import GameRecipe
 from pluriform.translate.rivals.pix2pix import Pix2Pix
+from pluriform.translate.rivals.spade import SPADE
 from pluriform.translate.scale import Scale
 
 
@@ -156,6 +159,75 @@ def test_a_grey_style_is_a_style_of_three_channels(tmp_path):
     form.reads_style = False
     with pytest.raises(pf.PluriformError, match="expected a translator that reads styles; got one that reads none"):
         translate_folder(form, tmp_path / "new", tmp_path / "out", str(tmp_path / "style.png"))
+
+
+def test_outputs_inside_the_folder_are_not_read_again(tmp_path):
+    folder, out = tmp_path / "new", tmp_path / "new" / "deeper" / "out"
+    draw(folder, "some", np.zeros((4, 4, 3), dtype=np.uint8), "a")
+    draw(folder, "deeper", np.zeros((4, 4, 3), dtype=np.uint8), "b")
+    for _ in range(2):
+        assert translate_folder(_Same(3), folder, out) == 2
+    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
+    assert found == ["deeper/b.png", "some/a.png"]
+    assert translate_folder(_Same(3), out, tmp_path / "new") == 2  # Outputs above the pictures leave none out.
+    (out / "some" / "a.png").unlink()
+    with pytest.raises(DataNotFoundError, match="pictures to translate; got only those below --out"):
+        translate_folder(_Same(3), out, out / "deeper")
+
+
+def test_one_picture_and_paths_that_hold_none(tmp_path, capsys):
+    out, picture = tmp_path / "out", tmp_path / "new" / "some" / "a.png"
+    draw(tmp_path / "new", "some", np.full((4, 4, 3), 9, dtype=np.uint8), "a")
+    draw(tmp_path / "new", "some", np.zeros((4, 4, 3), dtype=np.uint8), "b")
+    assert translate_folder(_Same(3), picture, out) == 1
+    assert [path.name for path in out.iterdir()] == ["a.png"]
+    with pytest.raises(pf.PluriformError, match="which would be overwritten"):
+        translate_folder(_Same(3), picture, picture.parent)
+    with pytest.raises(DataNotFoundError, match="a folder of pictures, or a picture; got nothing .*nowhere"):
+        translate_folder(_Same(3), tmp_path / "nowhere", out)
+    for style, got in (("nostyle.png", "nothing"), ("new", "a folder")):
+        with pytest.raises(DataNotFoundError, match=f"a style picture; got {got} .*{style}.*give --style a picture"):
+            translate_folder(_Same(3), picture, out, str(tmp_path / style))
+
+
+def test_a_picture_of_a_wrong_size_is_named(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(6, 3, 16, 16, generator=generator)
+    ids = torch.randint(2, (6, 1, 16, 16), generator=generator)
+    training = GameRecipe(updates=1, batch_size=2)
+    tsit = pf.TSIT(preset="tiny", training=training).fit(None, pf.load(images, 1 - images, task="translation"))
+    spade = SPADE(width=4, cap=2, encoder=True, training=training).fit(
+        None, pf.load(ids, images, task="translation", classes=("a", "b"))
+    )
+    draw(tmp_path, "small", np.zeros((2, 3, 3), dtype=np.uint8), "b")
+    draw(tmp_path, "maps", np.zeros((20, 24), dtype=np.uint8), "c")
+    advice = "To fix: give --size 16 16, the size of the images it was fitted on, or remove the picture"
+    with pytest.raises(ConfigError, match=f"b.png, 2x3: expected images of at least 3x3 pixels.*{advice}"):
+        translate_folder(tsit, tmp_path / "small", tmp_path / "out")
+    with pytest.raises(ShapeError, match=f"c.png, 20x24: expected .*{advice}"):
+        translate_folder(spade, tmp_path / "maps", tmp_path / "out")
+    assert translate_folder(spade, tmp_path / "maps", tmp_path / "out", size=(16, 16)) == 1
+
+
+def test_the_layout_the_direction_and_a_missing_page_are_told(tmp_path, capsys):
+    picture = Image.new("RGB", (32, 16), (9, 9, 9))
+    picture.paste((200, 200, 200), (16, 0, 32, 16))
+    folder = tmp_path / "pair"
+    folder.mkdir()
+    picture.save(folder / "0.png")
+    words = ["translate", "pix2pix", str(folder), "--width", "2", "--updates", "1", "--batch-size", "1"]
+    assert main([*words, "--run", str(tmp_path / "there")]) == 0
+    told = capsys.readouterr().err
+    assert "pairs side by side, the left half is the input" in told
+    assert "one picture only on a side" in told
+    assert "no test images: no page" in told
+    assert not (tmp_path / "there" / "report.html").exists()
+    assert logging.getLogger("pluriform").level == logging.NOTSET
+    assert main([*words, "--run", str(tmp_path / "back"), "--direction", "BtoA"]) == 0
+    assert "pairs side by side, the right half is the input" in capsys.readouterr().err
+    assert pf.load_form(tmp_path / "back").signature.input_shape == (3, 16, 16)
+    assert main([*words, "--run", str(tmp_path / "never"), "--unpaired"]) == 1
+    assert "two folders where paired=False is given" in capsys.readouterr().err
 
 
 class _Same(Translator):

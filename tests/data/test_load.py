@@ -89,3 +89,14 @@ def test_importing_is_light():
     code = f"import sys, pluriform.data.load; sys.exit(', '.join(m for m in {heavy} if m in sys.modules) or 0)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr.strip()) == (0, "")
+
+
+def test_direction_is_of_folders_of_two_domains(tmp_path):
+    images = np.zeros((4, 1, 4, 4), dtype=np.float32)
+    expected = "a folder of pictures of two domains; got {} .direction, paired.. To fix: leave them out"
+    with pytest.raises(ConfigError, match=expected.format("ndarray")):
+        load(images, images, task="translation", direction="BtoA")
+    with pytest.raises(ConfigError, match=expected.format("facades")):
+        load("facades", direction="BtoA")
+    with pytest.raises(ConfigError, match=expected.format(str(tmp_path))):
+        load(tmp_path, paired=False)

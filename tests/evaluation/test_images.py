@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import pluriform as pf
@@ -163,6 +164,28 @@ def test_pixels_that_nobody_labelled_do_not_count():
     assert found[("pixel_accuracy",)].value == pytest.approx(float((labels == truth)[known].double().mean()))
     ious = [((labels == k) & (truth == k)).sum() / (((labels == k) & known) | (truth == k)).sum() for k in (0, 1)]
     assert found[("miou",)].value == pytest.approx(float(torch.stack(ious).mean()))
+
+
+def test_the_foreground_of_a_mask_counts(tmp_path):
+    """Masks saved as 0 and 255: what a network finds of the foreground is judged, not left out as unlabelled."""
+    masks = torch.randint(2, (20, 16, 16), generator=torch.Generator().manual_seed(0)).mul(255).to(torch.uint8)
+    for side in ("mask", "photo"):
+        (tmp_path / side).mkdir()
+        for at, mask in enumerate(masks):
+            Image.fromarray(mask.numpy()).save(tmp_path / side / f"{at}.png")
+    data = pf.load(tmp_path, task="translation", validation=0)
+    shown = Answer(data, torch.zeros_like)  # The ground everywhere.
+
+    class Bright(nn.Module):
+        def forward(self, images):
+            return torch.cat([1 - images, images], 1)
+
+    found = figures(measure_images(shown, data, segmentation=Bright()))
+    ground = float((data.test.inputs == 0).double().mean())
+    assert 0.4 < ground < 0.6
+    assert found[("pixel_accuracy",)].value == pytest.approx(ground)
+    assert found[("miou",)].value == pytest.approx(ground / 2)
+    assert found[("miou", "real")].value == 1
 
 
 def test_outputs_come_in_many_styles():

@@ -1,8 +1,10 @@
 """`pluriform translate METHOD DATA`, and `pluriform translate images RUN FOLDER`."""
 
 import importlib
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +21,10 @@ from pluriform.data.describe import describe
 from pluriform.data.load import load
 from pluriform.data.sources.folders import picture_names
 from pluriform.data.sources.label_files import Table, read_label_maps, read_table
+from pluriform.data.sources.pairs import Direction
 from pluriform.data.sources.pictures import Size, read_pictures
-from pluriform.errors import ConfigError, ShapeError, explain
+from pluriform.data.sources.places import without_other_kinds
+from pluriform.errors import ConfigError, DataNotFoundError, ShapeError, explain
 from pluriform.evaluation.evaluate import evaluate
 from pluriform.evaluation.random_judge import random_judge
 from pluriform.forms import load_form
@@ -42,21 +46,23 @@ TRANSLATORS = {
 NETWORKS = "fitted classifier, or file of VGG-19 weights,"
 SEGMENTATION = "pluriform.translate.segmentation:Segmentation"
 
-USAGE = f"""usage: pluriform translate METHOD DATA [--size SIDE] [--run FOLDER] [options of the method]
+USAGE = f"""usage: pluriform translate METHOD DATA [--size SIDE] [--direction BtoA] [--run FOLDER] [options]
        pluriform translate segmentation DATA [--size SIDE] [--run FOLDER] [options]
-       pluriform translate images RUN FOLDER --out FOLDER [--style PICTURE]
+       pluriform translate images RUN FOLDER_OR_PICTURE --out FOLDER [--style PICTURE] [--size SIDE]
 
 methods: {", ".join(TRANSLATORS)}
 
   pluriform translate tsit photographs/ --size 64 --updates 4000 --run runs/photographs
   pluriform translate pix2pix facades --size 64 --run runs/facades
+  pluriform translate pix2pix side_by_side/ --direction BtoA --run runs/backwards
   pluriform translate segmentation facades --size 64 --run runs/segmentation
   pluriform translate spade facades --size 64 --segmentation runs/segmentation
   pluriform translate images runs/photographs new/ --out translated/ --style winter.jpg
 
 Each run ends with a page, report.html; segmentation trains the network that labels photographs in it.
 DATA is facades, or a folder with trainA and trainB, with photo and label (or any two names), or with pairs side by
-side. The same command goes on where a run was stopped. pluriform translate METHOD --help for the options.
+side. The input is the folder of label maps, else the first by name, or the left half; --direction BtoA turns it round.
+The same command goes on where a run was stopped. pluriform translate METHOD --help for the options.
 """
 
 
@@ -76,6 +82,8 @@ def options(name: str) -> type:
             ("data", described(tyro.conf.Positional[str], "facades, or a folder of images")),
             ("size", sides, ()),
             ("classes", classes, ()),
+            ("direction", described(Direction, "BtoA makes the second folder, or the right half, the input"), "AtoB"),
+            ("unpaired", described(bool, "the two folders hold no pairs, whatever the names of the files"), False),
             ("extractor", described(str | None, f"{NETWORKS} whose features hold the content"), None),
             (
                 "judges",
@@ -100,7 +108,7 @@ class Images:
     form: tyro.conf.Positional[str]
     """run folder, or folder of a saved translator"""
     folder: tyro.conf.Positional[str]
-    """pictures, or label maps where it was fitted on those"""
+    """pictures, or label maps where it was fitted on those; or one of them"""
     out: Annotated[str, tyro.conf.arg(help="where to write")]
     style: Annotated[
         str | None, tyro.conf.arg(help="picture with the style; by default one of the training images")
@@ -125,8 +133,9 @@ def run(words: Sequence[str]) -> None:
         console.print(f"{count} images: {chosen.out}")
         return
     found: Any = tyro.cli(options(words[0]), args=list(words[1:]), prog=f"pluriform translate {words[0]}")
-    named = {"size": _size(found.size), "classes": found.classes or None}
-    data = load(found.data, task="translation", seed=found.seed, **named)
+    named = {"size": _size(found.size), "classes": found.classes or None, "direction": found.direction}
+    with _told(console):
+        data = load(found.data, task="translation", seed=found.seed, paired=False if found.unpaired else None, **named)
     folder = found.run or f"runs/{words[0]}-{data.name}-seed{found.seed}"
     console.print(f"{describe(data)}; {found.method.label}")
     if words[0] == "segmentation":
@@ -137,6 +146,7 @@ def run(words: Sequence[str]) -> None:
     form = found.method.fit(module, data, seed=found.seed, run=folder, device=found.device)
     console.print(f"fitted: {folder}")
     if not len(data.test):
+        console.print("no test images: no page")
         return
     result = evaluate(
         form,
@@ -150,6 +160,31 @@ def run(words: Sequence[str]) -> None:
     console.print(f"page: {write_report(result, Path(folder) / 'report.html')}")
 
 
+@contextmanager
+def _told(console: Console) -> Iterator[None]:
+    """Show what the loader tells: the layout found, and the classes of label maps."""
+    logger, handler = logging.getLogger("pluriform"), _Lines(console)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Lines(logging.Handler):
+    """Messages on the terminal."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(record.getMessage(), markup=False, soft_wrap=True)
+
+
 def _network(place: str) -> nn.Module:
     """A fitted form, or VGG-19 where it is a file of weights."""
     return vgg19_extractor(place) if Path(place).is_file() else load_form(place)
@@ -158,11 +193,11 @@ def _network(place: str) -> nn.Module:
 def translate_folder(
     form: Any, folder: Path, out: Path, style: str | None = None, size: Size = None, seed: int = 0
 ) -> int:
-    """Translate every picture of a folder, each in its own size, into PNG files of the same names.
+    """Translate every picture of a folder, or one, each in its own size, into PNG files of the same names.
 
     Args:
         form: A fitted translator.
-        folder: Pictures or label maps.
+        folder: Pictures or label maps, or one of them. What lies below `out` is left out.
         out: Created where it is missing; outputs with other than one or three channels become `.npy`, grey ones of
             contents with more than 8 bits have 16.
         style: A picture.
@@ -174,29 +209,65 @@ def translate_folder(
 
     Raises:
         ConfigError: The form is no translator, or reads no style where one is given, or outputs would overwrite
-            pictures of the folder or each other.
-        DataNotFoundError: No pictures.
-        ShapeError: A picture with channels that the translator does not take; names it.
+            pictures of the folder or each other. Or as a ShapeError.
+        DataNotFoundError: No pictures, or no style picture.
+        ShapeError: A picture of a size, or with channels, that the translator does not take; names it.
         LabelError: A label map with other ids; names it.
     """
     if not isinstance(form, Translator) or not hasattr(form, "translate"):
         raise ConfigError(explain("a translator", type(form).__name__, "translate images", "fit one with TSIT"))
     translator: Any = form
-    names = picture_names(folder, (".npy",))
+    folder, names = _found(folder, out)
+    names = without_other_kinds(names) if translator.signature.classes else names
     _check_names(names, folder, out)
-    reference = None
-    if style is not None:
-        if not translator.reads_style:
-            got, remedy = "one that reads none", "leave --style out, or fit one with a style stream"
-            raise ConfigError(explain("a translator that reads styles", got, "translate images --style", remedy))
-        path = Path(style)
-        pixels = read_pictures([path.name], lambda _: path.read_bytes(), deep=True)
-        reference = _unit(pixels, form, path.name, translator.scale.outputs)
+    reference = None if style is None else _reference(translator, Path(style))
     for name in names:
         content, deep = _read(translator, folder, name, size)
-        image = translator.translate(content, reference, seed=seed)[0]
+        image = _translated(translator, content, reference, seed, name)
         _write(image, out / name, translator, deep)
     return len(names)
+
+
+def _found(source: Path, out: Path) -> tuple[Path, list[str]]:
+    """The folder of the pictures and their names in it, without those of `out`, where that lies inside."""
+    if source.is_file():
+        return source.parent, [source.name]
+    if not source.is_dir():
+        remedy = "check the path; relative ones start in the working folder"
+        raise DataNotFoundError(explain("a folder of pictures, or a picture", "nothing", str(source), remedy))
+    names, below, inside = picture_names(source, (".npy",)), out.resolve(), source.resolve()
+    if below == inside or not below.is_relative_to(inside):
+        return source, names
+    own = [name for name in names if not (inside / name).is_relative_to(below)]
+    if not own:
+        got, remedy = "only those below --out", "add pictures, or name another --out"
+        raise DataNotFoundError(explain("pictures to translate", got, str(source), remedy))
+    return source, own
+
+
+def _reference(form: Any, path: Path) -> Tensor:
+    """The style picture."""
+    if not form.reads_style:
+        got, remedy = "one that reads none", "leave --style out, or fit one with a style stream"
+        raise ConfigError(explain("a translator that reads styles", got, "translate images --style", remedy))
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "nothing"
+        raise DataNotFoundError(explain("a style picture", got, str(path), "give --style a picture, or leave it out"))
+    pixels = read_pictures([path.name], lambda _: path.read_bytes(), deep=True)
+    return _unit(pixels, form, path.name, form.scale.outputs)
+
+
+def _translated(form: Any, content: Tensor, style: Tensor | None, seed: int, name: str) -> Tensor:
+    """One translation; an error says of which picture, and in which size the form takes it."""
+    try:
+        return form.translate(content, style, seed=seed)[0]
+    except (ConfigError, ShapeError) as error:
+        height, width = form.signature.input_shape[-2:]
+        sizes = "x".join(map(str, content.shape[2:]))
+        sizes += f" in the style of one of {'x'.join(map(str, style.shape[2:]))}" if style is not None else ""
+        fault = str(error).partition(" To fix: ")[0]
+        remedy = f"give --size {height} {width}, the size of the images it was fitted on, or remove the picture"
+        raise type(error)(f"{name}, {sizes}: {fault} To fix: {remedy}.") from error
 
 
 def _check_names(names: Sequence[str], folder: Path, out: Path) -> None:

@@ -20,7 +20,7 @@ from pluriform.data.sources.idx import fashion_mnist, mnist, notmnist
 from pluriform.data.sources.image_arrays import image_parts
 from pluriform.data.sources.kmnist import kmnist
 from pluriform.data.sources.npz import npz_pairs
-from pluriform.data.sources.pairs import facades, paired_folder
+from pluriform.data.sources.pairs import Direction, facades, paired_folder
 from pluriform.data.sources.pictures import Size
 from pluriform.data.sources.request import Request
 from pluriform.data.sources.streams import stream_parts
@@ -66,6 +66,8 @@ def load(
     classes: Sequence[str] | None = None,
     bounds: Bounds | None = None,
     standardise: bool = False,
+    direction: Direction = "AtoB",
+    paired: bool | None = None,
 ) -> Data:
     """Load a data set and split it.
 
@@ -94,9 +96,14 @@ def load(
             those of the ids.
         bounds: Lowest and highest legal input, for arrays, tables and streams; `None` gives [0, 1] to pictures in it.
         standardise: For arrays and tables: each feature to mean 0, deviation 1 over the training samples.
+        direction: For a folder of pictures of two domains: `AtoB`, or `BtoA` to make the second domain, or the right
+            half of pictures side by side, the input.
+        paired: For such a folder: `False` where its sides are no pairs, whatever the names; `True` where every picture
+            must have its partner; `None` to go by the names.
 
     Raises:
-        ConfigError: An unknown name, set, split or target column, or an impossible `validation`.
+        ConfigError: An unknown name, set, split or target column, an impossible `validation`, or options that the
+            source does not take.
         DataNotFoundError: The files were found nowhere; names them, every place searched and what to do.
         CorruptFileError: A file cannot be read as what it should be; names it.
         LabelError: Labels that are none of the classes.
@@ -113,11 +120,15 @@ def load(
         raise ConfigError(explain(f"one of {', '.join(get_args(Task))}", repr(task), "task", "choose one of them"))
     options: dict[str, Any] = {"task": task, "classes": None if classes is None else tuple(classes), "bounds": bounds}
     _check_size(size)
+    sides = {"direction": direction, "paired": paired}
+    _check_sides(source, targets, task, sides)
     label = name or "arrays"
     if isinstance(source, (str, Path)):
         request = Request(str(source), None if path is None else Path(path), size, split)
         named = isinstance(source, str) and _is_name(source)
-        parts = NAMES[_key(source)](request) if named else _file(Path(source), target, size, standardise, options)
+        parts = (
+            NAMES[_key(source)](request) if named else _file(Path(source), target, size, standardise, options, sides)
+        )
     elif isinstance(source, Dataset):
         parts = stream_parts(source, name or type(source).__name__, targets, **options)
     elif targets is None:
@@ -133,6 +144,21 @@ def _check_size(size: Size) -> None:
     pair = size if isinstance(size, tuple) else (1, 1) if size is None else (size, size)
     if len(pair) != 2 or min(pair) < 1:
         raise ConfigError(explain("a side in pixels, or height and width", f"{size}", "size", "give size=64"))
+
+
+def _check_sides(source: Any, targets: Any, task: Task | None, sides: dict[str, Any]) -> None:
+    """Raise where a direction or pairs are asked for that the source does not have."""
+    if sides["direction"] not in get_args(Direction):
+        expected = " or ".join(get_args(Direction))
+        raise ConfigError(explain(expected, repr(sides["direction"]), "direction", "choose one of them"))
+    if sides == {"direction": "AtoB", "paired": None}:
+        return
+    named = isinstance(source, str) and _is_name(source)
+    if targets is not None or task != "translation" or named or not isinstance(source, (str, Path)):
+        got = str(source) if isinstance(source, (str, Path)) else type(source).__name__
+        remedy = 'leave them out; for a folder say task="translation", of arrays give the input first'
+        expected = "a folder of pictures of two domains"
+        raise ConfigError(explain(expected, got, "direction, paired", remedy))
 
 
 def _key(source: str | Path) -> str:
@@ -159,7 +185,14 @@ def _is_name(source: str) -> bool:
     )
 
 
-def _file(path: Path, target: str | None, size: Size, standardise: bool, options: dict[str, Any]) -> Parts:
+def _file(
+    path: Path,
+    target: str | None,
+    size: Size,
+    standardise: bool,
+    options: dict[str, Any],
+    sides: dict[str, Any],
+) -> Parts:
     path = path.expanduser()
     name = path.resolve().name
     if not path.exists():
@@ -174,7 +207,7 @@ def _file(path: Path, target: str | None, size: Size, standardise: bool, options
     if path.is_dir():
         translation = options["task"] == "translation"
         if translation:
-            return paired_folder(path, name, size, options["classes"])
+            return paired_folder(path, name, size, options["classes"], **sides)
         return class_folder(path, name, size)
     if path.suffix == ".npz":
         return array_parts(npz_pairs(path), name, standardise=standardise, **options)

@@ -138,3 +138,42 @@ def test_fractions_of_ids_are_refused(tmp_path):
     pair(tmp_path, IDS.astype(np.float32), ".npy")
     with pytest.raises(CorruptFileError, match="expected integer ids .height, width.; got float32"):
         read(tmp_path)
+
+
+MASK = (IDS == 2).astype(np.uint8) * 255
+
+
+def test_a_mask_has_a_foreground(tmp_path, caplog):
+    caplog.set_level("INFO", "pluriform")
+    pair(tmp_path, MASK)
+    data = read(tmp_path)
+    assert data.classes == ("0", "255")
+    assert data.train.inputs[0, 0].tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert "(label/a.png): no table names the classes, found are 0: 50 %, 255: 50 %" in caplog.text
+    assert torch.equal(read(tmp_path, classes=("ground", "building")).train.inputs, data.train.inputs)
+    assert read(tmp_path, classes=data.classes).train.inputs.max() == 1  # As a fitted form remembers them.
+    assert read(tmp_path, classes=("ground", "unknown")).classes == ("ground", "unknown")
+    check_fit_data(data)
+    pair(tmp_path, IDS // 2, name="b")  # With a class 1, 255 is what nobody labelled.
+    assert read(tmp_path).classes == ("0", "1", "unknown")
+    with pytest.raises(LabelError, match="got 255"):
+        read(tmp_path, classes=("ground", "building"))
+
+
+def test_grey_levels_are_warned_of_and_named_by_a_table(tmp_path, caplog):
+    pair(tmp_path, IDS * 127)
+    assert len(read(tmp_path).classes) == 255
+    assert "found are 0: 16.7 %, 127: 33.3 %, 254: 50 %; 252 of the classes 0..254 never occur" in caplog.text
+    assert 'write {"name": [127, 127, 127], ...} into classes.json' in caplog.text
+    caplog.clear()
+    (tmp_path / "classes.json").write_text('{"sky": [127, 127, 127], "wall": [0, 0, 0], "door": [254, 254, 254]}')
+    data = read(tmp_path)
+    assert data.classes == ("sky", "wall", "door")
+    assert data.train.inputs[0, 0].tolist() == [[1, 0, 0], [2, 2, 2]]
+    assert "label maps" not in caplog.text
+
+
+def test_most_ids_in_use_are_no_matter(tmp_path, caplog):
+    pair(tmp_path, IDS * 2)  # 0, 2 and 4 of five
+    assert len(read(tmp_path).classes) == 5
+    assert "never occur" not in caplog.text

@@ -51,13 +51,111 @@ def test_lettered_folders_paired_and_unpaired(tmp_path):
     assert values(data.test) == [[9, 59]] * 3
     for at in range(2):
         draw(tmp_path / "trainB" / f"more{at}.png", 53 + at)
-    data = load(tmp_path, task="translation", validation=0.0)
+    data = load(tmp_path, task="translation", validation=0.0, paired=False)
     assert not data.paired
     assert (len(data.train), len(data.train.inputs), len(data.train.targets)) == (5, 3, 5)
     inputs, targets = data.train.batch(torch.arange(5))
     assert (inputs[:, 0, 0, 0] * 255).round().tolist() == [0, 1, 2, 0, 1]
     assert (targets[:, 0, 0, 0] * 255).round().tolist() == [50, 51, 52, 53, 54]
     check_fit_data(data)
+
+
+def test_a_missing_partner_among_many_is_named(tmp_path):
+    for at in range(6):
+        draw(tmp_path / "trainA" / f"{at}.png", at)
+        draw(tmp_path / "trainB" / f"{at if at < 5 else 9}.png", at)
+    expected = (
+        r"each picture in both A and B; got trainA/5.png, trainB/9.png in one only \(.*To fix: add the partner under "
+        r"the same name, remove the picture, or give paired=False \(--unpaired\)"
+    )
+    with pytest.raises(DataNotFoundError, match=expected):
+        load(tmp_path, task="translation")
+    assert not load(tmp_path, task="translation", paired=False).paired
+    (tmp_path / "trainA" / "5.png").unlink()
+    (tmp_path / "trainB" / "9.png").unlink()
+    assert load(tmp_path, task="translation").paired
+    assert not load(tmp_path, task="translation", paired=False).paired
+
+
+def test_a_few_names_alike_are_no_pairs(tmp_path, caplog):
+    for at in range(5):
+        draw(tmp_path / "trainA" / f"{at}.png", at)
+        draw(tmp_path / "trainB" / f"{at + 3}.png", at)
+    assert not load(tmp_path, task="translation").paired
+    assert "2 of 8 names are on both sides, which are taken as unpaired" in caplog.text
+    assert "without a partner: trainA/0.png, trainA/1.png, trainA/2.png and 3 more" in caplog.text
+    with pytest.raises(DataNotFoundError, match="trainA/0.png, trainA/1.png, trainA/2.png and 3 more in one only"):
+        load(tmp_path, task="translation", paired=True)
+    for name in ("3.png", "4.png"):
+        (tmp_path / "trainA" / name).unlink()
+    caplog.clear()
+    assert not load(tmp_path, task="translation").paired
+    assert not caplog.text  # No name in common is what unpaired sides look like.
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    for name in ("0", "1"):
+        draw(tmp_path / "trainA" / f"{name}.png", 1)
+        draw(tmp_path / "trainB" / f"{name}.png", 2)
+    draw(tmp_path / "trainB" / "0.bmp", 3)
+    expected = "pictures of different names; got trainB/0.bmp and trainB/0.png .*remove one of them, or rename it"
+    with pytest.raises(ConfigError, match=expected):
+        load(tmp_path, task="translation")
+
+
+def beside(path, left=7, right=200):
+    picture = Image.new("L", (8, 4), left)
+    picture.paste(right, (4, 0, 8, 4))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+def test_options_that_pairs_side_by_side_do_not_take(tmp_path):
+    beside(tmp_path / "0.png")
+    with pytest.raises(ConfigError, match="two folders where classes are given; got pairs side by side"):
+        load(tmp_path, task="translation", classes=("a", "b"))
+    with pytest.raises(ConfigError, match="two folders where paired=False is given; got pairs side by side"):
+        load(tmp_path, task="translation", paired=False)
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_direction_and_layout(tmp_path, caplog, direction):
+    caplog.set_level("INFO", "pluriform")
+    back = direction == "BtoA"
+    options = {"task": "translation", "validation": 0, "direction": direction}
+    for at in range(2):
+        beside(tmp_path / "whole" / f"{at}.png")
+        draw(tmp_path / "lettered" / "trainA" / f"{at}.png", 7)
+        draw(tmp_path / "lettered" / "trainB" / f"{at}.png", 200)
+        draw(tmp_path / "spelt" / "after" / f"{at}.png", 7)
+        draw(tmp_path / "spelt" / "before" / f"{at}.png", 200)
+    for folder, layout in (
+        ("whole", f"pairs side by side, the {'right' if back else 'left'} half is the input"),
+        ("lettered", f"folders trainA and trainB, paired by name; train{'B' if back else 'A'} is the input"),
+        ("spelt", f"folders after and before, paired by name; {'before' if back else 'after'} is the input"),
+    ):
+        assert values(load(tmp_path / folder, **options).train) == [[200, 7] if back else [7, 200]] * 2
+        assert f"{folder}: {layout}" in caplog.text
+
+
+def test_direction_of_label_maps_and_styles(tmp_path, caplog):
+    caplog.set_level("INFO", "pluriform")
+    for at in range(2):
+        draw(tmp_path / "maps" / "label" / f"{at}.png", at)
+        draw(tmp_path / "maps" / "photo" / f"{at}.png", 100)
+        draw(tmp_path / "own" / "trainA" / f"{at}.png", 100)
+        draw(tmp_path / "own" / "trainB" / f"{at}.png", at)
+        draw(tmp_path / "styles" / "trainA" / f"style{at}" / f"{at}.png", 0)
+        draw(tmp_path / "styles" / "trainB" / f"other{at}.png", 0)
+    with pytest.raises(ConfigError, match="direction AtoB where a folder holds label maps; got BtoA .*maps/label"):
+        load(tmp_path / "maps", task="translation", direction="BtoA")
+    load(tmp_path / "maps", task="translation")
+    assert "folders label and photo, paired by name; label, whose files are label maps, is the input" in caplog.text
+    data = load(tmp_path / "own", task="translation", direction="BtoA", classes=("wall", "door"), validation=0)
+    assert data.train.inputs.amax((1, 2, 3)).tolist() == [0, 1]
+    data = load(tmp_path / "styles", task="translation", direction="BtoA")
+    assert data.styles == ("style0", "style1")
+    assert "folders trainA and trainB, unpaired; trainB is the input in 2 styles" in caplog.text
 
 
 def test_side_by_side(tmp_path):
@@ -165,6 +263,35 @@ def test_cityscapes_names(tmp_path):
     data = load(tmp_path, task="translation")
     assert [len(part) for part in (data.train, data.validation, data.test)] == [1, 1, 0]
     assert data.train.inputs.unique().tolist() == [3.0]
+
+
+def test_cityscapes_as_downloaded(tmp_path, caplog):
+    caplog.set_level("INFO", "pluriform")
+    for city in ("bonn", "ulm"):
+        for at, kind in enumerate(("color", "instanceIds", "labelIds")):
+            draw(tmp_path / "gtFine" / "train" / city / f"{city}_0_gtFine_{kind}.png", at)
+        (tmp_path / "gtFine" / "train" / city / f"{city}_0_gtFine_polygons.json").write_text("{}")
+        draw(tmp_path / "leftImg8bit" / "train" / city / f"{city}_0_leftImg8bit.png", 100)
+    data = load(tmp_path, task="translation")
+    assert data.train.inputs.unique().tolist() == [2.0]
+    assert data.paired
+    assert "label maps: labelIds; left out: color, instanceIds" in caplog.text
+    for city in ("bonn", "ulm"):
+        draw(tmp_path / "gtFine" / "train" / city / f"{city}_0_gtFine_labelTrainIds.png", 3)
+    assert load(tmp_path, task="translation").train.inputs.unique().tolist() == [2.0]
+    for path in tmp_path.rglob("*_labelIds.png"):
+        path.unlink()
+    assert load(tmp_path, task="translation").train.inputs.unique().tolist() == [3.0]
+    for path in tmp_path.rglob("*_labelTrainIds.png"):
+        path.unlink()
+    assert load(tmp_path, task="translation").classes == ("0",)  # Colours, where there is nothing else.
+
+
+def test_folders_below_those_that_name_the_split(tmp_path):
+    for city in ("bonn", "ulm"):
+        draw(tmp_path / "train_label" / city / "0.png", 1)
+        draw(tmp_path / "train_img" / city / "0.png", 100)
+    assert len(load(tmp_path, task="translation", validation=0).train) == 2
 
 
 def test_unmatched_pairs_are_named(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ __all__ = ["LabelMaps", "Table", "is_label_folder", "read_label_maps", "read_tab
 
 UNKNOWN = 255
 MOST_COLOURS = 256
+SHOWN = 12  # Ids that a line of the log tells.
 Colour = tuple[int, int, int]
 
 
@@ -35,6 +37,11 @@ class Table:
 
     classes: tuple[str, ...]
     colours: tuple[Colour, ...] | None = None
+
+    @property
+    def grey(self) -> bool:
+        """Whether colours are levels of grey, so that grey files hold them and not ids."""
+        return self.colours is not None and all(red == green == blue for red, green, blue in self.colours)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +128,15 @@ def read_label_maps(
     """Decode label maps; resizing takes the nearest pixel.
 
     Grey pictures of 8 or 16 bits, palette pictures (by index) and integer `.npy` arrays `(height, width)` hold ids;
-    coloured pictures are looked up in the colours of `table`, or in all the colours that occur. Without a table the
-    classes are `0` to the largest id; 255 is then taken as unlabelled and becomes a last class `unknown`. With one
-    whose last class is called `unknown`, 255 is that one.
+    coloured pictures are looked up in the colours of `table`, or in all the colours that occur, and so are grey ones
+    of 8 bits where all its colours are grey. Without a table the classes are `0` to the largest id; 255 is then taken
+    as unlabelled and becomes a last class `unknown`. With one whose last class is called `unknown`, 255 is that one.
+
+    A mask knows 0 and 255 alone: 255 is its foreground, not something unlabelled. Without a table the classes are then
+    `0` and `255`, with ids 0 and 1; with one of two names, the last of them not `unknown`, 255 is the second.
+
+    Without a table the log tells the classes found and their shares of the pixels (level info), and warns where most
+    ids below the largest never occur, as where grey levels stand for classes.
 
     Args:
         names: Which files.
@@ -136,6 +149,7 @@ def read_label_maps(
         CorruptFileError: A file is not such a picture or array; JPEG, which changes colours, among them.
         ShapeError: The maps differ in size and no `size` is given.
     """
+    told = table is None
     maps = [_decoded(name, read(name), table) for name in names]
     if table is None and any(values.ndim == 3 for values in maps):
         table = _own_colours(names, maps)
@@ -148,14 +162,44 @@ def read_label_maps(
         raise ShapeError(explain(f"label maps of {first} pixels", other, place, "give size=, for instance 64"))
     ids = torch.from_numpy(np.stack(maps).astype(np.int64))
     classes = _named(ids) if table is None else table.classes
-    if classes[-1] == "unknown":
+    if classes[-1] == "unknown" or (not (table and table.colours) and _is_mask(ids, classes)):
         ids = torch.where(ids == UNKNOWN, len(classes) - 1, ids)
     for name, own in zip(names, ids, strict=True):
         check_ids(own, classes, name)
+    if told:
+        _tell(names, ids, classes)
     return LabelMaps(ids[:, None].float(), classes)
 
 
+def _is_mask(ids: Tensor, classes: Sequence[str]) -> bool:
+    """Whether 255 is the foreground, which is all there is beside 0."""
+    return len(classes) == 2 and bool(((ids == 0) | (ids == UNKNOWN)).all())
+
+
+def _tell(names: Sequence[str], ids: Tensor, classes: Sequence[str]) -> None:
+    """The classes found, and how many ids below the largest there are for nothing."""
+    counts = torch.bincount(ids.flatten(), minlength=len(classes))
+    found = [(name, 100 * count / ids.numel()) for name, count in zip(classes, counts.tolist(), strict=True) if count]
+    shares = ", ".join(f"{name}: {share:.3g} %" for name, share in found[:SHOWN])
+    shares += f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    place = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    numbered = len(classes) - (classes[-1] == "unknown")
+    absent = int((counts[:numbered] == 0).sum())
+    logger = logging.getLogger("pluriform")
+    if 2 * absent <= numbered - 1:
+        logger.info("label maps (%s): no table names the classes, found are %s", place, shares)
+        return
+    logger.warning(
+        "label maps (%s): no table names the classes, found are %s; %d of the classes 0..%d never occur. Where these "
+        'are grey levels and no ids, write {"name": [127, 127, 127], ...} into classes.json, a level three times for '
+        "each class",
+        *(place, shares, absent, numbered - 1),
+    )
+
+
 def _named(ids: Tensor) -> tuple[str, ...]:
+    if _is_mask(ids, ("0", "255")) and 0 < int((ids == 0).sum()) < ids.numel():
+        return ("0", "255")
     known = ids[ids != UNKNOWN]
     largest = int(known.max()) if known.numel() else -1
     if largest > UNKNOWN:  # As many classes that 255 is one of them.
@@ -177,7 +221,8 @@ def _decoded(name: str, content: bytes, table: Table | None) -> np.ndarray:
         with Image.open(io.BytesIO(content)) as file:
             if file.mode == "P" and not (table and table.colours):
                 return np.asarray(file)
-            return np.asarray(file if file.mode in ("1", "L") or file.mode.startswith("I") else file.convert("RGB"))
+            ids = file.mode.startswith("I") or (file.mode in ("1", "L") and not (table and table.grey))
+            return np.asarray(file if ids else file.convert("RGB"))
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise CorruptFileError(explain("a label map", f"{error}", name, "remove the file or replace it")) from error
 
