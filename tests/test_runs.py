@@ -24,12 +24,54 @@ def test_a_second_opening_sees_what_the_first_wrote(tmp_path):
         assert run.read_lines() == [{"epoch": 1}]
 
 
-def test_another_configuration_is_refused_by_name_and_nothing_is_overwritten(tmp_path):
-    Run(tmp_path / "run", {"seed": 1, "epochs": 3}).close()
+@pytest.mark.parametrize("work", ["checkpoint", "log.jsonl", "form", ".hidden", "child"])
+def test_another_configuration_is_refused_by_name_and_nothing_is_overwritten(tmp_path, work):
+    with Run(tmp_path / "run", {"seed": 1, "epochs": 3}) as run:
+        {"log.jsonl": lambda: run.append({}), "child": lambda: run.child("child", {}).close()}.get(
+            work, (run.path / work).mkdir
+        )()
     with pytest.raises(RunConflictError, match=r"seed=1; got seed=2 .*nothing was overwritten"):
         Run(tmp_path / "run", {"seed": 2, "epochs": 3})
     assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"seed": 1, "epochs": 3}
+    assert (tmp_path / "run" / work).exists()
     Run(tmp_path / "run", {"seed": 1, "epochs": 3}).close()
+
+
+def test_a_configuration_of_which_no_work_is_kept_is_replaced(tmp_path):
+    Run(tmp_path / "run", {"seed": 1}).close()
+    (tmp_path / "run" / ".checkpoint.abcd1234").mkdir()  # A rest of a killed process.
+    with Run(tmp_path / "run", {"seed": 2}) as run:
+        assert run.read_json("run.json") == {"seed": 2}
+        with pytest.raises(RunBusyError):
+            Run(tmp_path / "run", {"seed": 3})
+        run.append({})
+    with pytest.raises(RunConflictError, match=r"seed=2; got seed=1"):
+        Run(tmp_path / "run", {"seed": 1})
+
+
+def test_only_the_nested_keys_that_differ_are_told(tmp_path):
+    def config(rate, widths, **more):
+        return {
+            "seed": 1,
+            "method": {"class": "a:B", "training": {"rate": rate, "epochs": 3}, "widths": widths, **more},
+        }
+
+    with Run(tmp_path / "run", config(0.1, [4, 8])) as run:
+        run.append({})
+
+    def told(other):
+        with pytest.raises(RunConflictError) as kept:
+            Run(tmp_path / "run", other)
+        return str(kept.value).split(f" ({tmp_path}")[0]
+
+    assert told(config(0.2, [4, 8])) == (
+        "expected the configuration stored there, method.training.rate=0.1; got method.training.rate=0.2"
+    )
+    assert told(config(0.1, [4, 6, 2], crop=None)) == (
+        "expected the configuration stored there, method.crop=nothing, method.widths.1=8, method.widths.2=nothing; "
+        "got method.crop=None, method.widths.1=6, method.widths.2=2"
+    )
+    assert told({}).endswith("method.widths.0=nothing (and 2 more)")
 
 
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path):

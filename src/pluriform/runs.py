@@ -1,7 +1,7 @@
 """A run on disk: configuration, weights, log and results of one piece of work, every file written atomically.
 
 run/
-  run.json          the configuration; another one is refused
+  run.json          the configuration; another one is refused as soon as anything else is there
   checkpoint/       what a killed process resumes from
   log.jsonl         one JSON object a line
   form/             the fitted form
@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ from torch import Tensor
 from pluriform.errors import CorruptFileError, RunBusyError, RunConflictError, RunError, explain
 
 __all__ = ["Run", "replace_file", "replace_folder"]
+
+BARE = {"run.json", ".lock"}  # Of a run of which no work is kept.
+TOLD = 4  # Differences that a message names.
+NOTHING = "nothing"
 
 
 @contextmanager
@@ -70,7 +74,8 @@ class Run:
         config: What the work is (method, network, data fingerprint, seed), as plain JSON.
 
     Raises:
-        RunConflictError: The folder holds another configuration; nothing is touched.
+        RunConflictError: The folder holds work of another configuration; nothing is touched. A configuration alone, of
+            work that was refused before it began, is replaced.
         RunBusyError: Another process has the folder open.
         RunError: The folder exists, is not empty and is not a run.
     """
@@ -83,9 +88,10 @@ class Run:
         self._lock = self._acquire_lock()
         try:
             self._sweep()
-            if self.has("run.json"):
-                self._refuse_other_config(self.read_json("run.json"))
-            else:
+            stored = self.read_json("run.json") if self.has("run.json") else None
+            if stored != self.config:
+                if self.has("run.json") and not self._bare():
+                    raise self._other_config(stored)
                 self.write_json("run.json", self.config)
         except BaseException:
             self.close()
@@ -125,16 +131,18 @@ class Run:
             else:
                 left.unlink(missing_ok=True)
 
-    def _refuse_other_config(self, stored: Any) -> None:
-        if stored == self.config:
-            return
-        stored = stored if isinstance(stored, dict) else {}
-        keys = sorted(key for key in stored.keys() | self.config.keys() if stored.get(key) != self.config.get(key))
-        raise RunConflictError(
+    def _bare(self) -> bool:
+        """Whether nothing was done: the folder holds a configuration at most."""
+        return {path.name for path in self.path.iterdir()} <= BARE
+
+    def _other_config(self, stored: Any) -> RunConflictError:
+        expected, got = _leaves(stored), _leaves(self.config)
+        keys = sorted(key for key in expected.keys() | got.keys() if expected.get(key) != got.get(key))
+        more = f" (and {len(keys) - TOLD} more)" if len(keys) > TOLD else ""
+        return RunConflictError(
             explain(
-                f"the configuration stored there, {keys[0]}={stored.get(keys[0])!r}",
-                f"{keys[0]}={self.config.get(keys[0])!r}"
-                + (f" (also different: {', '.join(keys[1:])})" if keys[1:] else ""),
+                "the configuration stored there, " + _told(expected, keys[:TOLD]),
+                _told(got, keys[:TOLD]) + more,
                 str(self.path),
                 "name another run folder, or delete this one; nothing was overwritten",
             )
@@ -223,3 +231,16 @@ class Run:
                 else "delete this file to redo its part of the work; the rest of the run is kept",
             )
         )
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, str]:
+    """What a nested configuration holds, as written, by the dotted path to it."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found: dict[str, str] = {}
+    for key, part in parts:
+        found |= _leaves(part, f"{path}.{key}" if path else str(key))
+    return found or ({path: repr(value)} if path else {})
+
+
+def _told(leaves: Mapping[str, str], keys: Sequence[str]) -> str:
+    return ", ".join(f"{key}={leaves.get(key, NOTHING)}" for key in keys)

@@ -52,6 +52,15 @@ def styled_form(unpaired):
     return TSIT(preset="tiny", training=SHORT).fit(None, replace(unpaired, paired=False))
 
 
+@pytest.fixture(scope="module")
+def pairs_of_styles(labelled):
+    """One pair to judge by, and a form that reads styles."""
+    images = labelled.train.targets
+    data = pf.load(images, 1 - images, task="translation", validation=4)
+    data = replace(data, test=Split(data.test.inputs[:1], data.test.targets[:1]))
+    return data, TSIT(preset="tiny", style=True, training=SHORT).fit(None, data)
+
+
 def found(findings, name):
     return {made.condition["part"]: made for made in findings.pictures if made.name == name}
 
@@ -103,10 +112,29 @@ def test_interpolation_ends_at_both_styles(unpaired, styled_form):
 def test_training_is_shown_over_its_updates(labelled, paired_form):
     shown = found(measure_translations(paired_form, labelled), "training")
     output = shown["output"]
-    assert output.columns["update"][:8] == [1, 1, 1, 1, 1, 2, 4, 9]
+    assert output.columns["update"] == [1, 2, 4, 9] * 4
+    assert len(output.png) == 16
+    assert not any((pixels(png) == 0).all() for png in output.png)
     last = paired_form.translate(labelled.validation.inputs[:4])
     for place in range(4):
-        assert np.allclose(pixels(output.png[8 * place + 7]), rounded(last[place]), atol=2 / 255)
+        assert np.allclose(pixels(output.png[4 * place + 3]), rounded(last[place]), atol=2 / 255)
+
+
+def test_a_form_of_eight_times_shows_those_that_were_made(labelled, paired_form):
+    from copy import copy
+
+    form = copy(paired_form)
+    form.snapshots = torch.cat([torch.zeros_like(form.snapshots), form.snapshots])
+    expected, shown = (found(measure_translations(own, labelled), "training") for own in (paired_form, form))
+    assert shown["output"] == expected["output"]
+
+
+def test_the_style_of_a_single_pair_is_no_truth_of_its_own(pairs_of_styles):
+    data, form = pairs_of_styles
+    shown = found(measure_translations(form, data), "translation")
+    assert len(shown["style"].png) == len(shown["output"].png) == 1
+    assert np.allclose(pixels(shown["style"].png[0]), rounded(data.train.targets[0]), atol=1e-6)
+    assert not np.allclose(pixels(shown["style"].png[0]), pixels(shown["truth"].png[0]), atol=0.1)
 
 
 class ByColour(nn.Module):

@@ -10,6 +10,7 @@ from pluriform.translate.game_recipe import GameRecipe
 from pluriform.translate.rivals.munit import MUNIT
 from pluriform.translate.rivals.pix2pix import Pix2Pix
 from pluriform.translate.scale import Scale
+from pluriform.translate.spectral_norm import SpectralConv2d
 from pluriform.translate.translated import Painter, Translated
 
 SHORT = GameRecipe(updates=3, batch_size=4)
@@ -76,6 +77,17 @@ def test_style_of_the_batch_reaches_the_wide_one(unpaired, tmp_path):
     form = DistilledTranslation(str(path), TSIT(preset="tiny", levels=2, training=SHORT)).fit(None, unpaired)
     assert form.reads_style
     assert form.history["wide"][0] > 0
+
+
+def test_a_wide_one_whose_directions_are_too_short_shows_what_its_weights_say(pairs, tmp_path):
+    wide = TSIT(preset="tiny", training=SHORT).fit(None, pairs)
+    thin = TSIT(preset="tiny", levels=2, training=SHORT)
+    taught = DistilledTranslation(str(wide.save(tmp_path / "wide")), thin).fit(None, pairs)
+    for part in wide.modules():
+        if isinstance(part, SpectralConv2d):
+            part.u.mul_(0.7)
+    again = DistilledTranslation(str(wide.save(tmp_path / "short")), thin).fit(None, pairs)
+    assert again.history["wide"] == pytest.approx(taught.history["wide"], rel=1e-4)
 
 
 def test_refusals(pairs, labelled, wide, tmp_path):

@@ -6,10 +6,12 @@ import torch
 
 import pluriform as pf
 from pluriform.errors import ConfigError, DivergenceError, LabelError, RunConflictError, ShapeError
+from pluriform.translate.album import Album
 from pluriform.translate.fit import TSIT
 from pluriform.translate.game import Game
 from pluriform.translate.game_recipe import GameRecipe
 from pluriform.translate.rivals.spade import SPADE
+from pluriform.translate.spectral_norm import SpectralConv2d
 
 
 def short(updates=3, **options):
@@ -111,6 +113,26 @@ def test_styles_and_draws(unpaired):
     assert style.grad.abs().sum() > 0
 
 
+def test_styles_between_leave_the_form_as_it_is(unpaired):
+    form = tsit().fit(None, unpaired)
+    content, style = unpaired.test.inputs[:3], unpaired.test.targets[:1]
+    expected = form.interpolate(content, style, 1 - style, (0, 0.5))
+    sizes = []
+    form.painter.register_forward_hook(lambda part, inputs, images: sizes.append(len(images)))
+    form.train()
+    form.painter.network.last.eval()
+    before, modes = weights(form), [part.training for part in form.modules()]
+    found = form.interpolate(content, style, 1 - style, (0, 0.5), batch_size=2)
+    assert sizes == [2, 2, 1, 1]
+    assert [part.training for part in form.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(form).items())
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    several = torch.cat([style, 1 - style, style])
+    mixed = form.interpolate(content, several, style, (0,), batch_size=2)[0]
+    torch.testing.assert_close(mixed, form.translate(content, several), atol=1e-5, rtol=0)
+    assert form.interpolate(content, style, style, ()) == []
+
+
 def test_no_style_in_pairs(pairs):
     form = tsit().fit(None, pairs)
     content = pairs.test.inputs
@@ -129,12 +151,57 @@ def test_latent_vectors_give_several_answers(labelled):
     assert (first - second).abs().max() > 1e-5
 
 
+def test_encoder_and_style_together(pairs):
+    form = tsit(encoder=True, style=True).fit(None, pairs)
+    assert (form.facts["start"], form.facts["style"]) == ("latent", "reference")
+    content, style = pairs.test.inputs, pairs.test.targets[:1]
+    by_style = form.translate(content, style) - form.translate(content, 1 - style)
+    by_start = form.translate(content, style, seed=1) - form.translate(content, style, seed=2)
+    assert by_style.abs().max() > 1e-5
+    assert by_start.abs().max() > 1e-5
+    assert len(form.history["kl"]) == 3
+
+
 def test_album_shows_the_training(pairs):
     form = tsit(20).fit(None, pairs)
-    assert form.snapshots.shape == (8, 2, 3, 16, 16)
+    assert form.moments == [1, 2, 5, 10, 20]
+    assert form.snapshots.shape == (5, 2, 3, 16, 16)
     last = (form.translate(pairs.validation.inputs) * 255).round()
     torch.testing.assert_close(form.snapshots[-1].float(), last, atol=1, rtol=0)
     assert (form.snapshots[0].int() - form.snapshots[-1].int()).abs().max() > 0
+
+
+def sigmas(form):
+    """Of every spectral norm, the sigma in use over the largest singular value."""
+    found = {}
+    for name, part in form.named_modules():
+        if isinstance(part, SpectralConv2d):
+            matrix = part.weight.detach().flatten(1)
+            found[name] = float(part.u @ matrix @ part.v) / float(torch.linalg.svdvals(matrix)[0])
+    return found
+
+
+def test_averaged_weights_are_divided_by_their_own_sigma(pairs, monkeypatch):
+    in_album = []
+    keep = Album.keep
+
+    def seen(album, done, generator):
+        in_album.append(sigmas(generator))
+        keep(album, done, generator)
+
+    monkeypatch.setattr(Album, "keep", seen)
+    form = tsit(60, training=short(60, generator_rate=1e-3)).fit(None, pairs, seed=1)
+    assert len(in_album) == len(form.moments)
+    for found in (sigmas(form), *in_album):
+        assert found
+        assert all(0.98 < share < 1.0001 for share in found.values()), found
+
+
+def test_an_average_in_the_album_leaves_the_training_alone(pairs, monkeypatch):
+    method = tsit(training=short(9))
+    seen = method.fit(None, pairs)
+    monkeypatch.setattr(Album, "keep", lambda album, done, generator: None)
+    assert seen.history == method.fit(None, pairs).history
 
 
 def test_published_norm_at_batch_one_warns(unpaired, caplog):
@@ -172,6 +239,12 @@ def test_bad_input(pairs, unpaired, labelled):
     for task, data in (("auto", replace(labelled, paired=False)), ("style-transfer", labelled)):
         with pytest.raises(ConfigError, match="pictures as contents of style-transfer; got arrays, whose inputs"):
             tsit(task=task).fit(None, data)
+    refused = "pairs where an encoder gives the start; got encoder=True for style-transfer, which starts from noise"
+    for data in (unpaired, pairs):
+        with pytest.raises(ConfigError, match=refused):
+            tsit(encoder=True, task="style-transfer").fit(None, data)
+    with pytest.raises(ConfigError, match=refused):
+        tsit(encoder=True).fit(None, unpaired)
     with pytest.raises(ConfigError, match="levels for 16x16 pixels"):
         tsit(levels=8).fit(None, pairs)
     with pytest.raises(ConfigError, match="l1 of 0 or more, or None; got -1"):
@@ -179,6 +252,15 @@ def test_bad_input(pairs, unpaired, labelled):
     wrong = replace(labelled, classes=("sky", "sun"))
     with pytest.raises(LabelError, match="label ids 0..1 for 2 classes; got 2"):
         tsit().fit(None, wrong)
+
+
+def test_the_folder_of_a_refused_fit_takes_the_advice(pairs, tmp_path):
+    with pytest.raises(ConfigError, match="a crop of at most 16 pixels"):
+        tsit(training=short(crop=32)).fit(None, pairs, run=tmp_path / "run")
+    form = tsit(training=short(crop=16)).fit(None, pairs, run=tmp_path / "run")
+    with pytest.raises(RunConflictError, match=r"method.training.crop=16; got method.training.crop=32 \("):
+        tsit(training=short(crop=32)).fit(None, pairs, run=tmp_path / "run")
+    assert torch.equal(pf.load_form(tmp_path / "run").snapshots, form.snapshots)
 
 
 def test_bad_images_at_use(labelled, unpaired):

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pluriform.translate.spectral_norm import SpectralConv2d, fold_spectral_norm
+from pluriform.translate.spectral_norm import SpectralConv2d, fold_spectral_norm, settle
 
 
 def layer(before, after, kernel=3, **more):
@@ -118,6 +118,26 @@ def test_folded_network_has_plain_convolutions_and_the_same_outputs():
 
 def test_parameters_are_those_of_a_convolution():
     assert sum(p.numel() for p in layer(3, 8).parameters()) == sum(p.numel() for p in nn.Conv2d(3, 8, 3).parameters())
+
+
+def test_settled_directions_are_those_of_the_weight():
+    net = nn.Sequential(layer(4, 6), nn.ReLU(), layer(6, 3, bias=False)).eval()
+    turned = [torch.randn_like(net[place].u) / 10 for place in (0, 2)]
+    state = torch.get_rng_state()
+    found = []
+    for _ in range(2):
+        for place, start in zip((0, 2), turned, strict=True):
+            net[place].u.copy_(start)
+            net[place].v.mul_(0.5)
+        settle(net)
+        found.append([net[place].u.clone() for place in (0, 2)])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+    for part in (net[0], net[2]):
+        matrix = part.weight.detach().flatten(1)
+        assert float(part.u @ matrix @ part.v) == pytest.approx(float(torch.linalg.svdvals(matrix)[0]), rel=0.02)
+        assert float(part.u.norm()) == pytest.approx(1)
+        assert float(part.v.norm()) == pytest.approx(1)
 
 
 def test_same_seed_same_directions():

@@ -38,6 +38,7 @@ class Remembering(Protocol):
         events: What was noticed.
         snapshots: Translations of a few contents over the training, uint8, `(times, contents, channels, height,
             width)`, the last at its end; `None` for none.
+        moments: The updates after which they were made.
         reads_style: Whether a style image counts.
     """
 
@@ -45,6 +46,11 @@ class Remembering(Protocol):
     cost: dict[str, Any]
     events: list[dict[str, Any]]
     snapshots: Tensor | None
+
+    @property
+    def moments(self) -> list[int]:
+        """The updates after which snapshots were made."""
+        ...
 
     @property
     def reads_style(self) -> bool:
@@ -72,7 +78,7 @@ def measure_translations(form: Any, data: Data, *, segmentation: nn.Module | Non
     - `translation`: the first test contents, the style image of each where it counts, the outputs, the truth of pairs.
     - `styles`: the first contents in the styles of the first target images.
     - `interpolation`: styles between two target images.
-    - `training`: translations of a few contents after 1/128, 1/64, ... of the training.
+    - `training`: translations of a few contents after 1/128, 1/64, ... of the training, at least one update apart.
     - `ranked`: the best and the worst of the first test images, by the labels that `segmentation` finds in the
       outputs; without it by SSIM to the truth of pairs, or of light between content and output.
     - curve `losses`: every figure of the training.
@@ -145,9 +151,8 @@ class _Pictures:
         if kept is None:
             return []
         low, high = self._bounds
-        times, count = kept.shape[:2]
-        images = kept.transpose(0, 1).flatten(0, 1).float().cpu() / 255 * (high - low) + low
-        updates = [max(1.0, float(round(self.form.cost["updates"] / 2**power))) for power in reversed(range(times))]
+        updates, count = [float(update) for update in self.form.moments], kept.shape[1]
+        images = kept[-len(updates) :].transpose(0, 1).flatten(0, 1).float().cpu() / 255 * (high - low) + low
         split = self.data.validation if len(self.data.validation) else self.data.train
         contents, targets = _first(split, count)
         found = [
@@ -199,7 +204,9 @@ class _Pictures:
         return ssim_terms(light[0], light[1], span), "SSIM of light to the content"
 
     def _references(self, targets: Tensor) -> Tensor:
-        """A style for each content: never its own truth."""
+        """A style for each content: never its own truth, and of a single pair that of a training image."""
+        if self.data.paired and len(targets) == 1:
+            return _first(self.data.train, 1)[1]
         return targets.roll(1, 0) if self.data.paired else targets
 
     @property

@@ -55,7 +55,7 @@ class ZeroCost:
         return self._known[one.key]
 
     @property
-    def offered(self) -> float:
+    def offered(self) -> float | int:
         """Most networks that are offered for each parent."""
         return math.inf if self.prior in ("parameters", "macs") else OFFERED
 

@@ -5,16 +5,15 @@ from torch import Tensor, nn
 
 from pluriform.data.data import Data, Split, StreamSplit
 from pluriform.translate.scale import Scale
-from pluriform.translate.translated import Painter
+from pluriform.translate.translated import Painter, moments_of
 
 __all__ = ["Album", "some_styles"]
 
-TIMES = 8
 CONTENTS = 4
 
 
 class Album:
-    """The first contents of the validation split, translated after 1/128, 1/64, ... 1/2 and all of the updates.
+    """The first contents of the validation split, translated after the `moments_of` the training.
 
     Args:
         data: Data set; its test split is never looked at.
@@ -24,6 +23,7 @@ class Album:
         device: Where the painter computes.
 
     Attributes:
+        moments: The place among the pictures of each update after which there are some.
         pictures: uint8, `(times, contents, channels, height, width)`.
     """
 
@@ -33,8 +33,8 @@ class Album:
         self.painter = painter
         self.content = scale.content(inputs.to(device))
         self.style = scale.picture(targets.to(device))
-        self.moments = {max(1, round(updates / 2**power)): TIMES - 1 - power for power in reversed(range(TIMES))}
-        shape = (TIMES, len(inputs), scale.outputs, *inputs.shape[2:])
+        self.moments = {update: place for place, update in enumerate(moments_of(updates))}
+        shape = (len(self.moments), len(inputs), scale.outputs, *inputs.shape[2:])
         self.pictures = torch.zeros(shape, dtype=torch.uint8)
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from pluriform.translate.game_recipe import GameRecipe
 from pluriform.translate.image_feed import ImageBatch
 from pluriform.translate.losses import l1
 from pluriform.translate.scale import Scale
+from pluriform.translate.spectral_norm import settle
 from pluriform.translate.translated import Translated
 from pluriform.translate.translation import Cast, Translation
 
@@ -110,6 +111,7 @@ class _Taught(OneWayGame):
             extractor=game.extractor,
             adversarial=game.adversarial,
         )
+        settle(wide)  # Directions of a form that was stored as the average left them are none of its weights.
         self.wide, self.weight = wide, weight
 
     def _held(self, batch: ImageBatch, sketch: Any, real: Any, fake: Any) -> dict[str, Tensor]:

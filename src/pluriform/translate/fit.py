@@ -47,7 +47,7 @@ class TSIT(Translation):
     reads a reference image and the trunk starts from noise; in the others it starts from the content, or with `encoder`
     from a latent vector that an encoder finds in the truth and that is drawn afterwards. With `style` the style stream
     reads the truth of pairs in training, and any image afterwards; judge such a form with references that are not the
-    truth, as `measure_images` does.
+    truth, as `measure_images` does. Both together have a start and a style.
 
     What the paper leaves out one by one: `without="content"` starts from noise and knows the style alone,
     `without="style"` has no style stream, `without="fade"` modulates by the resized content itself as SPADE does,
@@ -124,6 +124,7 @@ class TSIT(Translation):
         task = self._task(data)
         unpaired = task in UNPAIRED
         self._check_contents(task, data)
+        self._check_encoder(task, data)
         preset = preset_named(self.preset)
         height, width = self._size(data)
         levels = preset.levels_for(height, width) if self.levels is None else self.levels
@@ -171,11 +172,21 @@ class TSIT(Translation):
         return Cast(rules, TSITPainter(generator, styled, start != "content"), facts, not unpaired)
 
     def _check_contents(self, task: str, data: Data) -> None:
-        """Raise where nothing would hold the content, or where pieces would be made that are no images."""
+        """Raise where nothing would hold the content."""
         if task in UNPAIRED and data.classes:
             expected, remedy = f"pictures as contents of {task}", "give each label map its image, under the same name"
             raise ConfigError(explain(expected, f"{data.name}, whose inputs are label maps", "TSIT", remedy))
-        if self.encoder and task not in UNPAIRED:
+
+    def _check_encoder(self, task: str, data: Data) -> None:
+        """Raise where an encoder would have no truth to read, or pieces of it."""
+        if self.encoder and task in UNPAIRED:
+            expected, got = (
+                "pairs where an encoder gives the start",
+                f"encoder=True for {task}, which starts from noise",
+            )
+            remedy = "leave out encoder: references and noise give several answers already"
+            raise ConfigError(explain(expected, got, f"TSIT on {data.name}", remedy))
+        if self.encoder:
             self._require_whole(data)
 
     def _check_parts(self, styled: bool, start: str) -> None:
@@ -210,7 +221,7 @@ class TSIT(Translation):
             chosen(self.perceptual, 20.0 if semantic else 1.0) if extracted else 0.0,
             0.0 if task in UNPAIRED else chosen(self.l1, 0.0 if extracted else 10.0),
             chosen(self.structure, 0.0 if extracted else 10.0) if task in UNPAIRED else 0.0,
-            KL if self.encoder and task not in UNPAIRED else 0.0,
+            KL if self.encoder else 0.0,
         )
 
 
@@ -231,7 +242,7 @@ class TSITPlayer(nn.Module):
         if self.encoder is not None:
             posterior = self.encoder(batch.target)
             start: Any = posterior.draw(batch.generator("latent", player))
-            return Sketch(self.network(batch.content, None, start), gaussian_kl(posterior))
+            return Sketch(self.network(batch.content, batch.target, start), gaussian_kl(posterior))
         size, height, width = len(batch.content), *batch.content.shape[2:]
         start = self.network.draw_start(size, height, width, batch.generator("start", player))
         start = None if start is None else start.to(batch.content)

@@ -1,7 +1,7 @@
 """`Game`: generator and discriminator in turn, by any rules, resumable at every update."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -17,6 +17,7 @@ from pluriform.training.layout import contiguous
 from pluriform.translate.album import Album
 from pluriform.translate.game_recipe import GameRecipe
 from pluriform.translate.image_feed import ImageBatch, ImageFeed
+from pluriform.translate.spectral_norm import settle
 from pluriform.translate.watch import Watch
 
 __all__ = ["Game", "Rules"]
@@ -122,6 +123,7 @@ class Game:
         self._train(False)
         if self.average is not None:
             load_weights(self.rules.generator, self.average.weights)
+            settle(self.rules.generator)
         for player in self.players:
             player.zero_grad(set_to_none=True)
             contiguous(player)
@@ -151,10 +153,20 @@ class Game:
         values = torch.stack([value.detach().double().mean() for value in found.values()]).tolist()
         figures = dict(zip(found, values, strict=True))
         self.watch.see(update, figures)
-        if self.album is not None:
-            with self.average.applied() if self.average and update + 1 in self.album.moments else nullcontext():
+        if self.album is not None and update + 1 in self.album.moments:
+            with self._averaged():
                 self.album.keep(update + 1, self.rules.generator)
         return figures
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The generator is inside what it would be after the last update."""
+        if self.average is None:
+            yield
+            return
+        with self.average.applied():
+            settle(self.rules.generator)
+            yield
 
     def _generator_step(self, batch: ImageBatch) -> dict[str, Tensor]:
         self._frozen(1, True)  # Neither gradients nor power iterations of the discriminator.

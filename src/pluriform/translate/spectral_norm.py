@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["SpectralConv2d", "fold_spectral_norm"]
+__all__ = ["SpectralConv2d", "fold_spectral_norm", "settle"]
 
 WARM_UP = 15
+SETTLED = 50  # From averages, whose sigma is read and never trained against: singular values may lie close together.
 TINY = 1e-12
 
 
@@ -147,6 +148,27 @@ class _HeavyConvolution(torch.autograd.Function):
         if dw is not None:
             dw.view(len(u), -1).addr_(u * (-along / sigma), v)
         return dx, dw, db, None, None, None, None, None
+
+
+def settle(network: nn.Module) -> None:
+    """Iterate until the directions of every spectral norm in the network are those of its weight; nothing is drawn.
+
+    Averages of weights need it: the average of directions that turned is shorter than 1, and its sigma too small.
+
+    Args:
+        network: Any module; directions change in place.
+
+    Example:
+        >>> layer = SpectralConv2d(3, 8, 3)
+        >>> _ = layer.u.mul_(0.5)
+        >>> settle(layer)
+        >>> round(float(layer.u.norm()), 4)
+        1.0
+    """
+    for part in network.modules():
+        if isinstance(part, SpectralConv2d):
+            for _ in range(SETTLED):
+                part.iterate()
 
 
 def fold_spectral_norm(network: nn.Module) -> nn.Module:

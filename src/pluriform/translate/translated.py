@@ -1,6 +1,6 @@
 """`Translated`: a fitted translator, images in and images out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,25 @@ from pluriform.data.label_maps import check_ids
 from pluriform.data.signature import Signature
 from pluriform.errors import BoundsError, ConfigError, NonFiniteError, ShapeError, explain
 from pluriform.freed_memory import keep_freed_memory
+from pluriform.graph.parameters import modes_kept
 from pluriform.prediction import Translator
 from pluriform.training.seeds import derive_seed
 from pluriform.translate.augmentation import mixed_with_translations
 from pluriform.translate.scale import Scale
 
-__all__ = ["Painter", "Translated"]
+__all__ = ["Painter", "Translated", "moments_of"]
+
+TIMES = 8
+
+
+def moments_of(updates: int) -> list[int]:
+    """After which updates of a training some translations are kept: 1/128, 1/64, ... 1/2 and all, each once.
+
+    Example:
+        >>> moments_of(4000), moments_of(9)
+        ([31, 62, 125, 250, 500, 1000, 2000, 4000], [1, 2, 4, 9])
+    """
+    return sorted({max(1, round(updates / 2**power)) for power in range(TIMES)})
 
 
 class Painter(nn.Module):
@@ -73,7 +86,8 @@ class Translated(Translator):
         cost: Seconds and updates of the training.
         events: What the watch noticed in the training.
         snapshots: Translations of a few contents over the training, uint8,
-            `(times, contents, channels, height, width)`; `None` where none were kept.
+            `(times, contents, channels, height, width)`; `None` where none were kept. A form of an earlier version
+            begins with black ones where its training was too short for all.
     """
 
     styles: Tensor | None
@@ -136,17 +150,11 @@ class Translated(Translator):
             LabelError: An id that is no class of the label maps.
         """
         self.check(content, style)
-        mode = self.training
-        self.eval()
-        found = []
-        try:
-            with keep_freed_memory():
-                for place in torch.arange(len(content)).split(batch_size or self.batch_size):
-                    own = style if style is None or len(style) == 1 else style[place].to(self.device)
-                    found.append(self(content[place].to(self.device), own, seed, alpha).cpu())
-        finally:
-            self.train(mode)
-        return torch.cat(found)
+
+        def paint(own: Tensor, place: Tensor) -> list[Tensor]:
+            return [self(own, None if style is None else self._at(style, place), seed, alpha)]
+
+        return self._by_batches(content, paint, batch_size)[0]
 
     def draw(self, content: Tensor, count: int, *, seed: int = 0) -> list[Tensor]:
         """`count` translations of every content, each with a draw and a style of its own.
@@ -161,7 +169,14 @@ class Translated(Translator):
 
     @torch.no_grad()
     def interpolate(
-        self, content: Tensor, one: Tensor, two: Tensor, shares: Sequence[float | int], *, seed: int = 0
+        self,
+        content: Tensor,
+        one: Tensor,
+        two: Tensor,
+        shares: Sequence[float | int],
+        *,
+        seed: int = 0,
+        batch_size: int | None = None,
     ) -> list[Tensor]:
         """Translations in styles between those of two images: share 0 gives the first, 1 the second.
 
@@ -171,6 +186,7 @@ class Translated(Translator):
             two: Another.
             shares: One a translation.
             seed: Of noise.
+            batch_size: Images at once.
 
         Raises:
             ConfigError: The style does not count.
@@ -179,11 +195,13 @@ class Translated(Translator):
             raise ConfigError(explain("a translator that reads styles", "none", "interpolate", "fit one with styles"))
         self.check(content, one)
         self.check(content, two)
-        first, second = (self.painter.style_of(self.scale.picture(image.to(self.device))) for image in (one, two))
-        content = content.to(self.device)
-        return [
-            self._painted(content, self.painter.blend(first, second, float(share)), seed, 1.0).cpu() for share in shares
-        ]
+
+        def paint(own: Tensor, place: Tensor) -> list[Tensor]:
+            first, second = (self._style(self._at(image, place), seed) for image in (one, two))
+            styles = [self.painter.blend(first, second, float(share)) for share in shares]
+            return [self._painted(own, style, seed, 1.0) for style in styles]
+
+        return self._by_batches(content, paint, batch_size)
 
     def augment(
         self,
@@ -241,6 +259,11 @@ class Translated(Translator):
             return self.translate(images, style, seed=number)
 
         return mixed_with_translations(data, translate, originals, versions, seed)
+
+    @property
+    def moments(self) -> list[int]:
+        """The updates after which the last of `snapshots` were made, one a time."""
+        return [] if self.snapshots is None else moments_of(self.cost["updates"])
 
     @property
     def reads_style(self) -> bool:
@@ -305,3 +328,17 @@ class Translated(Translator):
     def _painted(self, content: Tensor, style: Any, seed: int, alpha: float) -> Tensor:
         images = self.painter(self.scale.content(content), style, seed, alpha)
         return self.scale.back(images).clamp(self.scale.low, self.scale.high)
+
+    def _at(self, style: Tensor, place: Tensor) -> Tensor:
+        """Of the style images, the one for all or those of the contents at these places."""
+        return style if len(style) == 1 else style[place].to(self.device)
+
+    def _by_batches(
+        self, content: Tensor, paint: Callable[[Tensor, Tensor], list[Tensor]], batch_size: int | None
+    ) -> list[Tensor]:
+        """What `paint(contents, places)` gives, in evaluation mode, batch by batch; on the CPU."""
+        places = torch.arange(len(content)).split(batch_size or self.batch_size)
+        with modes_kept(self), keep_freed_memory():
+            self.eval()
+            found = [[images.cpu() for images in paint(content[own].to(self.device), own)] for own in places]
+        return [torch.cat(images) for images in zip(*found, strict=True)]

@@ -111,6 +111,18 @@ def test_training_goes_from_content_to_truth():
     ]  # fmt: skip
 
 
+def test_updates_that_an_earlier_version_repeated_are_shown_once():
+    pictures = grid("training", {"update": [1.0, 1.0, 1.0, 2.0] * 2}, content=2, output=8)
+    made = result()
+    others = tuple(own for own in made.pictures if own.name != "training")
+    gallery = galleries(replace(made, pictures=(*others, *pictures)))["After so many updates"]
+    assert gallery.header == ("Content", "1", "2")
+    assert rows(gallery) == [
+        ["training-content-0", "training-output-2", "training-output-3"],
+        ["training-content-1", "training-output-6", "training-output-7"],
+    ]
+
+
 def test_best_and_worst_are_told_apart_with_their_scores():
     found = galleries(result())
     best, worst = found["Highest label accuracy"], found["Lowest label accuracy"]
