@@ -115,6 +115,13 @@ def test_a_journal_of_another_search_is_refused(net, data, tmp_path):
         QUICK.fit(net, data, seed=2, run=tmp_path / "run")
 
 
+def test_a_search_that_was_refused_leaves_its_run_free(net, data, tmp_path):
+    with pytest.raises(ConfigError, match="raise max_parameters"):
+        dataclasses.replace(QUICK, trials=1, max_parameters=10).fit(net, data, run=tmp_path / "run")
+    found = dataclasses.replace(QUICK, trials=1, max_parameters=10**9).fit(net, data, run=tmp_path / "run")
+    assert len(found.facts["trials"]) == 1
+
+
 def test_failures_are_recorded_and_the_search_goes_on(net, data, monkeypatch):
     """One injected out-of-memory and one crashing child."""
     real = trial_file._measured

@@ -1,6 +1,9 @@
+import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm
 
+import pluriform as pf
 from pluriform.training.average import MovingAverage
 
 
@@ -20,3 +23,14 @@ def test_it_follows_the_formula_and_gives_the_weights_back():
         assert torch.allclose(weights["bias"], expected)
         assert net.num_batches_tracked == 5
     assert net.bias.tolist() == [6.0, 6.0]
+
+
+@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, spectral_norm])
+def test_averaged_weights_under_a_spectral_norm_have_norm_one(digits, norm):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), norm(nn.Linear(64, 64)), nn.ReLU(), norm(nn.Linear(64, 10)))
+    form = pf.Training(epochs=20, batch_size=20, ema=0.999, learning_rate=1e-2).fit(net, digits)
+    weights = [layer.weight for layer in form.module.modules() if isinstance(layer, nn.Linear)]
+    assert [float(torch.linalg.matrix_norm(weight.detach(), 2)) for weight in weights] == pytest.approx(
+        [1, 1], abs=0.05
+    )

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pluriform.data.data import Data
 from pluriform.encoding import record_to_json
-from pluriform.errors import ConfigError, explain
+from pluriform.errors import ConfigError, PluriformError, explain
 from pluriform.method import FitContext, Method
 from pluriform.runs import Run
 from pluriform.search.budget import Budget
@@ -162,9 +162,10 @@ class MorphismSearch(Method):
             budget = replace(budget, earlier=journal.fact("seconds", 0.0))
             objective = _function(self.objective, "objective")
             common = Common(module, data, self.training, context.device.type, objective)
-            search = Search(self._plan(budget, data, context), common, folder / "trials", journal)
-            if context.run is not None:
-                check_storable(search.start, type(module).__name__)
+            with _nothing_left(journal):
+                search = Search(self._plan(budget, data, context), common, folder / "trials", journal)
+                if context.run is not None:
+                    check_storable(search.start, type(module).__name__)
             search.run()
             best = search.best()
             network = readable(search.network(best)).to(context.device).eval()
@@ -226,6 +227,18 @@ def _no_function(name: str, role: str, why: str) -> ConfigError:
     got, remedy = f"{name!r} ({why})", "check the spelling, or pass the function itself"
     expected = "package.module:function" + (f", or one of {', '.join(PRIORS)}" if role == "prior" else "")
     return ConfigError(explain(expected, got, f"{role} of a search", remedy))
+
+
+@contextmanager
+def _nothing_left(journal: Journal) -> Iterator[None]:
+    """A search that is refused before its first trial leaves no journal, so that the run is free for another."""
+    try:
+        yield
+    except PluriformError:
+        if not journal.trials():
+            journal.close()
+            journal.path.unlink()
+        raise
 
 
 @contextmanager

@@ -15,7 +15,8 @@ __all__ = ["MovingAverage"]
 class MovingAverage:
     """theta_bar <- d theta_bar + (1 - d) theta after every step, d = min(decay, (1 + t) / (10 + t)) at step t.
 
-    Floating-point buffers (batch statistics) are averaged too; others are taken as they are.
+    Floating-point buffers (batch statistics) are averaged too. Others are taken as they are, and so are the directions
+    of PyTorch's spectral norm, whose average would be shorter than 1.
 
     Args:
         network: Gives the weights.
@@ -34,7 +35,7 @@ class MovingAverage:
         """Take in the weights after step number `step` (from 0)."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         current = weights_of(self.network)
-        floating = [name for name, tensor in current.items() if tensor.is_floating_point()]
+        floating = [name for name, tensor in current.items() if tensor.is_floating_point() and not _direction(name)]
         averages, values = [self.weights[name] for name in floating], [current[name].detach() for name in floating]
         torch._foreach_lerp_(averages, values, share)  # type: ignore[attr-defined]
         for name in current.keys() - set(floating):
@@ -55,3 +56,9 @@ class MovingAverage:
             yield self.weights
         finally:
             load_weights(self.network, kept)
+
+
+def _direction(name: str) -> bool:
+    """Whether that is a singular vector in `torch.nn.utils.parametrizations.spectral_norm`, or in the older hook."""
+    path, _, last = name.rpartition(".")
+    return (".parametrizations." in f".{path}." and last in ("_u", "_v")) or last in ("weight_u", "weight_v")
