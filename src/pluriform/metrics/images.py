@@ -1,11 +1,11 @@
 """Images against the images they should be: PSNR and SSIM, one figure an image."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from pluriform.errors import ShapeError, explain
 
@@ -62,10 +62,10 @@ def ssim_terms(images: Images, truth: Images, span: float | int = 1.0) -> Terms:
     _check(images, truth)
     first, second = images.double(), truth.double()
     side = min(WINDOW, *images.shape[2:])
-    window = _window(side - (side + 1) % 2, first)
+    line = _line(side - (side + 1) % 2)
 
     def blurred(values: Tensor) -> Tensor:
-        return F.conv2d(values.flatten(0, 1)[:, None], window)
+        return _weighted(_weighted(values, line, -1), line, -2)
 
     mean1, mean2 = blurred(first), blurred(second)
     variances = blurred(first * first) - mean1 * mean1 + blurred(second * second) - mean2 * mean2
@@ -73,14 +73,22 @@ def ssim_terms(images: Images, truth: Images, span: float | int = 1.0) -> Terms:
     c1, c2 = (K1 * span) ** 2, (K2 * span) ** 2
     local = (2 * mean1 * mean2 + c1) * (2 * covariance + c2)
     local = local / ((mean1 * mean1 + mean2 * mean2 + c1) * (variances + c2))
-    return local.view(len(images), -1).mean(1)
+    return local.flatten(1).mean(1)
 
 
-def _window(side: int, like: Tensor) -> Tensor:
-    line = torch.arange(side, dtype=like.dtype, device=like.device) - (side - 1) / 2
-    weights = (-line.square() / (2 * SIGMA**2)).exp()
-    plane = weights[:, None] * weights
-    return (plane / plane.sum())[None, None]
+def _line(side: int) -> list[float]:
+    """Weights of the window along one axis; the window is the product of two."""
+    weights = [math.exp(-((place - (side - 1) / 2) ** 2) / (2 * SIGMA**2)) for place in range(side)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _weighted(values: Tensor, line: Sequence[float], axis: int) -> Tensor:
+    """Weighted sums of neighbours along an axis, tap by tap: in float64 a convolution takes its window in memory."""
+    length = values.shape[axis] - len(line) + 1
+    found = torch.zeros_like(values.narrow(axis, 0, length))
+    for place, weight in enumerate(line):
+        found = found.add_(values.narrow(axis, place, length), alpha=weight)
+    return found
 
 
 def _check(images: Tensor, truth: Tensor) -> None:
