@@ -59,8 +59,8 @@ class LivePage(logging.Handler):
         if facts is None or not (last or time.monotonic() - self.written >= self.cost / SHARE):
             return
         try:
-            self.facts = facts()
-            self._write(self.facts, refresh=True)
+            self.facts = told = facts()
+            self._write(told, refresh=True)
         except Exception:  # What goes wrong with a page is no reason to end a search.
             self.handleError(record)
 
