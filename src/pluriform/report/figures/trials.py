@@ -12,7 +12,7 @@ from pluriform.report.row import Row, number
 __all__ = ["SearchTrials", "TrialFacts", "kendall_tau", "search_words", "searches"]
 
 WORDS = {"deepen_branch": "branch", "add_skip": "add skip", "concat_skip": "concat skip", "grow_kernel": "kernel"}
-NAMES = {"parameters": "the number of parameters", "macs": "multiply-accumulates"}
+NAMES = {"parameters": "number of parameters", "macs": "multiply-accumulates"}
 FEWEST = 5
 """Trials below which ranks say nothing."""
 
@@ -184,7 +184,7 @@ def _untrained(search: SearchTrials) -> list[str]:
     scores = [trial.score or 0.0 for trial in rows]
     names = [name for name in (rows[0].zero_cost if rows else ()) if all(name in trial.zero_cost for trial in rows)]
     taus = {name: kendall_tau([trial.zero_cost[name] for trial in rows], scores) for name in names}
-    said = [f"{tau:.2f} by {NAMES.get(name, name)}" for name, tau in taus.items() if tau is not None]
+    said = [f"{NAMES.get(name, name)} {tau:.2f}" for name, tau in taus.items() if tau is not None]
     if len(rows) < FEWEST or not said:
         return []
     return [f"Kendall's tau of the scores with what is known before training: {', '.join(said)}."]
