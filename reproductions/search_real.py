@@ -129,13 +129,13 @@ def trained(data: Data, seed: int, minutes: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         runs: list[tuple[Any, Common, Task]] = []
 
-        def train(rate: float, epochs: int, part: int | None, deadline: float) -> float:
+        def train(rate: float, epochs: int, part: int | None, deadline: float, most: int = 0) -> float:
             """Seconds that a step took."""
             place = len(runs)
             common = Common(start_of(data, seed + 1000 * place), whole, Recipe(learning_rate=rate), "cpu")
             task = Task(place, f"{folder}/{place}", seed=seed + place, epochs=epochs, steps=part, deadline=deadline)
             clock = time.perf_counter()
-            found = run_trial(replace(task, checkpoint=False), common)
+            found = run_trial(replace(task, checkpoint=False, most=most), common)
             runs.append((found, common, task))
             return (time.perf_counter() - clock) / max(1, found.figures.get("steps", 1))
 
@@ -152,7 +152,7 @@ def trained(data: Data, seed: int, minutes: float) -> dict[str, Any]:
                 step = max(step, train(rate, *part, end))
             rate = max(zip(runs, RATES, strict=True), key=lambda pair: merit(pair[0][0]))[1]
             left = 0.95 * (end - time.time()) / (steps * step)
-            train(rate, max(1, int(left)), None if left >= 1 else int(left * steps), end)
+            train(rate, max(1, int(left)), None if left >= 1 else int(left * steps), end, LONG)
         found, common, task = max((run for run in runs if run[0].score is not None), key=lambda run: merit(run[0]))
         network = network_of(replace(task, weights=f"{task.folder}/{WEIGHTS}"), common).module
         return {

@@ -28,7 +28,7 @@ def test_the_tree_of_trials_is_in_the_result_and_in_the_page(tmp_path):
         logger.setLevel(level)
     states = [[trial["state"] for trial in facts["trials"]] for facts in seen]
     assert states[:4] == [["running"], ["done"], ["done", "running"], ["done", "done"]]
-    assert [facts["state"] for facts in seen] == ["running"] * 6
+    assert [facts["state"] for facts in seen] == ["running"] * 7  # The last one: it stops.
     assert form.facts["state"] == "finished"
     assert len(form.facts["clock"]) == 3
     assert form.facts["clock"] == sorted(form.facts["clock"])

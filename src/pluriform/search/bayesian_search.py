@@ -40,7 +40,7 @@ class BayesianSearch:
         rounds: So many times neighbours of the leading competitors join the competition.
         children: At most so many neighbours of one parent, drawn at random.
         patience: Once the best score is that many scores old, every other proposal belongs to climbs that begin anew at
-            random candidates, until there is a better one.
+            random candidates, until there is a better one; `None` never begins anew.
         marks: Candidates drawn from the space that serve as anchors of the embedding beside the observations.
         linear: Fit a linear term of the kernel beside the Gaussian one.
         covariates: Numbers of a candidate in which the prior mean is linear, `candidate -> sequence`, in units in which
@@ -87,7 +87,7 @@ class BayesianSearch:
         randoms: int = 5,
         rounds: int = 2,
         children: int = 100,
-        patience: int = 15,
+        patience: int | None = 15,
         marks: int = 100,
         linear: bool = True,
         covariates: Covariates | None = None,
@@ -152,6 +152,8 @@ class BayesianSearch:
         there is a better one. A climb ends when its own best is half as many of its scores old.
         """
         observed = self.trials.observed
+        if self.patience is None:
+            return None
         first = int(np.argmax([one.gain for one in observed])) + 1 + self.patience
         if len(self.trials) < first or len(self.trials) % 2 == 0:
             return None

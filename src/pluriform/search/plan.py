@@ -75,6 +75,9 @@ def strategy_of(
 ) -> Any:
     """The strategy of that name, which proposes the start first.
 
+    Proposals are one move from a scored network, and no climb begins anew: a child has to learn what its moves brought,
+    and networks near the start lack what the others have inherited.
+
     Expected improvement counts by the square root of what a step costs, with and without a limit of time: networks do
     not grow without bound, and a larger budget of another kind goes on with the same proposals.
 
@@ -96,5 +99,7 @@ def strategy_of(
         start=start,
         covariates=covariates or (lambda one: [math.log(one.parameters)]),
         marks=MARKS * space.children,
+        rounds=0,
+        patience=None,
         cost=lambda one: math.sqrt(work(one)),
     )
