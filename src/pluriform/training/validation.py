@@ -14,7 +14,7 @@ __all__ = ["Assessment", "assess", "looked_at_once", "residual_variance"]
 
 
 def looked_at_once(device: torch.device) -> int:
-    """Samples that go through a network together in evaluation: on a CPU so few that feature maps stay in its cache."""
+    """Samples that go through a network together in evaluation: on a CPU few, as more take memory and no less time."""
     return 128 if device.type == "cpu" else 1000
 
 
