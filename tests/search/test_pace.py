@@ -87,6 +87,14 @@ def test_the_dearest_child_makes_a_few_steps():
     assert paced(None, 1, 1000, 1.0, 0.3, 0.1).most_work(1e6, 1000) == 2e6
 
 
+def test_a_dear_network_takes_no_longer_in_a_hurry():
+    hurried, unhurried = paced(None, 20, 100, 60.0, 0.7, 0.01), paced(None, 20, 100, None, 0.3, 0.0)
+    assert hurried.duration(3.0) == hurried.duration(1.5) == pytest.approx(200.0)
+    assert unhurried.duration(3.0) == 3 * unhurried.duration(1.0) == 6000
+    several = paced(None, 20, 100, 1800.0, 0.3, 0.01)
+    assert several.duration(1.0) == 2000 < several.duration(1.5) == 3000 < several.duration(4.0) == several.steps
+
+
 def test_choosing_takes_a_small_share_of_a_training():
     assert paced(None, 20, 100, None, 0.3, 0.0).offered(0.0) == 24
     assert paced(None, 20, 100, 600.0, 0.3, 0.01).offered(0.01) == 15  # 5 % of 12 s, 0.04 s each

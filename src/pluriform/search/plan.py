@@ -71,20 +71,24 @@ class Plan:
 
 
 def strategy_of(
-    plan: Plan, space: MorphSpace, work: Callable[[Grown], float], covariates: Covariates | None = None
+    plan: Plan, space: MorphSpace, duration: Callable[[Grown], float], covariates: Covariates | None = None
 ) -> Any:
     """The strategy of that name, which proposes the start first.
 
     Proposals are one move from a scored network, and no climb begins anew: a child has to learn what its moves brought,
     and networks near the start lack what the others have inherited.
 
-    Expected improvement counts by the square root of what a step costs, with and without a limit of time: networks do
-    not grow without bound, and a larger budget of another kind goes on with the same proposals.
+    Expected improvement counts by the square root of what a trial takes: networks do not grow without bound where all
+    make the same steps, and in a hurry, where all have the same time, a dear one is not paid for twice.
+
+    Scores are told without a variance. All networks are scored on the same samples, and what is hard in these is hard
+    for all: the binomial variance of an accuracy is larger than what tells a child from its parent, and believing it
+    leaves a process that believes in nothing but the prior mean. The noise is fitted.
 
     Args:
         plan: Of the search.
         space: Of the networks.
-        work: Of a step.
+        duration: Of a trial.
         covariates: In which the prior mean is linear; the logarithm of the number of parameters by default.
     """
     seed, start = derive_seed(plan.seed, "strategy") % 2**32, [space.start]
@@ -101,5 +105,5 @@ def strategy_of(
         marks=MARKS * space.children,
         rounds=0,
         patience=None,
-        cost=lambda one: math.sqrt(work(one)),
+        cost=lambda one: math.sqrt(duration(one)),
     )

@@ -36,7 +36,6 @@ from pluriform.search.start import morphable
 from pluriform.search.stopping import least_scores
 from pluriform.search.telling import tell_begin, tell_end, tell_stop
 from pluriform.search.trial import Common, Measured, Task, network_of, run_trial
-from pluriform.search.validation_split import score_variance
 from pluriform.search.zero_cost import ZeroCost
 from pluriform.training.feed import Feed
 from pluriform.training.loss import Loss
@@ -106,7 +105,7 @@ class Search:
             self.most_work = self.pace.most_work(self._work(self.space.start), self.full)
         self.zero_cost = ZeroCost(plan.prior, self.start, data, derive_seed(plan.seed, "prior"))
         self.space.children = int(min(self.pace.offered(step), self.zero_cost.offered))
-        self.strategy = strategy_of(plan, self.space, self._work, self.zero_cost)
+        self.strategy = strategy_of(plan, self.space, self._duration, self.zero_cost)
 
     def _check_start(self) -> None:
         most, own = self.plan.max_parameters, self.space.start
@@ -229,6 +228,10 @@ class Search:
     def _ending_seconds(self) -> float:
         return most_ending_seconds(self.done, self.plan, self.full, self.projection.value)
 
+    def _duration(self, one: Grown) -> float:
+        """Of a child's training, in steps of the start."""
+        return self.pace.duration(self._work(one) / self._work(self.space.start))
+
     def _rounds(self, candidate: Grown, *, first: bool) -> Rounds | None:
         """How long a network is trained: as the pace says, or less; `None` where there is no time for it."""
         work, left = self._work(candidate), self._search_seconds()
@@ -345,11 +348,7 @@ class Search:
         if trial.score is None:
             self.strategy.tell(candidate, math.nan)
             return
-        samples = len(self.common.data.validation)
-        share = self.common.data.task == "classification" and self.common.objective is None
-        variance = score_variance(trial.score, samples) if share else 0.0
-        factor = self.projection.factor_of(trial)
-        self.strategy.tell(candidate, self.projection.value(trial), variance * factor**2)
+        self.strategy.tell(candidate, self.projection.value(trial))
 
     def facts(self, best: Trial | None = None) -> dict[str, Any]:
         """Facts of the search: as it stands, or, where the trial is named that comes out of it, in the end."""

@@ -14,7 +14,7 @@ from pluriform.data.split import holdout
 from pluriform.errors import EmptySplitError, explain
 from pluriform.training.seeds import derive_seed
 
-__all__ = ["score_variance", "with_validation"]
+__all__ = ["with_validation"]
 
 STANDARD_ERROR = 0.005
 MOST = 0.2
@@ -66,9 +66,3 @@ def _joined(data: Data, index: torch.Tensor) -> Split | StreamSplit:
         order = torch.cat([held.order, drawn.order + len(held.dataset)])  # type: ignore[arg-type]
         return StreamSplit(both, order)
     return drawn if len(drawn) > len(held) else held
-
-
-def score_variance(score: float | int, samples: int) -> float:
-    """Variance of an accuracy that was measured on so many samples, one hit and one miss added."""
-    share = (score * samples + 1) / (samples + 2)
-    return share * (1 - share) / samples
