@@ -91,12 +91,26 @@ def test_importing_is_light():
     assert (run.returncode, run.stderr.strip()) == (0, "")
 
 
-def test_direction_is_of_folders_of_two_domains(tmp_path):
+def test_options_that_a_source_would_ignore_are_refused(tmp_path):
     images = np.zeros((4, 1, 4, 4), dtype=np.float32)
-    expected = "a folder of pictures of two domains; got {} .direction, paired.. To fix: leave them out"
-    with pytest.raises(ConfigError, match=expected.format("ndarray")):
+    two_domains = "; these are of folders of two domains, loaded with task=.translation."
+    with pytest.raises(
+        ConfigError, match=f"of pictures: classes, bounds; got direction .ndarray.*leave out direction{two_domains}"
+    ):
         load(images, images, task="translation", direction="BtoA")
-    with pytest.raises(ConfigError, match=expected.format("facades")):
+    with pytest.raises(ConfigError, match=f"got direction .facades.*leave out direction{two_domains}"):
         load("facades", direction="BtoA")
-    with pytest.raises(ConfigError, match=expected.format(str(tmp_path))):
+    with pytest.raises(ConfigError, match=f"a folder of class folders: size; got paired .*{two_domains}"):
         load(tmp_path, paired=False)
+    with pytest.raises(ConfigError, match=r"of the options of facades: path, size; got classes \(facades\)"):
+        load("facades", classes=("wall", "window"))
+    with pytest.raises(ConfigError, match="options of digits: path; got target, size, split, standardise"):
+        load("digits", target="label", size=16, split=1, standardise=True)
+    with pytest.raises(ConfigError, match="options of uci:wine: path, split; got bounds"):
+        load("uci:wine", bounds=(0.0, 1.0))
+    table = tmp_path / "some.csv"
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match="options of a table: target, classes, bounds, standardise; got size"):
+        load(table, size=8)
+    with pytest.raises(ConfigError, match=r"expected classification; got 'regression' \(task of digits\)"):
+        load("digits", task="regression")

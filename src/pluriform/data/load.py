@@ -4,11 +4,12 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from torch.utils.data import Dataset
 
 from pluriform.data.data import Data
+from pluriform.data.options import check_options, check_task
 from pluriform.data.parts import Parts, assemble
 from pluriform.data.signature import Bounds, Task
 from pluriform.data.sources.archives import omniglot_small, sign_digits
@@ -116,19 +117,20 @@ def load(
         >>> len(data.train), len(data.validation), len(data.test)
         (1294, 144, 359)
     """
-    if task is not None and task not in get_args(Task):
-        raise ConfigError(explain(f"one of {', '.join(get_args(Task))}", repr(task), "task", "choose one of them"))
-    options: dict[str, Any] = {"task": task, "classes": None if classes is None else tuple(classes), "bounds": bounds}
-    _check_size(size)
+    named = isinstance(source, str) and _is_name(source)
     sides = {"direction": direction, "paired": paired}
-    _check_sides(source, targets, task, sides)
+    options: dict[str, Any] = {"classes": None if classes is None else tuple(classes), "bounds": bounds}
+    others = {"target": target, "path": path, "size": size, "split": split, "standardise": standardise}
+    check_options(source, task, named, options | others | sides)
+    options["task"] = task
     label = name or "arrays"
     if isinstance(source, (str, Path)):
         request = Request(str(source), None if path is None else Path(path), size, split)
-        named = isinstance(source, str) and _is_name(source)
-        parts = (
-            NAMES[_key(source)](request) if named else _file(Path(source), target, size, standardise, options, sides)
-        )
+        if named:
+            parts = NAMES[_key(source)](request)
+            check_task(task, parts.task, parts.name)
+        else:
+            parts = _file(Path(source), target, size, standardise, options, sides)
     elif isinstance(source, Dataset):
         parts = stream_parts(source, name or type(source).__name__, targets, **options)
     elif targets is None:
@@ -138,27 +140,6 @@ def load(
     else:
         parts = array_parts({"train": (source, targets)}, label, standardise=standardise, **options)
     return assemble(replace(parts, name=name or parts.name), validation, seed)
-
-
-def _check_size(size: Size) -> None:
-    pair = size if isinstance(size, tuple) else (1, 1) if size is None else (size, size)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ConfigError(explain("a side in pixels, or height and width", f"{size}", "size", "give size=64"))
-
-
-def _check_sides(source: Any, targets: Any, task: Task | None, sides: dict[str, Any]) -> None:
-    """Raise where a direction or pairs are asked for that the source does not have."""
-    if sides["direction"] not in get_args(Direction):
-        expected = " or ".join(get_args(Direction))
-        raise ConfigError(explain(expected, repr(sides["direction"]), "direction", "choose one of them"))
-    if sides == {"direction": "AtoB", "paired": None}:
-        return
-    named = isinstance(source, str) and _is_name(source)
-    if targets is not None or task != "translation" or named or not isinstance(source, (str, Path)):
-        got = str(source) if isinstance(source, (str, Path)) else type(source).__name__
-        remedy = 'leave them out; for a folder say task="translation", of arrays give the input first'
-        expected = "a folder of pictures of two domains"
-        raise ConfigError(explain(expected, got, "direction, paired", remedy))
 
 
 def _key(source: str | Path) -> str:
