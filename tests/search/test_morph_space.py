@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -41,13 +43,17 @@ def test_the_same_draws_give_the_same_networks(space):
 def test_distances(space):
     found = [space.start, *space.neighbours(space.start)]
     parts = space.distance_parts(found, found)
-    assert parts.shape == (2, len(found), len(found))
-    total = parts.sum(0)
+    assert parts.shape == (3, len(found), len(found))
+    sizes = [math.log2(one.parameters / space.start.parameters) for one in found]
+    assert parts[2, 0] == pytest.approx(sizes)
+    total = space.distances(found, found)
+    assert np.array_equal(total, parts[:2].sum(0))
     assert np.allclose(total, total.T)
     assert (np.diag(total) == 0).all()
     assert (total[~np.eye(len(found), dtype=bool)] > 0).all()
     assert total[0, 1] == space.distance(found[0], found[1])
-    assert (total[:, :, None] + total[None] - total[:, None] >= -1e-9).all()
+    for each in (total, *parts):
+        assert (each[:, :, None] + each[None] - each[:, None] >= -1e-9).all()
 
 
 def test_limits_hold(space):

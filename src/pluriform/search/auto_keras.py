@@ -67,7 +67,7 @@ class AutoKeras:
         self.repaired, self.beta, self.cost = repaired, beta, cost
         self.annealing = annealing or Annealing(acceptance="key" if repaired else "popped")
         self.model = CandidateModel(self.trials, feature_map("distance", space, seed), linear=False)
-        self._rows = DistanceRows(space)
+        self._rows = DistanceRows(space, whole=True)
 
     def ask(self) -> Any:
         """The candidate to score next."""
@@ -99,10 +99,10 @@ class AutoKeras:
         return -upper_confidence_bound(self.model.predict(candidates), self.beta)
 
     def _distances(self, candidates: Sequence[Any]) -> Matrix:
-        """Layers and skips added up, `(candidates, observed)`."""
+        """Of the space, `(candidates, observed)`."""
         known = len(self._rows.anchors)
         self._rows.anchors += [one.candidate for one in self.trials.observed[known:]]
-        return self._rows.rows(candidates).sum(0)
+        return self._rows.rows(candidates)[0]
 
 
 def published_embedding(distances: Matrix) -> Matrix:

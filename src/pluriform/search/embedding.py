@@ -98,13 +98,20 @@ def landmarks(space: Space, count: int, seed: int) -> list[Any]:
     return list(dict.fromkeys(draw(space, generator) for _ in range(count)))
 
 
-def space_parts(space: Space, candidates: Sequence[Any], others: Sequence[Any]) -> Matrix:
+def space_parts(space: Space, candidates: Sequence[Any], others: Sequence[Any], *, whole: bool = False) -> Matrix:
     """All distances of a space, `(parts, candidates, others)`: layers and skips apart where it tells them apart.
+
+    Args:
+        space: Where candidates live.
+        candidates: Rows.
+        others: Columns.
+        whole: Only the distance itself.
 
     Raises:
         ConfigError: A distance is negative, infinite or no number; names the candidates.
     """
-    if callable(parts := getattr(space, "distance_parts", None)):
+    parts = None if whole else getattr(space, "distance_parts", None)
+    if callable(parts):
         found = np.asarray(parts(candidates, others), dtype=np.float64)
     elif isinstance(space, BatchedSpace):
         found = np.asarray(space.distances(candidates, others), dtype=np.float64)[None]
@@ -127,10 +134,11 @@ class DistanceRows:
     Args:
         space: Where candidates live.
         anchors: The first anchors.
+        whole: Only the distance itself, not its parts.
     """
 
-    def __init__(self, space: Space, anchors: Sequence[Any] = ()) -> None:
-        self.space, self.anchors = space, list(anchors)
+    def __init__(self, space: Space, anchors: Sequence[Any] = (), *, whole: bool = False) -> None:
+        self.space, self.anchors, self.whole = space, list(anchors), whole
         self._place: dict[Any, int] = {}
         self._filled = np.zeros(0, dtype=np.int64)
         self._data: Matrix | None = None
@@ -148,17 +156,20 @@ class DistanceRows:
         for start in np.unique(filled[filled < len(self.anchors)]):
             new = np.unique(places[filled == start])
             named = dict(zip(places, candidates, strict=True))
-            block = space_parts(self.space, [named[place] for place in new], self.anchors[start:])
+            block = self._parts([named[place] for place in new], self.anchors[start:])
             data[:, new, start : len(self.anchors)] = block
             self._filled[new] = len(self.anchors)
         return data[:, places, : len(self.anchors)]
+
+    def _parts(self, candidates: Sequence[Any], others: Sequence[Any]) -> Matrix:
+        return space_parts(self.space, candidates, others, whole=self.whole)
 
     def _grow(self, candidates: Sequence[Any]) -> None:
         rows, columns = len(self._place), len(self.anchors)
         if not rows or not columns:
             return
         if self._data is None:
-            parts = len(space_parts(self.space, candidates[:1], self.anchors[:1]))
+            parts = len(self._parts(candidates[:1], self.anchors[:1]))
             self._data = np.zeros((parts, 0, 0))
         parts, high, wide = self._data.shape
         if rows > high or columns > wide:

@@ -159,11 +159,21 @@ class MorphSpace:
 
     def distance(self, a: Grown, b: Grown) -> float:
         """Edit distance of layers and of skips, added up."""
-        return float(self.distance_parts([a], [b]).sum())
+        return float(self.distances([a], [b])[0, 0])
+
+    def distances(self, candidates: Sequence[Grown], others: Sequence[Grown]) -> NDArray[np.float64]:
+        """The distance of every pair, `(candidates, others)`."""
+        return self._layer_distances(candidates, others) + self._skip_distances(candidates, others)
 
     def distance_parts(self, candidates: Sequence[Grown], others: Sequence[Grown]) -> NDArray[np.float64]:
-        """Distances of layers and of skips, `(2, candidates, others)`."""
-        return np.stack([self._layer_distances(candidates, others), self._skip_distances(candidates, others)])
+        """Distances of layers, of skips and of size (doublings of the parameters), `(3, candidates, others)`.
+
+        An edit of widths is short beside one that adds layers, however much it does to a network. With a scale of its
+        own, size says that a network with twice the parameters is another one.
+        """
+        sizes = (np.log2([one.parameters for one in group]) for group in (candidates, others))
+        apart = np.abs(np.subtract.outer(*sizes))
+        return np.stack([self._layer_distances(candidates, others), self._skip_distances(candidates, others), apart])
 
     def _layer_distances(self, candidates: Sequence[Grown], others: Sequence[Grown]) -> NDArray[np.float64]:
         """Pairs of equal lengths go through the recursion together."""
