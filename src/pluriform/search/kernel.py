@@ -2,7 +2,7 @@
 
     k(a, b) = A [exp(-sum over parts of rho_p(a, b)^2 / 2 l_p^2) + s <z(a), z(b)>]
 
-A candidate becomes a vector of coordinates for every part of its distance (layers, skips), by one of the feature maps
+A candidate becomes a vector of coordinates for every part of its distance (layers, skips, size), by a feature map
 below; a product of positive definite kernels of the parts is positive definite, and lets the data say how much each
 part counts. The linear term, on centred coordinates of unit mean square, carries what is additive.
 """
