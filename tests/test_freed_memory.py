@@ -1,8 +1,10 @@
 """Freed memory is taken again without the system, goes back in the end, and nothing else changes."""
 
+import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,6 +16,8 @@ from pluriform import freed_memory
 from pluriform.freed_memory import keep_freed_memory
 
 MEBIBYTE = 2**20
+ENOUGH = 8 * 2 * 24 // 2
+"""Half of the pages of eight steps, were they all of 2 MiB, which the system gives where it has them."""
 needs_glibc = pytest.mark.skipif(freed_memory._glibc() is None, reason="the allocator is not that of glibc")
 
 
@@ -34,27 +38,47 @@ def resident():
     return psutil.Process().memory_info().rss / MEBIBYTE
 
 
-@needs_glibc
-def test_pages_are_taken_once():
+def pages():
+    """Pages taken usually, and inside once there is room for all that a step takes."""
     usual = faults(lambda: steps(8))
     with keep_freed_memory():
-        steps(8)  # Until there is room for all that a step takes.
-        kept = faults(lambda: steps(8))
-    assert usual > 8 * 48 * 16  # Half of them, in pages of 64 KiB at most.
+        steps(8)
+        return usual, faults(lambda: steps(8))
+
+
+def sizes():
+    """Memory before, inside and after, in MiB, and the pages taken afterwards."""
+    steps(1)
+    found = [resident()]
+    with keep_freed_memory():
+        with keep_freed_memory():
+            steps(2)
+        found.append(resident())
+    return [*found, resident(), faults(lambda: steps(8))]
+
+
+def alone(name):
+    """What a function of this file finds in a new process: a heap with holes of this size keeps memory by itself."""
+    path = str(Path(__file__).parent)
+    code = f"import json, sys; sys.path.insert(0, {path!r}); import {Path(__file__).stem} as own; "
+    code += f"print(json.dumps(own.{name}()))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(run.stdout)
+
+
+@needs_glibc
+def test_pages_are_taken_once():
+    usual, kept = alone("pages")
+    assert usual > ENOUGH
     assert kept < usual / 4
 
 
 @needs_glibc
 def test_all_goes_back_at_the_end_of_the_outermost():
-    steps(1)
-    before = resident()
-    with keep_freed_memory():
-        with keep_freed_memory():
-            steps(2)
-        assert resident() > before + 40
-    assert resident() < before + 24
-    usual = faults(lambda: steps(8))
-    assert usual > 8 * 48 * 16
+    before, inside, after, usual = alone("sizes")
+    assert inside > before + 40
+    assert after < before + 24
+    assert usual > ENOUGH
 
 
 @needs_glibc

@@ -102,8 +102,8 @@ class Pace:
 
         Example:
             >>> pace = paced(None, 20, 100, 600.0, 0.3, 0.01)
-            >>> pace.duration(0.5), pace.duration(1.0) == pace.duration(2.5)
-            (600.0, True)
+            >>> [round(pace.duration(ratio)) for ratio in (0.5, 1.0, 2.5, 4.0)]
+            [600, 1200, 1250, 1250]
         """
         return min(self.steps, ratio * self.child.count * self.child.steps)
 
