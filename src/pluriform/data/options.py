@@ -69,6 +69,9 @@ def check_task(task: Task | None, found: Task, name: str) -> None:
         task: Asked for.
         found: Of the data set.
         name: Of the data set.
+
+    Raises:
+        ConfigError: It is another.
     """
     if task is not None and task != found:
         raise ConfigError(explain(found, repr(task), f"task of {name}", "leave task out, or load arrays or a file"))
