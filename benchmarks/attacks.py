@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 import pluriform as pf
-from pluriform.attacks.attack import perturb
+from pluriform.attacks.perturb import perturb
 from pluriform.evaluation.subject import stratified_index
 from pluriform.fused.network import FusedNetwork, fused_network
 

@@ -11,6 +11,7 @@ from pluriform.errors import ConfigError, LabelError, ShapeError
 
 COST = {"latency", "peak_memory", "training_seconds"}
 QUICK = pf.Training(epochs=2)
+LINF = pf.Threat("linf", 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,21 @@ def test_a_form_that_fails_or_does_not_apply_is_a_row(data, tmp_path):
     assert "fuse blew" in (tmp_path / "run" / "report.html").read_text()
     kept = [path.name for path in (tmp_path / "run" / "results").iterdir()]
     assert [name.partition("-")[0] for name in kept] == ["InfiniteWidth"], "a failed row is tried again"
+
+
+def test_a_form_that_the_data_do_not_suit_is_a_row(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(200, 6, generator=generator)
+    table = pf.load(inputs, (inputs.sum(1) > 0).long())
+    assert table.bounds is None
+    robust = pf.AdversarialTraining(training=QUICK)
+    results = pf.compare(nn.Linear(6, 2), table, [robust, pf.SWAG(training=QUICK)], run=tmp_path / "run")
+    assert [r.status for r in results] == ["not applicable", "ok"]
+    assert "bounds" in results[0].reason
+    again = pf.compare(
+        nn.Linear(6, 2), table, [robust, pf.SWAG(training=QUICK)], run=tmp_path / "again", threats=[LINF]
+    )
+    assert "skipped" in again[1].protocol["robustness"]
 
 
 def test_memory_that_does_not_suffice_is_a_row(data, tmp_path, monkeypatch):
@@ -98,6 +114,11 @@ def test_faults_of_the_data_or_the_network_stop_everything_at_once(data, tmp_pat
         pf.compare(nn.Linear(3, 3), data, [QUICK], run=tmp_path / "b")
     with pytest.raises(ConfigError, match="different methods, at least one"):
         pf.compare(net, data, [QUICK, QUICK], run=tmp_path / "c")
+    with pytest.raises(ConfigError, match="eps in input units, at most 1"):
+        pf.compare(net, data, [QUICK], run=tmp_path / "f", threats=[pf.Threat("linf", 8)])
+    with pytest.raises(ConfigError, match="a threat for AutoAttack"):
+        pf.compare(net, data, [QUICK], run=tmp_path / "g", auto_attack=True)
+    assert not any(tmp_path.iterdir())
     with pytest.raises(ConfigError, match="got none"):
         pf.compare(net, data, [], run=tmp_path / "d")
     assert not any((tmp_path / name).exists() for name in "abcd")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from pluriform.attacks.threat import Threat
+from pluriform.attacks.threat import Threat, check_scale
 from pluriform.data.check import check_fit_data
 from pluriform.data.data import Data
-from pluriform.errors import ConfigError, DataError, GraphError, explain
+from pluriform.errors import BoundsError, ConfigError, EmptySplitError, GraphError, explain
 from pluriform.evaluation.environment import environment
 from pluriform.evaluation.evaluate import evaluate
 from pluriform.evaluation.robustness import CLIMBED, check_attacks
@@ -25,6 +26,9 @@ from pluriform.result import Result
 from pluriform.runs import Run
 
 __all__ = ["compare"]
+
+UNSUITED = (BoundsError, ConfigError, EmptySplitError, GraphError)
+"""What a method raises before it fits, where the network or the data are none that it takes."""
 
 
 def compare(
@@ -64,7 +68,7 @@ def compare(
         One result a method, in the same order.
 
     Raises:
-        ConfigError: No methods, or one of them twice, or an unknown attack.
+        ConfigError: No methods, or one of them twice, an unknown attack, or a radius in the wrong scale.
         DataError: The data set cannot be used.
         ShapeError: The network does not fit the data.
         RunConflictError: `run` holds another comparison.
@@ -72,9 +76,13 @@ def compare(
     if not methods or len(set(methods)) < len(methods):
         got = ", ".join(method.label for method in methods) or "none"
         raise ConfigError(explain("different methods, at least one", got, "compare", "name each form once"))
-    check_attacks(attacks)
+    check_attacks(attacks, threats, auto_attack)
     check_fit_data(data)
     check_module(module, data)
+    for threat in threats:
+        bounds = data.bounds if threat.bounds is None else threat.bounds
+        if bounds is not None:
+            check_scale(replace(threat, bounds=bounds), math.prod(data.input_shape))
     config = {
         "methods": [method.to_json() for method in methods],
         "network": fingerprint(module),
@@ -134,9 +142,9 @@ class _Row:
             )
             found = replace(found, form=self.method.label, method=self.method.to_json(), network=self.network)
             tell(f"{self.method.label}: evaluated in {time.perf_counter() - fitted:.1f} s")
-        except (OSError, DataError):
-            raise  # a full disk or a foreign folder concerns the whole comparison
-        except GraphError as error:
+        except OSError:
+            raise  # A full disk or a foreign folder concerns the whole comparison.
+        except UNSUITED as error:
             found = self._without_figures("not applicable", error)
         except MemoryError as error:
             return self._without_figures("does not fit memory", error)

@@ -20,7 +20,7 @@ from pluriform.graph.fingerprint import fingerprint
 from pluriform.prediction import Predictor
 from pluriform.runs import Run
 
-__all__ = ["FitContext", "Method"]
+__all__ = ["FitContext", "Method", "check_kinds", "check_module", "device_of", "run_once"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Method(ABC):
         """`fit`, for forms of any kind."""
         check_kinds(module, data, self.needs_module)
         check_fit_data(data)
-        where = _device(device)
+        where = device_of(device)
         copied = self._copied(module, data, seed)
         if copied is not None:
             self._check_network(copied, data)
@@ -156,7 +156,12 @@ def check_kinds(module: Any, data: Any, needs_module: bool) -> None:
         raise ConfigError(explain("a torch.nn.Module", type(module).__name__, "fit", remedy))
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of that name; `auto` is the GPU where there is one.
+
+    Raises:
+        ConfigError: torch cannot use it.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

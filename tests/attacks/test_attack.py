@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pluriform.attacks.attack import ATTACKS, attack, labelled, module_of, passes
+from pluriform.attacks.attack import attack
 from pluriform.attacks.auto_attack import auto_attack
 from pluriform.attacks.minimal import minimal_distances
+from pluriform.attacks.perturb import ATTACKS, labelled, module_of, passes
 from pluriform.attacks.suite import Member, Suite
 from pluriform.attacks.threat import Threat
 from pluriform.errors import BoundsError, ConfigError, LabelError, NonFiniteError, ShapeError, UnsupportedOpError
@@ -98,6 +99,18 @@ def test_bad_calls_say_what_to_do(net, samples):
             attack(net, x, y, THREATS[0], step_size=size)
     with pytest.raises(ConfigError, match=r"expected options of pgd \(.*steps.*\); got stepz"):
         attack(net, x, y, THREATS[0], stepz=3)
+    with pytest.raises(ConfigError, match=r"expected options of autoattack \(suite, batch_size\); got steps"):
+        attack(net, x, y, THREATS[0], "autoattack", steps=3)
+
+
+@pytest.mark.parametrize("threat", THREATS[:2], ids=lambda threat: threat.norm)
+def test_auto_attack_by_its_name_is_its_worst_case(net, samples, threat):
+    x, y = samples
+    moved, worst = attack(net, x, y, threat, method="autoattack", seed=3), auto_attack(net, x, y, threat, seed=3)
+    assert torch.equal(moved, worst.inputs)
+    assert torch.equal(net(moved).argmax(1) == y, worst.standing)
+    assert (moved - x).flatten(1).norm(ORDER[threat.norm], dim=1).max() <= threat.eps + 1e-6
+    assert torch.equal(attack(net, x, y, threat.scaled(0), "autoattack"), x)
 
 
 class Told(nn.Module):

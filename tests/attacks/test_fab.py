@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from pluriform.attacks.attack import attack, perturb
+from pluriform.attacks.attack import attack
 from pluriform.attacks.fab import Walk, nearest
 from pluriform.attacks.gradient import attack_mode
 from pluriform.attacks.hyperplane import shortest_step
+from pluriform.attacks.perturb import perturb
 from pluriform.attacks.threat import Threat
 from pluriform.errors import ConfigError, ShapeError, UnsupportedOpError
 

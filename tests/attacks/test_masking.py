@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import pluriform as pf
-from pluriform.attacks.attack import perturb
 from pluriform.attacks.masking import masking_flags
+from pluriform.attacks.perturb import perturb
 from pluriform.attacks.threat import Threat
 
 LINF, L2 = Threat("linf", 0.1, (0.0, 1.0)), Threat("l2", 0.5, (0.0, 1.0))

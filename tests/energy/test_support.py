@@ -62,5 +62,5 @@ def test_what_is_refused(form):
         form.sample(3, fresh=False)
     with pytest.raises(ConfigError, match=r"0\.\.9.*label=10"):
         form.sample(3, label=10)
-    with pytest.raises(ConfigError, match="count=0"):
+    with pytest.raises(ConfigError, match="n=0, label=None"):
         form.sample(0)

@@ -11,8 +11,8 @@ from pluriform.data.data import Data, Split
 from pluriform.errors import BoundsError, ConfigError, NonFiniteError
 from pluriform.robust import probe as probe_file
 from pluriform.robust.adversary import Adversary
-from pluriform.robust.kinds import KINDS
 from pluriform.robust.model import RobustModel
+from pluriform.robust.schemes import SCHEMES
 
 THREAT = pf.Threat("linf", 0.1)
 SHORT = pf.Training(epochs=4, batch_size=32)
@@ -52,10 +52,10 @@ def plain(net, data) -> float:
     return accuracy(pf.Training(epochs=15).fit(net, data), data, THREAT)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_every_kind_is_more_robust_than_plain_training(kind, net, data, plain):
-    training = pf.Training(epochs=16 if kind == "free" else 12)
-    form = pf.AdversarialTraining(kind, THREAT, training, steps=3 if kind in ("pgd", "trades", "mart") else None)
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+def test_every_scheme_is_more_robust_than_plain_training(scheme, net, data, plain):
+    training = pf.Training(epochs=16 if scheme == "free" else 12)
+    form = pf.AdversarialTraining(scheme, THREAT, training, steps=3 if scheme in ("pgd", "trades", "mart") else None)
     fitted = form.fit(net, data)
     assert accuracy(fitted, data, dataclasses.replace(THREAT, eps=0.0)) > 0.88
     assert accuracy(fitted, data, THREAT) > plain + 0.15
@@ -64,10 +64,10 @@ def test_every_kind_is_more_robust_than_plain_training(kind, net, data, plain):
 
 
 @pytest.mark.parametrize("name", ["mlp-bn", "lenet"])
-@pytest.mark.parametrize("kind", ["pgd", "trades", "free"])
-def test_without_a_radius_it_is_plain_training_bit_for_bit(kind, name, few):
+@pytest.mark.parametrize("scheme", ["pgd", "trades", "free"])
+def test_without_a_radius_it_is_plain_training_bit_for_bit(scheme, name, few):
     net = pf.nets.build(name, few)
-    method = pf.AdversarialTraining(kind, pf.Threat("linf", 0.0), SHORT)
+    method = pf.AdversarialTraining(scheme, pf.Threat("linf", 0.0), SHORT)
     fitted, expected = method.fit(net, few, seed=3), SHORT.fit(net, few, seed=3)
     assert same(fitted.module, expected.module)
     assert fitted.cost["sample_passes"] == expected.cost["sample_passes"]
@@ -91,11 +91,11 @@ def stopping_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(Adversary, "__call__", call)
 
 
-@pytest.mark.parametrize(("kind", "step"), [*((kind, 17) for kind in KINDS), ("free", 0), ("fgsm-rs", 33)])
-def test_a_killed_and_resumed_training_equals_an_uninterrupted_one(kind, net, few, tmp_path, monkeypatch, step):
+@pytest.mark.parametrize(("scheme", "step"), [*((scheme, 17) for scheme in SCHEMES), ("free", 0), ("fgsm-rs", 33)])
+def test_a_killed_and_resumed_training_equals_an_uninterrupted_one(scheme, net, few, tmp_path, monkeypatch, step):
     monkeypatch.setattr("pluriform.robust.adversarial_training.LEAST_EVERY", 10)
-    steps = None if kind == "free" else 2
-    method = pf.AdversarialTraining(kind, THREAT, dataclasses.replace(SHORT, ema=0.9), steps=steps, replays=2)
+    steps = None if scheme == "free" else 2
+    method = pf.AdversarialTraining(scheme, THREAT, dataclasses.replace(SHORT, ema=0.9), steps=steps, replays=2)
     whole = method.fit(net, few, seed=2)
     with monkeypatch.context() as patched:
         stopping_at(patched, step)
@@ -137,12 +137,12 @@ def test_the_radius_grows_over_the_first_part(net, few):
 
 
 @pytest.mark.parametrize(
-    ("kind", "forwards"),
+    ("scheme", "forwards"),
     [("pgd", 23), ("fgsm-rs", 5), ("n-fgsm", 5), ("free", 3), ("trades", 27), ("mart", 26), ("grad-align", 11)],
 )
-def test_cost_counts_the_passes_of_attacks_and_probes(kind, forwards, net, few):
-    method = pf.AdversarialTraining(kind, THREAT, pf.Training(epochs=1, batch_size=32), replays=2, ramp=0)
-    steps = 20 if kind == "free" else 10
+def test_cost_counts_the_passes_of_attacks_and_probes(scheme, forwards, net, few):
+    method = pf.AdversarialTraining(scheme, THREAT, pf.Training(epochs=1, batch_size=32), replays=2, ramp=0)
+    steps = 20 if scheme == "free" else 10
     probed = 128 * (2 * probe_file.STEPS + 3 + 3)
     assert method.fit(net, few).cost["sample_passes"] == (steps * 32 * forwards + probed) // 3
 
@@ -160,12 +160,12 @@ def test_a_loss_that_is_no_number_is_rolled_back(net, few, monkeypatch):
     assert "attacks of 4 steps of half the length" in fitted.events[0]["change"]
 
 
-@pytest.mark.parametrize("kind", ["pgd", "free", "trades", "grad-align"])
-def test_half_precision_and_batch_statistics(kind, few):
+@pytest.mark.parametrize("scheme", ["pgd", "free", "trades", "grad-align"])
+def test_half_precision_and_batch_statistics(scheme, few):
     net = pf.nets.build("mlp-bn", few)
     training = pf.Training(epochs=4, batch_size=32, precision="bf16")
-    steps = None if kind == "free" else 2
-    fitted = pf.AdversarialTraining(kind, THREAT, training, steps=steps, replays=2).fit(net, few)
+    steps = None if scheme == "free" else 2
+    fitted = pf.AdversarialTraining(scheme, THREAT, training, steps=steps, replays=2).fit(net, few)
     assert all(tensor.dtype != torch.bfloat16 for tensor in fitted.state_dict().values())
     assert accuracy(fitted, few, dataclasses.replace(THREAT, eps=0.0)) > 0.5
 
@@ -211,16 +211,16 @@ def test_networks_that_return_nan(net, few):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "words"),
+    ("scheme", "options", "words"),
     [
-        ("free", {"steps": 3}, "steps: None with kind 'free', which has replays; got 3"),
-        ("pgd", {"weight": 6.0}, "weight: None with kind 'pgd', whose loss has one term; got 6.0"),
-        ("fgsm-rs", {"weight": 0.5}, "weight: None with kind 'fgsm-rs'"),
+        ("free", {"steps": 3}, "steps: None with scheme 'free', which has replays; got 3"),
+        ("pgd", {"weight": 6.0}, "weight: None with scheme 'pgd', whose loss has one term; got 6.0"),
+        ("fgsm-rs", {"weight": 0.5}, "weight: None with scheme 'fgsm-rs'"),
     ],
 )
-def test_numbers_that_a_kind_would_ignore(kind, options, words):
+def test_numbers_that_a_scheme_would_ignore(scheme, options, words):
     with pytest.raises(ConfigError, match=words):
-        pf.AdversarialTraining(kind, **options)
+        pf.AdversarialTraining(scheme, **options)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from pluriform.graph.parameters import weights_of
 THREAT = pf.Threat("linf", 0.1)
 
 
-@pytest.mark.parametrize("kind", ["pgd", "fgsm-rs", "n-fgsm", "trades", "mart"])
-def test_attacks_in_fused_kernels_train_as_plain_ones_do(kind, monkeypatch):
+@pytest.mark.parametrize("scheme", ["pgd", "fgsm-rs", "n-fgsm", "trades", "mart"])
+def test_attacks_in_fused_kernels_train_as_plain_ones_do(scheme, monkeypatch):
     data = pf.load("digits")
-    method = pf.AdversarialTraining(kind, THREAT, pf.Training(epochs=1), steps=3)
+    method = pf.AdversarialTraining(scheme, THREAT, pf.Training(epochs=1), steps=3)
     plain = method.fit(pf.nets.build("mlp", data), data)
     used, forward = [], FusedNetwork.forward
     monkeypatch.setattr(network_file, "LEAST_MULTIPLICATIONS", 0)
@@ -32,5 +32,5 @@ def test_kinds_that_differentiate_the_weights_in_the_attack_stay_plain(monkeypat
     monkeypatch.setattr(network_file, "LEAST_MULTIPLICATIONS", 0)
     monkeypatch.setattr(FusedNetwork, "forward", lambda *_: pytest.fail("fused"))
     data = pf.load("digits")
-    for kind in ("free", "grad-align"):
-        pf.AdversarialTraining(kind, THREAT, pf.Training(epochs=1), replays=2).fit(pf.nets.build("mlp", data), data)
+    for scheme in ("free", "grad-align"):
+        pf.AdversarialTraining(scheme, THREAT, pf.Training(epochs=1), replays=2).fit(pf.nets.build("mlp", data), data)

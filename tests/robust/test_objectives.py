@@ -14,10 +14,10 @@ from pluriform.attacks.threat import Threat
 from pluriform.robust.attacked import Attacked
 from pluriform.robust.free import Free
 from pluriform.robust.grad_align import GradAlign, misalignment
-from pluriform.robust.kinds import KINDS, default_setting
 from pluriform.robust.mart import MART, boosted_margin
 from pluriform.robust.n_fgsm import NoisyFGSM
 from pluriform.robust.objective import Setting, climb, cross_entropy_of
+from pluriform.robust.schemes import SCHEMES, default_setting
 from pluriform.robust.trades import TRADES, divergence
 from pluriform.training.feed import Batch
 from pluriform.training.loss import Loss
@@ -47,7 +47,7 @@ def batch() -> Batch:
     return Batch(torch.rand(12, 1, 4, 4, generator=generator), torch.arange(12) % 3)
 
 
-def objective(kind: str, net: nn.Module):
+def objective(scheme: str, net: nn.Module):
     plain = lambda batch: LOSS(net(batch.inputs), batch.targets)  # noqa: E731
     return {
         "pgd": lambda: Attacked(net, plain),
@@ -57,7 +57,7 @@ def objective(kind: str, net: nn.Module):
         "trades": lambda: TRADES(net, net, LOSS),
         "mart": lambda: MART(net, net, LOSS),
         "grad-align": lambda: GradAlign(net, plain),
-    }[kind]()
+    }[scheme]()
 
 
 def gradient(net: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -66,8 +66,8 @@ def gradient(net: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torc
 
 
 @pytest.mark.parametrize("threat", [LINF, L2], ids=["linf", "l2"])
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_attacks_of_a_training_in_its_midst_leave_no_trace(kind, threat, net, batch):
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+def test_attacks_of_a_training_in_its_midst_leave_no_trace(scheme, threat, net, batch):
     """Before the backward pass: no gradient of a weight, no statistic of an attack, every mode and flag."""
     net.train()
     net[4].eval()
@@ -77,13 +77,13 @@ def test_attacks_of_a_training_in_its_midst_leave_no_trace(kind, threat, net, ba
     gradients = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
     tensors, states = {name: value.clone() for name, value in net.state_dict().items()}, torch.get_rng_state()
     counted = int(net[2].num_batches_tracked)
-    objective(kind, net)(batch, default_setting(kind, threat, None, None, None))
+    objective(scheme, net)(batch, default_setting(scheme, threat, None, None, None))
     assert modes == [part.training for part in net.modules()]
     assert flags == [p.requires_grad for p in net.parameters()]
     for before, parameter in zip(gradients, net.parameters(), strict=True):
         assert before is None or torch.equal(before, parameter.grad)
     assert torch.equal(states, torch.get_rng_state())  # Dropout is off, and starts come from the samples.
-    assert int(net[2].num_batches_tracked) - counted == (2 if kind in ("trades", "mart") else 1)
+    assert int(net[2].num_batches_tracked) - counted == (2 if scheme in ("trades", "mart") else 1)
     changed = {name for name, value in net.state_dict().items() if not torch.equal(tensors[name], value)}
     assert changed == {"2.running_mean", "2.running_var", "2.num_batches_tracked"}
 
@@ -255,7 +255,7 @@ class TestFree:
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("scheme", "words"),
     [
         ("pgd", ""),
         ("trades", ""),
@@ -265,8 +265,8 @@ class TestFree:
         ("grad-align", "lambda 0.4, attacks of 2 steps of half the length"),
     ],
 )
-def test_what_is_gentler_after_a_roll_back(kind, words, smooth):
-    setting = default_setting(kind, LINF, None, None, None)
-    softer, said = objective(kind, smooth).gentler(setting)
+def test_what_is_gentler_after_a_roll_back(scheme, words, smooth):
+    setting = default_setting(scheme, LINF, None, None, None)
+    softer, said = objective(scheme, smooth).gentler(setting)
     assert said == words
     assert (softer == setting) == (words == "")

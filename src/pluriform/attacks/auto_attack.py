@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from pluriform.attacks.attack import check_finite, labelled, module_of, passes, perturb
 from pluriform.attacks.gradient import attack_mode
 from pluriform.attacks.masking import Flag, masking_flags
+from pluriform.attacks.perturb import check_finite, labelled, module_of, passes, perturb
 from pluriform.attacks.suite import Suite, auto_attack_suite
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.axes import Inputs

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pluriform.attacks.attack import perturb
 from pluriform.attacks.gradient import ascend, attack_mode, raw_ascent
 from pluriform.attacks.noise import uniform
 from pluriform.attacks.objective import margin
+from pluriform.attacks.perturb import perturb
 from pluriform.attacks.threat import Threat
 from pluriform.axes import Inputs, Labels
 from pluriform.errors import UnsupportedOpError

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pluriform.attacks.attack import BATCH, labelled, module_of
 from pluriform.attacks.fab import Nearest, Walk, nearest
 from pluriform.attacks.gradient import attack_mode
+from pluriform.attacks.perturb import BATCH, labelled, module_of
 from pluriform.attacks.threat import Threat, resolve_threat
 from pluriform.axes import Inputs
 from pluriform.errors import ConfigError, explain

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pluriform.errors import ConfigError, explain
 
-__all__ = ["TEST_FRACTION", "TEST_SEED", "holdout", "quotas"]
+__all__ = ["TEST_FRACTION", "TEST_SEED", "check_seed", "holdout", "quotas"]
 
 TEST_FRACTION = 0.2
 TEST_SEED = 20190  # Arbitrary and fixed: figures on test stay comparable whatever seed a run has.
@@ -32,6 +32,16 @@ def quotas(counts: np.ndarray, size: int) -> np.ndarray:
     return taken
 
 
+def check_seed(seed: int) -> None:
+    """Refuse what no generator takes.
+
+    Raises:
+        ConfigError: It is no whole number of 0 or more.
+    """
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(explain("a whole number of 0 or more", f"{seed!r}", "seed", "give another seed"))
+
+
 def holdout(number: int, labels: Tensor | None, amount: float | int, seed: int) -> tuple[Tensor, Tensor]:
     """Split the indices `0..number-1` into those that stay and those held out, both ascending.
 
@@ -45,8 +55,9 @@ def holdout(number: int, labels: Tensor | None, amount: float | int, seed: int) 
         Indices that stay and indices held out, int64.
 
     Raises:
-        ConfigError: `amount` is negative, or leaves nothing.
+        ConfigError: `amount` is negative, or leaves nothing, or a seed below 0.
     """
+    check_seed(seed)
     size = round(amount * number) if amount < 1 else int(amount)
     if amount < 0 or (size >= number > 0):
         raise ConfigError(

@@ -75,7 +75,7 @@ class EnergyModel(Predictor):
 
     def sample(
         self,
-        count: int,
+        n: int,
         label: int | None = None,
         *,
         seed: int = 0,
@@ -85,32 +85,32 @@ class EnergyModel(Predictor):
         """Draw inputs of p(x), or of p(x | label), by going on with chains of the buffer or from new ones.
 
         Args:
-            count: Number of samples.
+            n: Number of samples.
             label: Their class; `None` for the joint density of all.
             seed: Of all random numbers.
             steps: Langevin steps of a chain; one call's worth for chains of the buffer, 50 times that for new ones.
             fresh: New chains; by default where the buffer has no chains of that kind, or too few.
 
         Returns:
-            `(count, *input_shape)`, within the bounds of the data.
+            `(n, *input_shape)`, within the bounds of the data.
 
         Raises:
-            ConfigError: A label or count out of range, or more chains of the buffer than it has.
+            ConfigError: A label or n out of range, or more chains of the buffer than it has.
         """
-        self._check(count, label)
+        self._check(n, label)
         known = self._places(label)
         if fresh is None:
-            fresh = count > len(known) or (label is not None and not self.conditional)
-        if not fresh and count > len(known):
-            got, remedy = f"{count}", "pass fresh=True, or ask for fewer"
+            fresh = n > len(known) or (label is not None and not self.conditional)
+        if not fresh and n > len(known):
+            got, remedy = f"{n}", "pass fresh=True, or ask for fewer"
             raise ConfigError(explain(f"at most {len(known)} chains of the buffer", got, "sample", remedy))
         generator = torch.Generator(self.device).manual_seed(seed)
         order = torch.randperm(len(known), generator=generator, device=self.device)
         if fresh:
-            labels = order.new_full((count,), label) if label is not None else self._labels(count, generator)
+            labels = order.new_full((n,), label) if label is not None else self._labels(n, generator)
             start = torch.cat([self.buffer.start.draw(part, generator) for part in labels.split(CHAINS)])
         else:
-            places = known[order[:count]]
+            places = known[order[:n]]
             labels, start = places // self.buffer.block, self.buffer.samples[places]
         rounds = self.sampler.steps * (FRESH_ROUNDS if fresh else 1) if steps is None else steps
         by_class = label is not None or (self.conditional and not fresh)
@@ -144,6 +144,6 @@ class EnergyModel(Predictor):
 
     def _check(self, count: int, label: int | None) -> None:
         if count < 1 or (label is not None and not 0 <= label < self.signature.outputs):
-            expected = f"a count of at least 1 and a label in 0..{self.signature.outputs - 1}, or None"
-            got = f"count={count}, label={label}"
+            expected = f"n of at least 1 and a label in 0..{self.signature.outputs - 1}, or None"
+            got = f"n={count}, label={label}"
             raise ConfigError(explain(expected, got, "sample", "correct the arguments"))

@@ -25,7 +25,7 @@ class SupportModel(EnergyModel):
 
     def sample(
         self,
-        count: int,
+        n: int,
         label: int | None = None,
         *,
         seed: int = 0,
@@ -35,24 +35,24 @@ class SupportModel(EnergyModel):
         """Let new seeds climb towards a class by steps of one length.
 
         Args:
-            count: Number of samples.
+            n: Number of samples.
             label: The class that they climb to; `None` draws one for each.
             seed: Of all random numbers.
             steps: Of the climb; as many as at the end of the training unless given. 0 gives the seeds.
             fresh: `False` is refused: there are no chains to go on with.
 
         Returns:
-            `(count, *input_shape)`, within the bounds of the data.
+            `(n, *input_shape)`, within the bounds of the data.
 
         Raises:
-            ConfigError: A label or count out of range, or `fresh=False`.
+            ConfigError: A label or n out of range, or `fresh=False`.
         """
-        self._check(count, label)
+        self._check(n, label)
         if fresh is False:
             remedy = "leave fresh at None"
             raise ConfigError(explain("new samples: this form keeps no chains", "fresh=False", "sample", remedy))
         generator = torch.Generator(self.device).manual_seed(seed)
-        labels = self._labels(count, generator) if label is None else self._all(count, label)
+        labels = self._labels(n, generator) if label is None else self._all(n, label)
         start = torch.cat([self.buffer.start.draw(part, generator) for part in labels.split(CHAINS)])
         return self._chains(start, labels, self.sampler.steps if steps is None else steps, generator)
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pluriform.attacks.attack import perturb
 from pluriform.attacks.gradient import ascend, attack_mode
+from pluriform.attacks.perturb import perturb
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.evaluation.findings import Findings
 from pluriform.evaluation.pictures import byte_size, pictured, pngs

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pluriform.attacks.attack import perturb
+from pluriform.attacks.perturb import perturb
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.evaluation.bootstrap import Bootstrap
 from pluriform.evaluation.findings import Findings, measure

@@ -9,6 +9,7 @@ from torch import nn
 from pluriform.attacks.threat import Threat
 from pluriform.data.data import Data
 from pluriform.data.signature import Signature
+from pluriform.data.split import check_seed
 from pluriform.errors import ConfigError, explain
 from pluriform.evaluation.accuracy import measure_accuracy
 from pluriform.evaluation.adversarial import measure_adversarial
@@ -91,10 +92,8 @@ def evaluate(
         LabelError: A label outside the form's classes.
         NonFiniteError: NaN or infinity in the data.
     """
-    check_attacks(attacks)
-    if auto_attack and not threats:
-        remedy = "name the threats, or leave auto_attack out"
-        raise ConfigError(explain("a threat for AutoAttack", "none", "evaluate", remedy))
+    check_attacks(attacks, threats, auto_attack)
+    check_seed(seed)
     if isinstance(form, Translator):
         asked = bool(outliers or threats or corruptions)
         predictor = form

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pluriform.attacks.attack import ATTACKS, perturb
 from pluriform.attacks.masking import masking_flags
+from pluriform.attacks.perturb import ATTACKS, perturb
 from pluriform.attacks.suite import Member, fitting
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.errors import ConfigError, explain
@@ -51,16 +51,19 @@ class _Rungs:
         return self.correct.mean(0).tolist()
 
 
-def check_attacks(attacks: Sequence[str]) -> None:
-    """Make sure that all are known.
+def check_attacks(attacks: Sequence[str], threats: Sequence[Threat], auto_attack: bool) -> None:
+    """Make sure that all attacks are known, and that AutoAttack has a threat.
 
     Raises:
-        ConfigError: One is not.
+        ConfigError: One is not, or it has none.
     """
     odd = [name for name in attacks if name not in ATTACKS]
     if odd:
         remedy = "name some of these; AutoAttack is an option of its own"
         raise ConfigError(explain(f"attacks of {', '.join(ATTACKS)}", ", ".join(odd), "evaluate", remedy))
+    if auto_attack and not threats:
+        remedy = "name the threats, or leave auto_attack out"
+        raise ConfigError(explain("a threat for AutoAttack", "none", "evaluate", remedy))
 
 
 def measure_robustness(
@@ -87,7 +90,7 @@ def measure_robustness(
     Raises:
         ConfigError: A radius in the wrong scale, or an unknown attack.
     """
-    check_attacks(attacks)
+    check_attacks(attacks, threats, auto_attack=False)
     if subject.data.bounds is None and any(threat.bounds is None for threat in threats):
         reason = f"{subject.data.name} has no bounds, which a threat needs"
         return Findings(protocol={"robustness": {"skipped": reason}})

@@ -57,7 +57,7 @@ class Sampling(Protocol):
 
     def sample(
         self,
-        count: int,
+        n: int,
         label: int | None = None,
         *,
         seed: int = 0,

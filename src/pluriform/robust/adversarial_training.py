@@ -8,7 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from pluriform.attacks.attack import check_finite
+from pluriform.attacks.perturb import check_finite
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.data.data import Data
 from pluriform.errors import ConfigError, explain
@@ -20,12 +20,12 @@ from pluriform.robust.adversary import Adversary
 from pluriform.robust.attacked import Attacked
 from pluriform.robust.free import Free, Replays
 from pluriform.robust.grad_align import GradAlign
-from pluriform.robust.kinds import KINDS, Kind, default_setting
 from pluriform.robust.mart import MART
 from pluriform.robust.model import RobustModel
 from pluriform.robust.n_fgsm import NoisyFGSM
 from pluriform.robust.objective import Objective
 from pluriform.robust.probe import Probe
+from pluriform.robust.schemes import SCHEMES, Scheme, default_setting
 from pluriform.robust.trades import TRADES
 from pluriform.training.cost import FitCost
 from pluriform.training.feed import Batch, Feed, resident
@@ -61,17 +61,17 @@ class AdversarialTraining(Method):
     term; `grad-align` 8F in all.
 
     Args:
-        kind: `pgd` (the reference), `fgsm-rs` (one step from a random start), `n-fgsm` (from wider noise), `free`
+        scheme: `pgd` (the reference), `fgsm-rs` (one step from a random start), `n-fgsm` (from wider noise), `free`
             (attack and update share a pass), `trades` (clean loss and a term of stability), `mart` (weight on what is
             misclassified), `grad-align` (FGSM with aligned input gradients).
         threat: Norm, `linf` or `l2`, and radius in input units; bounds are those of the data unless given.
         training: Of the network; a `Training` serves. `free` divides its epochs by `replays`. Its patience, in robust
             accuracy, begins after the ramp.
-        steps: Of the attack; `None` for 10, or 1 of the kinds after FGSM. `free` has none but its `replays`.
+        steps: Of the attack; `None` for 10, or 1 of the schemes after FGSM. `free` has none but its `replays`.
         step_size: Of each, in input units at the full radius; `None` for 2.5 eps / steps, 1.25 eps of `fgsm-rs` and
             `grad-align`, eps of `n-fgsm` and `free`.
         weight: beta of `trades` (6; 1 is published for MNIST at 0.3) and `mart` (5), lambda of `grad-align` (0.2),
-            width of the noise of `n-fgsm` in eps (2); `None` for these, and for kinds without.
+            width of the noise of `n-fgsm` in eps (2); `None` for these, and for schemes without.
         replays: Updates of `free` on each batch.
         ramp: Share of the training over which eps grows; 0 for the full radius at once.
         rollbacks: Most roll-backs; one more ends the training with the last good state.
@@ -93,7 +93,7 @@ class AdversarialTraining(Method):
         (torch.Size([3, 10]), True)
     """
 
-    kind: Kind = "pgd"
+    scheme: Scheme = "pgd"
     threat: Threat = field(default_factory=lambda: Threat("linf", 0.1))
     training: Recipe = field(default_factory=Recipe)
     steps: int | None = None
@@ -104,16 +104,17 @@ class AdversarialTraining(Method):
     rollbacks: int = 8
 
     def __post_init__(self) -> None:
-        self._require(self.kind in get_args(Kind), "kind", f"one of {', '.join(get_args(Kind))}")
+        self._require(self.scheme in get_args(Scheme), "scheme", f"one of {', '.join(get_args(Scheme))}")
         given = isinstance(self.threat, Threat) and self.threat.norm in NORMS
         self._require(given, "threat", "a Threat of norm 'linf' or 'l2'")
         self._require(self.steps is None or self.steps >= 0, "steps", "0 or more, or None")
         for name in ("step_size", "weight"):
             value = getattr(self, name)
             self._require(value is None or 0 <= value < math.inf, name, "0 or more, or None")
-        self._require(self.steps is None or self.kind != "free", "steps", "None with kind 'free', which has replays")
-        weighted = self.weight is None or KINDS[self.kind].weight > 0
-        self._require(weighted, "weight", f"None with kind {self.kind!r}, whose loss has one term")
+        stepped = self.steps is None or self.scheme != "free"
+        self._require(stepped, "steps", "None with scheme 'free', which has replays")
+        weighted = self.weight is None or SCHEMES[self.scheme].weight > 0
+        self._require(weighted, "weight", f"None with scheme {self.scheme!r}, whose loss has one term")
         self._require(self.replays >= 1, "replays", "at least 1")
         self._require(0 <= self.ramp <= 1, "ramp", "a share of the training")
         self._require(self.rollbacks >= 0, "rollbacks", "0 or more")
@@ -168,15 +169,15 @@ class AdversarialTraining(Method):
         recipe = self.training
         facts = (data, recipe.batch_size, context.seed, recipe.augmentation, context.device)
         epochs = recipe.epochs_for(len(data.train))
-        if self.kind == "free":
+        if self.scheme == "free":
             return Replays(self.replays, *facts), math.ceil(epochs / self.replays)
         return Feed(*facts), epochs
 
     def _attacked(self, network: nn.Module, threat: Threat, feed: Feed, epochs: int) -> nn.Module:
         """The network as its attacker computes it: by fused kernels where they pay."""
-        if self.kind in ("free", "grad-align"):  # They differentiate the weights as well.
+        if self.scheme in ("free", "grad-align"):  # They differentiate the weights as well.
             return network
-        steps = default_setting(self.kind, threat, self.steps, self.step_size, self.weight).steps
+        steps = default_setting(self.scheme, threat, self.steps, self.step_size, self.weight).steps
         with modes_kept(network):
             return fused_network(network.eval(), feed.sample(), 2 * steps * len(feed.split) * epochs)
 
@@ -187,14 +188,14 @@ class AdversarialTraining(Method):
         one_pass: dict[str, Callable[..., Objective]] = {
             "pgd": Attacked, "fgsm-rs": Attacked, "n-fgsm": NoisyFGSM, "grad-align": GradAlign
         }  # fmt: skip
-        if self.kind in one_pass:
-            return one_pass[self.kind](attacked, training_step(network, loss, feed, self.training, epochs))
+        if self.scheme in one_pass:
+            return one_pass[self.scheme](attacked, training_step(network, loss, feed, self.training, epochs))
         if to_channels_last(network, feed.sample()):
             feed.memory_format = torch.channels_last
-        if self.kind == "free":
+        if self.scheme == "free":
             carried = torch.zeros(feed.batch_size, *data.input_shape, device=context.device)
             return Free(network, loss, carried)
-        return (TRADES if self.kind == "trades" else MART)(network, attacked, loss)
+        return (TRADES if self.scheme == "trades" else MART)(network, attacked, loss)
 
     def _adversary(
         self,
@@ -206,7 +207,7 @@ class AdversarialTraining(Method):
         data: Data,
         context: FitContext,
     ) -> Adversary:
-        setting = default_setting(self.kind, threat, self.steps, self.step_size, self.weight)
+        setting = default_setting(self.scheme, threat, self.steps, self.step_size, self.weight)
         samples = drawn(data.train, PROBED, derive_seed(context.seed, "probed"), context.device)
         probe = Probe(attacked, samples, min(max(feed.steps, LEAST_EVERY), MOST_EVERY))
         objective = self._objective(network, attacked, feed, epochs, data, context)

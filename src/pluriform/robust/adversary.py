@@ -18,7 +18,7 @@ class Adversary:
     """Batch to loss: eps grows linearly over the first `ramp` steps, a probe looks for catastrophic overfitting.
 
     Args:
-        objective: The kind of training.
+        objective: The scheme of training.
         setting: At the full radius.
         probe: Looks at the network before updates.
         ramp: Steps until the radius is full; 0 for at once.

@@ -1,4 +1,4 @@
-"""What the kinds of adversarial training share: the setting of a step, the inner ascent, the objective."""
+"""What the schemes of adversarial training share: the setting of a step, the inner ascent, the objective."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
