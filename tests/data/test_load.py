@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from pluriform.data.check import check_fit_data
 from pluriform.data.load import NAMES, load
-from pluriform.errors import ConfigError, DataNotFoundError
+from pluriform.errors import ConfigError, DataNotFoundError, ShapeError
 
 
 def counts(split, classes=10):
@@ -95,14 +95,15 @@ def test_options_that_a_source_would_ignore_are_refused(tmp_path):
     images = np.zeros((4, 1, 4, 4), dtype=np.float32)
     two_domains = "; these are of folders of two domains, loaded with task=.translation."
     with pytest.raises(
-        ConfigError, match=f"of pictures: classes, bounds; got direction .ndarray.*leave out direction{two_domains}"
+        ConfigError,
+        match=f"of pictures: classes, bounds, paired; got direction .ndarray.*leave out direction{two_domains}",
     ):
         load(images, images, task="translation", direction="BtoA")
     with pytest.raises(ConfigError, match=f"got direction .facades.*leave out direction{two_domains}"):
         load("facades", direction="BtoA")
     with pytest.raises(ConfigError, match=f"a folder of class folders: size; got paired .*{two_domains}"):
         load(tmp_path, paired=False)
-    with pytest.raises(ConfigError, match=r"of the options of facades: path, size; got classes \(facades\)"):
+    with pytest.raises(ConfigError, match=r"expected options of facades: path, size; got classes \(facades\)"):
         load("facades", classes=("wall", "window"))
     with pytest.raises(ConfigError, match="options of digits: path; got target, size, split, standardise"):
         load("digits", target="label", size=16, split=1, standardise=True)
@@ -114,3 +115,28 @@ def test_options_that_a_source_would_ignore_are_refused(tmp_path):
         load(table, size=8)
     with pytest.raises(ConfigError, match=r"expected classification; got 'regression' \(task of digits\)"):
         load("digits", task="regression")
+    with pytest.raises(ConfigError, match=r"expected classification; got 'regression' \(task of the class folders"):
+        load(tmp_path, task="regression")
+    with pytest.raises(ConfigError, match=r"expected targets beside arrays only; got targets \(digits\)"):
+        load("digits", images)
+    with pytest.raises(ConfigError, match=r"height and width; got \(8, 0\).*give size=64"):
+        load(tmp_path, size=(8, 0))
+    with pytest.raises(ConfigError, match="expected a whole number of 0 or more; got -1"):
+        load("digits", seed=-1)
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing_whatever_its_options(tmp_path):
+    with pytest.raises(DataNotFoundError, match=r"expected a folder or file; got nothing \(.*photografs"):
+        load(tmp_path / "photografs", task="translation", size=64)
+
+
+def test_arrays_of_two_sides_are_pairs_or_not_as_they_are_told():
+    first, second = (np.random.default_rng(seed).random((20, 3, 8, 8), dtype=np.float32) for seed in (0, 1))
+    assert load(first, second, task="translation").paired
+    assert not load(first, second, task="translation", paired=False).paired
+    assert not load(first, second[:15], task="translation").paired
+    with pytest.raises(ShapeError, match="expected as many inputs as targets; got 20 and 15 images"):
+        load(first, second[:15], task="translation", paired=True)
+    maps = np.zeros((20, 8, 8), dtype=np.int64)
+    with pytest.raises(ConfigError, match="expected pairs where classes are given"):
+        load(maps, second, task="translation", classes=("wall",), paired=False)

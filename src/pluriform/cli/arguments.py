@@ -94,13 +94,13 @@ def load_network(name: str, data: Data, *, seed: int = 0) -> nn.Module:
     sys.path.insert(0, str(Path.cwd()))
     try:
         made = getattr(importlib.import_module(place), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # The last two of names like `:build`.
         raise ConfigError(
             explain("package.module:build that can be imported", f"{name!r} ({error})", "--net", "check the spelling")
         ) from error
     finally:
         sys.path.pop(0)
-    if not isinstance(made, nn.Module):
+    if not isinstance(made, nn.Module) and callable(made):
         made = made(data) if inspect.signature(made).parameters else made()
     if not isinstance(made, nn.Module):
         raise ConfigError(explain("a torch.nn.Module", type(made).__name__, name, "return the network from it"))

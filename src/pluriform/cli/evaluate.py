@@ -40,7 +40,7 @@ class Evaluate:
     attacks: tuple[str, ...] = ("fgsm", "pgd")
     """whose figures are drawn against eps; also apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square"""
     auto_attack: bool = False
-    """also run AutoAttack at the full eps of each threat, which is slow"""
+    """also run AutoAttack at the full eps of each threat, which is slow; it goes on beside the form if stopped"""
     net: str | None = None
     """package.module:build, where the form holds a class of your own"""
     target: str | None = None
@@ -54,15 +54,18 @@ def run(words: Sequence[str]) -> None:
     chosen = tyro.cli(Evaluate, args=list(words), prog="pluriform evaluate", description=DESCRIPTION)
     console = Console(highlight=False)
     data = load_data(chosen.data, target=chosen.target)
-    module = load_network(chosen.net, data) if chosen.net else None
+    form = load_form(chosen.form, module=load_network(chosen.net, data) if chosen.net else None)
+    if fitted := form.origin.get("seed"):  # Its validation samples: the others were trained on.
+        data = load_data(chosen.data, target=chosen.target, seed=fitted)
     result = evaluate(
-        load_form(chosen.form, module=module),
+        form,
         data,
         outliers=[load_data(name) for name in chosen.outliers],
         threats=[parse_threat(text) for text in chosen.threats],
         attacks=chosen.attacks,
         auto_attack=chosen.auto_attack,
         seed=chosen.seed,
+        run=chosen.form if chosen.auto_attack else None,
     )
     console.print(comparison_table([result]))
     console.print(f"result: {result.save(chosen.out or Path(chosen.form) / 'result.json')}")

@@ -25,6 +25,7 @@ from pluriform.infinite.store.files import Files
 from pluriform.infinite.store.progress import StoreProgress, Tell, bar, duration
 from pluriform.infinite.store.stored import StoredKernel
 from pluriform.infinite.store.write import kernel_store
+from pluriform.method import device_of
 from pluriform.nets.zoo import default_name
 
 __all__ = ["run"]
@@ -123,7 +124,7 @@ def run(words: Sequence[str]) -> None:
 
 def _blocks(chosen: Kernel, data: Data, name: str) -> Iterator[Block]:
     folder = Path(chosen.out or f"runs/kernel-{data.name}-{name}-seed{chosen.seed}.zarr".replace(":", "-"))
-    device = chosen.device if chosen.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(chosen.device)
     index, inputs, targets = _samples(getattr(data, chosen.split), chosen.samples, chosen.seed, "--samples", data.name)
     first = {"index1": index.numpy(), "targets1": targets.numpy()}
     yield Block(chosen.split, folder, inputs.to(device), None, first)

@@ -21,6 +21,8 @@ COMMANDS = {
     "translate": "fit a translator of images, or translate a folder",
 }
 
+RESUMED = ("compare", "fit", "kernel", "search", "translate")
+
 OVERVIEW = """pluriform: every form of one network
 
 usage: pluriform COMMAND [options]          pluriform COMMAND --help for its options
@@ -40,7 +42,7 @@ examples:
   pluriform report result.json other.json --out page.html
 
 Data sets are named, or given as a folder of images, a .npz, .csv or .parquet file. Named sets are looked for in the
-folder that PLURIFORM_DATA names, in the cache, and then downloaded.
+folder that PLURIFORM_DATA names, in the cache, and then downloaded where there is an official address.
 """
 
 
@@ -67,7 +69,8 @@ def _run(command: str, words: Sequence[str]) -> int:
         sys.stderr.write(f"pluriform {command}: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write(f"\npluriform {command}: stopped; the same command goes on from the last checkpoint\n")
+        again = "; the same command goes on from the last checkpoint" if command in RESUMED else ""
+        sys.stderr.write(f"\npluriform {command}: stopped{again}\n")
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2

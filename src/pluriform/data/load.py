@@ -99,8 +99,8 @@ def load(
         standardise: For arrays and tables: each feature to mean 0, deviation 1 over the training samples.
         direction: For a folder of pictures of two domains: `AtoB`, or `BtoA` to make the second domain, or the right
             half of pictures side by side, the input.
-        paired: For such a folder: `False` where its sides are no pairs, whatever the names; `True` where every picture
-            must have its partner; `None` to go by the names.
+        paired: For such a folder, or two arrays of pictures: `False` where the sides are no pairs, whatever names and
+            numbers; `True` where every picture must have its partner; `None` to go by these.
 
     Raises:
         ConfigError: An unknown name, set, split or target column, an impossible `validation`, or options that the
@@ -118,6 +118,8 @@ def load(
         (1294, 144, 359)
     """
     named = isinstance(source, str) and _is_name(source)
+    if isinstance(source, (str, Path)):
+        _check_place(source, named, targets)
     sides = {"direction": direction, "paired": paired}
     options: dict[str, Any] = {"classes": None if classes is None else tuple(classes), "bounds": bounds}
     others = {"target": target, "path": path, "size": size, "split": split, "standardise": standardise}
@@ -136,7 +138,7 @@ def load(
     elif targets is None:
         raise ConfigError(explain("targets beside the inputs", "none", label, "write load(inputs, targets)"))
     elif task == "translation":
-        parts = image_parts(source, targets, label, classes, bounds)
+        parts = image_parts(source, targets, label, classes, bounds, paired)
     else:
         parts = array_parts({"train": (source, targets)}, label, standardise=standardise, **options)
     return assemble(replace(parts, name=name or parts.name), validation, seed)
@@ -166,6 +168,17 @@ def _is_name(source: str) -> bool:
     )
 
 
+def _check_place(source: str | Path, named: bool, targets: Any) -> None:
+    """Refuse targets beside what brings its own, and a path with nothing there."""
+    if targets is not None:
+        remedy = "leave targets out, or pass the inputs as an array"
+        raise ConfigError(explain("targets beside arrays only", "targets", str(source), remedy))
+    place = Path(source).expanduser()
+    if not named and not place.exists():
+        remedy = "check the path; relative ones start in the working folder"
+        raise DataNotFoundError(explain("a folder or file", "nothing", str(place.absolute()), remedy))
+
+
 def _file(
     path: Path,
     target: str | None,
@@ -176,19 +189,10 @@ def _file(
 ) -> Parts:
     path = path.expanduser()
     name = path.resolve().name
-    if not path.exists():
-        raise DataNotFoundError(
-            explain(
-                "a folder or file",
-                "nothing",
-                str(path.absolute()),
-                "check the path; relative ones start in the working folder",
-            )
-        )
     if path.is_dir():
-        translation = options["task"] == "translation"
-        if translation:
+        if options["task"] == "translation":
             return paired_folder(path, name, size, options["classes"], **sides)
+        check_task(options["task"], "classification", f"the class folders of {name}")
         return class_folder(path, name, size)
     if path.suffix == ".npz":
         return array_parts(npz_pairs(path), name, standardise=standardise, **options)

@@ -46,15 +46,16 @@ def check_options(source: Any, task: Task | None, named: bool, options: Mapping[
         raise ConfigError(explain(f"one of {', '.join(get_args(Task))}", repr(task), "task", "choose one of them"))
     size = options["size"]
     pair = size if isinstance(size, tuple) else (1, 1) if size is None else (size, size)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ConfigError(explain("a side in pixels, or height and width", f"{size}", "size", "give size=64"))
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        remedy = "give size=64 or size=(64, 96)"
+        raise ConfigError(explain("a side in pixels, or height and width", f"{size!r}", "size", remedy))
     if options["direction"] not in get_args(Direction):
         expected = " or ".join(get_args(Direction))
         raise ConfigError(explain(expected, repr(options["direction"]), "direction", "choose one of them"))
     kind, taken = _kind(source, task, named)
     ignored = [name for name, value in options.items() if name not in taken and value != ABSENT[name]]
     if ignored:
-        expected = f"of the options of {kind}: {', '.join(taken)}" if taken else f"no options of {kind}"
+        expected = f"options of {kind}: {', '.join(taken)}" if taken else f"no options of {kind}"
         label = str(source) if isinstance(source, str | Path) else type(source).__name__
         remedy = f"leave out {', '.join(ignored)}"
         if {"direction", "paired"} & set(ignored):
@@ -82,7 +83,7 @@ def _kind(source: Any, task: Task | None, named: bool) -> tuple[str, tuple[str, 
     if isinstance(source, Dataset):
         return "a Dataset", ("classes", "bounds")
     if not isinstance(source, str | Path):
-        return ("pictures", ("classes", "bounds")) if task == "translation" else ("arrays", ARRAYS)
+        return ("pictures", ("classes", "bounds", "paired")) if task == "translation" else ("arrays", ARRAYS)
     if named:
         key = str(source).partition(":")[0]
         return str(source), ("path", *["size"] * (key in PICTURES), *["split"] * (key in SPLITS))

@@ -312,6 +312,17 @@ def test_one_side_or_one_picture_only(tmp_path, caplog):
     assert "one picture only on a side" in caplog.text
 
 
+@pytest.mark.parametrize("names", [("photo/a.png", "photo/b.png"), ("fruit/trainA/a.png", "fruit/trainB/b.png")])
+def test_pictures_of_one_folder_are_not_cut_in_halves(tmp_path, names):
+    for name in names:
+        draw(tmp_path / name, 0)
+    folder = names[0].partition("/")[0]
+    with pytest.raises(
+        DataNotFoundError, match=f"pictures of two folders, or side by side.*got only those of {folder}"
+    ):
+        load(tmp_path, task="translation")
+
+
 def test_sides_of_different_sizes(tmp_path):
     draw(tmp_path / "label" / "a.png", 0, (8, 8))
     draw(tmp_path / "photo" / "a.png", 0, (8, 4))

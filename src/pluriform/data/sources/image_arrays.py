@@ -12,7 +12,7 @@ from pluriform.data.label_maps import check_ids
 from pluriform.data.parts import Parts
 from pluriform.data.signature import Bounds
 from pluriform.data.sources.arrays import guess_bounds
-from pluriform.errors import ShapeError, explain
+from pluriform.errors import ConfigError, ShapeError, explain
 
 __all__ = ["image_parts"]
 
@@ -20,9 +20,14 @@ CHANNELS = (1, 3, 4)
 
 
 def image_parts(
-    inputs: Any, targets: Any, name: str, classes: Sequence[str] | None = None, bounds: Bounds | None = None
+    inputs: Any,
+    targets: Any,
+    name: str,
+    classes: Sequence[str] | None = None,
+    bounds: Bounds | None = None,
+    paired: bool | None = None,
 ) -> Parts:
-    """Content and target images; pairs where there are as many of one as of the other, otherwise unpaired.
+    """Content and target images.
 
     Integers of 8 and 16 bits are scaled to [0, 1]; floating-point images stay as they are.
 
@@ -32,9 +37,11 @@ def image_parts(
         name: Name of the data set.
         classes: Names in id order.
         bounds: Lowest and highest legal pixel; `None` gives [0, 1] to what lies in it.
+        paired: Whether they are pairs; `None` where there are as many of one as of the other.
 
     Raises:
-        ShapeError: No images.
+        ShapeError: No images, or pairs of different numbers.
+        ConfigError: Label maps that are not paired.
         LabelError: An id of no class.
         BoundsError: Floating-point images that look like 0..255.
     """
@@ -49,7 +56,14 @@ def image_parts(
     if bounds is None:
         found = [guess_bounds(side, name) for side in ((second,) if classes is not None else (first, second))]
         bounds = None if None in found else found[0]
-    paired = len(first) == len(second)
+    equal = len(first) == len(second)
+    paired = equal if paired is None else paired
+    if paired and not equal:
+        got = f"{len(first)} and {len(second)} images"
+        raise ShapeError(explain("as many inputs as targets", got, name, "leave paired out, or pass both of each pair"))
+    if classes is not None and not paired:
+        got, remedy = "sides that are no pairs", "pass the photograph of every map"
+        raise ConfigError(explain("pairs where classes are given", got, name, remedy))
     return Parts(name, "translation", Split(first, second), None, None, tuple(classes or ()), bounds, paired=paired)
 
 

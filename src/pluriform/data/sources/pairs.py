@@ -160,6 +160,13 @@ def _check_domains(folder: Path, places: dict[str, Place], domains: Sequence[str
         raise DataNotFoundError(
             explain(f"pictures of both sides, train{missing} too", f"only those of {where}", str(folder), "add them")
         )
+    if len(domains) == 1 and domains != [""]:
+        expected = "pictures of two folders, or side by side directly in it or in train, val and test"
+        got, remedy = (
+            f"only those of {domains[0]}",
+            "add the other folder, or name this one where they lie side by side",
+        )
+        raise DataNotFoundError(explain(expected, got, str(folder), remedy))
     if len(domains) == 2:
         check_twins(folder, places)
 
