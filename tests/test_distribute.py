@@ -230,6 +230,12 @@ def test_each_process_sees_its_own_gpu(work):
     assert {outcome.value() for outcome in outcomes} == {"3", "5"}
 
 
+def test_gpus_are_those_that_this_process_was_given(work, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-8932f937")
+    outcomes = map_tasks(work.visible, [0, 1], workers="processes", processes=2, devices=(0, 1))
+    assert {outcome.value() for outcome in outcomes} == {"2", "GPU-8932f937"}
+
+
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script = """
         import os, sys, time

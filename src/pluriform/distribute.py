@@ -92,7 +92,8 @@ def map_tasks(
         tell: Called here with each outcome as it comes in; what it raises ends the work, and is raised on.
         shared: Second argument of every call, sent to a worker once; tensors in it lie in memory that all local
             processes read.
-        devices: Numbers of the GPUs that local processes see, one each, in turn; empty leaves all to all.
+        devices: Numbers of the GPUs, as this process counts them, that local processes see, one each, in turn; empty
+            leaves all to all.
 
     Returns:
         One outcome a task, in the order of the tasks.
@@ -176,7 +177,8 @@ class _Pool:
         self.busy: dict[Connection, tuple[BaseProcess, int]] = {}
         self.idle: dict[Connection, BaseProcess] = {}
         self.seats: dict[BaseProcess, int] = {}
-        self.devices = [str(device) for device in devices]
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        self.devices = [seen[number] if any(seen) else str(number) for number in devices]
         try:
             self.code = pickle.dumps(function)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -261,7 +263,8 @@ class _Pool:
 
 def _words(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"by signal {signal.Signals(-code).name}; out of memory is a common cause"
+        killed = "; out of memory is a common cause" if code == -signal.SIGKILL else ""
+        return f"by signal {signal.Signals(-code).name}{killed}"
     return f"with exit code {code}"
 
 
@@ -322,14 +325,18 @@ def _through_ray(ray: Any, function: Callable[..., T], source: _Source, tell: An
     remote = ray.remote(max_retries=0, num_gpus=1 if gpus else 0)(_guarded)
     stored = None if shared is None else ray.put(shared)
     room, under_way, outcomes = max(1, gpus or cpus), {}, {}
-    while True:
-        while len(under_way) < room and (found := source.next(len(under_way))) is not None:
-            under_way[remote.remote(function, found[1], found[0], stored)] = found[0]
-        if not under_way:
-            return [outcomes[position] for position in sorted(outcomes)]
-        for future in ray.wait(list(under_way))[0]:
-            position = under_way.pop(future)
-            outcomes[position] = _told(_fetched(ray, future, position), tell)
+    try:
+        while True:
+            while len(under_way) < room and (found := source.next(len(under_way))) is not None:
+                under_way[remote.remote(function, found[1], found[0], stored)] = found[0]
+            if not under_way:
+                return [outcomes[position] for position in sorted(outcomes)]
+            for future in ray.wait(list(under_way))[0]:
+                position = under_way.pop(future)
+                outcomes[position] = _told(_fetched(ray, future, position), tell)
+    finally:  # On a cluster of somebody else they would go on.
+        for future in under_way:
+            ray.cancel(future, force=True)
 
 
 def _fetched(ray: Any, future: Any, position: int) -> Outcome:

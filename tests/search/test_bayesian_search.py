@@ -133,6 +133,54 @@ def test_known_variances_are_taken_into_account():
     assert unsure.predict(words).deviation.mean() > sure.predict(words).deviation.mean()
 
 
+def test_that_a_candidate_is_pending_says_nothing_about_it():
+    strategy = BayesianSearch(Words(), seed=0, initial=8)
+    search(strategy, 12)
+    before = strategy.predict([word for word in Words().neighbours("abcd") if word not in strategy.trials])
+    waiting = [strategy.ask() for _ in range(3)]
+    new = [word for word in Words().neighbours("abcd") if word not in strategy.trials]
+    fresh = BayesianSearch(Words(), seed=0, initial=8)
+    for one in strategy.trials.observed:
+        fresh.tell(one.candidate, one.score)
+    for word in waiting[:2]:
+        fresh.trials.expect(word)
+    assert strategy.predict(waiting[2:]).deviation == pytest.approx(fresh.predict(waiting[2:]).deviation, rel=1e-9)
+    assert list(strategy.trials.pending) == waiting
+    assert strategy.predict(new).deviation.mean() < before.deviation.mean() + 1e-9
+
+
+def test_climbs_are_their_own_where_candidates_fail():
+    """Members of a climb are those asked for at odd places, however many failed before."""
+    strategy = BayesianSearch(Words(), seed=4, initial=5, patience=4)
+    climbed = []
+    for place in range(40):
+        climb = strategy._climb()
+        if climb is not None:
+            assert {one.candidate for one in climb} <= set(climbed)
+            climbed.append(candidate := strategy.ask())
+        else:
+            candidate = strategy.ask()
+        strategy.tell(candidate, float("nan") if place in (2, 11, 12, 20) else min(worth(candidate), 1.0))
+    assert len(climbed) > 8
+
+
+def test_a_table_of_few_networks_is_searched_better_than_at_random():
+    """A tenth of the words: hardly any has a neighbour in the table."""
+    words = sorted({Words().random(np.random.default_rng(seed)) for seed in range(60)})
+
+    class Sparse(Words):
+        def random(self, generator):
+            return words[int(generator.integers(len(words)))]
+
+        def neighbours(self, candidate):
+            return [word for word in super().neighbours(candidate) if word in words]
+
+    best = max(map(worth, words))
+    ours = [max(map(worth, search(BayesianSearch(Sparse(), seed=seed, initial=6), 18))) for seed in range(12)]
+    drawn = [max(map(worth, search(RandomSearch(Sparse(), seed=seed), 18))) for seed in range(12)]
+    assert ours.count(best) > drawn.count(best) + 3
+
+
 @pytest.mark.parametrize("kernel", ["one-hot", "weisfeiler-lehman"])
 def test_other_kernels_stand_behind_the_same_interface(kernel):
     table = Table(

@@ -34,3 +34,10 @@ def test_seconds_of_earlier_sittings_count():
     budget = Budget(minutes=1, earlier=10)
     time.sleep(0.05)
     assert 10.05 <= budget.seconds < 10.5
+
+
+def test_time_that_the_machine_slept_counts_as_deadlines_do():
+    """Asleep, the steady clock stands still."""
+    slept = Budget(minutes=10, begin=time.monotonic(), wall=time.time() - 500)
+    assert 500 <= slept.seconds < 501
+    assert slept.left == pytest.approx(slept.deadline() - time.time(), abs=0.2)

@@ -174,6 +174,18 @@ def test_a_search_whose_trials_all_fail_stops_with_the_common_cause(net, data, m
     assert count == [0, 1, 2]
 
 
+def test_what_made_all_trials_fail_can_be_mended(net, data, tmp_path, monkeypatch):
+    def faulty(*_):
+        raise ZeroDivisionError("the same each time")
+
+    monkeypatch.setattr(trial_file, "_measured", faulty)
+    with pytest.raises(TaskError, match="mend the cause"):
+        QUICK.fit(net, data, seed=2, run=tmp_path / "run")
+    monkeypatch.undo()
+    found = QUICK.fit(net, data, seed=2, run=tmp_path / "run")
+    assert {trial["state"] for trial in found.facts["trials"]} == {"done"}
+
+
 def test_constraints_that_nothing_meets_name_the_closest(net, data, monkeypatch):
     size = sum(p.numel() for p in net.parameters())
     with pytest.raises(ConfigError, match=rf"at most 10 parameters; got {size:,} of the start.*trial 0"):

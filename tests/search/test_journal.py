@@ -94,3 +94,18 @@ def test_what_was_written_survives_a_kill_at_any_moment(tmp_path):
         assert said[-1] + 1 <= len(trials) <= said[-1] + 3
         assert [trial.score for trial in trials[: said[-1] + 1]] == [number / 7 for number in said]
         journal.begin(Trial(len(trials)))
+
+
+def test_trials_are_forgotten_only_where_all_that_were_told_failed(tmp_path):
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        journal.begin(Trial(0, key="a"))
+        assert not journal.forget_failures()
+        journal.end(0, failure="out of room")
+        assert journal.forget_failures()
+        assert journal.trials() == []
+        journal.begin(Trial(0, key="a"))
+        journal.end(0, score=0.5)
+        journal.begin(Trial(1, key="b"))
+        journal.end(1, failure="out of room")
+        assert not journal.forget_failures()
+        assert len(journal.trials()) == 2

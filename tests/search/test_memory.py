@@ -102,6 +102,7 @@ def test_data_that_processes_cannot_share_are_refused(data, monkeypatch):
         ),
         ("MemoryError", True),
         ("the worker process died by signal SIGKILL; out of memory is a common cause", True),
+        ("the worker process died by signal SIGSEGV", False),
         ("ValueError: boom", False),
     ],
 )

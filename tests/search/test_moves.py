@@ -311,3 +311,24 @@ def test_children_are_plain_modules_that_export():
     exported = torch.export.export(module, (inputs,)).module()
     assert torch.allclose(exported(inputs), module(inputs))
     assert functional_call(module, dict(module.state_dict()), (inputs,)).shape == (4, 3)
+
+
+def test_no_relu_is_put_behind_what_draws_negative_values():
+    """Alpha dropout sets units to a negative value in training; plain dropout keeps what is not negative so."""
+    for dropout, behind in ((torch.nn.Dropout(0.3), True), (torch.nn.AlphaDropout(0.3), False)):
+        net = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.ReLU(), dropout, torch.nn.Linear(6, 3))
+        graph = morphable(net, torch.zeros(2, 5))
+        places = {morph.place[0] for morph in legal_moves(graph, ["deepen"])}
+        assert ("2" in places) is behind
+
+
+def test_a_norm_has_more_than_one_value_in_a_group():
+    """One input at a time, as latency is measured: a group of one value has no spread."""
+    gate = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.GroupNorm(4, 4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Conv2d(4, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 3, 1), torch.nn.Flatten(),
+    )  # fmt: skip
+    graph = morphable(gate, torch.zeros(2, 2, 6, 6))
+    for morph in legal_moves(graph):
+        child = apply(graph, morph).module.train()
+        assert child(torch.randn(1, 2, 6, 6)).shape == (1, 3), morph

@@ -210,3 +210,34 @@ class Listed:
 
     def tell(self, candidate, score):
         pass
+
+
+def test_choices_that_are_numbers_keep_their_order():
+    scores = {(i,): 0.0 for i in range(4)}
+    table = Table("widths", (4,), scores, scores, parts=(Part.ordinal(0, [8, 16, 24, 40]),))
+    assert table.distances([(0,)], [(0,), (1,), (2,), (3,)]).tolist() == [[0.0, 0.25, 0.5, 1.0]]
+    assert Part.ordinal(0, [5, 5]).costs.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("candidate", ["00", 5, (0, "a"), (0, 3), (0,), [0, 0]])
+def test_candidates_that_are_no_choices_are_refused(candidate):
+    class Other:
+        def ask(self):
+            return candidate
+
+        def tell(self, *_):
+            pytest.fail("told of a candidate that is not in the table")
+
+    with pytest.raises(ConfigError, match="expected candidates of the table; got"):
+        replay(Other(), small(), 3)
+
+
+def test_positions_that_are_none_are_refused():
+    with pytest.raises(ShapeError, match=r"expected positions below 2; got \(2,\)"):
+        small(parts=(Part((2,), np.zeros((3, 3))),))
+
+
+def test_a_long_replay_ends_when_all_is_scored():
+    scores = {(i, j): float(i * j) for i in range(80) for j in range(50)}
+    table = Table("large", (80, 50), scores, scores)
+    assert len(replay(RandomSearch(table, seed=0), table, 3500).guide) == 3500

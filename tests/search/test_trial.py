@@ -80,6 +80,40 @@ def test_the_start_never_gets_worse_by_its_training(data, tmp_path):
     assert all(torch.equal(written[name], kept[name]) for name in written)
 
 
+@pytest.mark.parametrize("end", ["hopeless", "time"])
+def test_latency_is_of_evaluation_however_the_training_ended(data, tmp_path, end):
+    """A batch norm over one vector cannot be evaluated in training mode."""
+    common = Common(pf.nets.build("mlp-bn", data), data, Recipe(batch_size=16), "cpu")
+    deadline = time.time() + 1.5 if end == "time" else None
+    task = Task(
+        0, str(tmp_path / "0"), epochs=400 if deadline else 4, least=(2.0,) * 4 * (not deadline), deadline=deadline
+    )
+    measured = run_trial(task, common)
+    assert measured.figures["ended"] == end
+    assert 0 < measured.figures["latency"] < 1000
+
+
+def test_batches_are_halved_where_the_system_ended_the_trial_for_lack_of_memory(common, tmp_path, monkeypatch):
+    kills = [3]
+    monkeypatch.setattr(trial_file, "memory_kills", lambda: kills[0])
+    task, real = Task(0, str(tmp_path / "0"), epochs=2), trial_file._measured
+    seen = []
+
+    def killed(task, *rest):
+        seen.append(task.parts)
+        if len(seen) < 3:
+            raise KeyboardInterrupt  # As far as the folder can tell, the same as a kill.
+        return real(task, *rest)
+
+    monkeypatch.setattr(trial_file, "_measured", killed)
+    for more in (0, 1):  # Of the first end the system knows nothing.
+        with pytest.raises(KeyboardInterrupt):
+            run_trial(task, common)
+        kills[0] += more
+    assert run_trial(task, common).figures["parts"] == 2
+    assert seen == [1, 1, 2]
+
+
 def test_a_hopeless_child_ends_after_the_epoch_that_shows_it(common, tmp_path):
     least = (float("-inf"), 2.0, 0.0, float("-inf"))
     measured = run_trial(Task(0, str(tmp_path / "0"), epochs=4, least=least), common)

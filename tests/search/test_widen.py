@@ -145,6 +145,9 @@ REFUSED = {
     "norm with dropout": (
         nn.Sequential(nn.Linear(8, 6), nn.Dropout(0.5), nn.LayerNorm(6), nn.Linear(6, 3)), TOKENS, "0", "draw anew",
     ),
+    "norm with random slopes": (
+        nn.Sequential(nn.Linear(8, 6), nn.RReLU(), nn.LayerNorm(6), nn.Linear(6, 3)), TOKENS, "0", "draw anew",
+    ),
 }  # fmt: skip
 
 

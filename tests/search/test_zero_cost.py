@@ -59,7 +59,7 @@ def test_numbers_of_a_candidate(prior, start, data):
 
 def test_a_prior_that_is_no_number_names_the_network(start, data):
     zero_cost = ZeroCost(lambda network, inputs: "much", start, data, seed=0)
-    with pytest.raises(ConfigError, match=r"a finite number; got 'much' \(prior <lambda> of Grown\(the start\)\)"):
+    with pytest.raises(ConfigError, match=r"a finite number; got 'much' \(prior <lambda> of the start\)"):
         zero_cost(MorphSpace(start).start)
 
 
@@ -83,3 +83,19 @@ def test_names_and_functions(data):
     assert named.to_json()["prior"] == "math:isfinite"
     assert pf.MorphismSearch(prior=width).to_json()["prior"].endswith(":width")
     assert "width" in pf.MorphismSearch(prior=width).label
+
+
+def test_where_a_prior_fails_for_a_child_the_number_of_the_start_stands_in(start, data, caplog):
+    size = sum(p.numel() for p in start.module.parameters())
+
+    def fragile(network, inputs):
+        if sum(p.numel() for p in network.parameters()) > size:
+            raise ZeroDivisionError("too large for me")
+        return 7.0
+
+    space, zero_cost = MorphSpace(start), ZeroCost(fragile, start, data, seed=0)
+    child = space.random(np.random.default_rng(0))
+    assert child.parameters > size
+    assert zero_cost.told(child)["fragile"] == 7.0
+    assert "prior fragile of" in caplog.text
+    assert "too large for me" in caplog.text

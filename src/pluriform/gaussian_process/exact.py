@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pluriform.available_memory import available_memory
 from pluriform.errors import MemoryBudgetError, ShapeError, SingularKernelError, explain
 
 __all__ = [
@@ -161,9 +162,7 @@ def spectrum(gram: Tensor, targets: Tensor) -> Spectrum:
 
 def fits_memory(samples: int, matrices: float | int) -> bool:
     """Whether that many square float64 matrices of this many samples fit 90 % of the available memory."""
-    import psutil
-
-    return matrices * samples**2 * 8 <= 0.9 * psutil.virtual_memory().available
+    return matrices * samples**2 * 8 <= 0.9 * available_memory()
 
 
 def check_memory(samples: int, matrices: float | int, what: str, how: str = "") -> None:
@@ -178,9 +177,7 @@ def check_memory(samples: int, matrices: float | int, what: str, how: str = "") 
     Raises:
         MemoryBudgetError: With the estimate and what is available.
     """
-    import psutil
-
-    needed, available = matrices * samples**2 * 8, psutil.virtual_memory().available
+    needed, available = matrices * samples**2 * 8, available_memory()
     if not fits_memory(samples, matrices):
         most = int(math.sqrt(0.9 * available / (8 * matrices)))
         raise MemoryBudgetError(

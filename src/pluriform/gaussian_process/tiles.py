@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pluriform.available_memory import available_memory
 from pluriform.errors import CorruptFileError, MemoryBudgetError, ShapeError, explain
 
 __all__ = ["PackedTiles", "TileStore", "Tiling"]
@@ -142,9 +143,7 @@ class PackedTiles:
 
 
 def _check(tiling: Tiling) -> None:
-    import psutil
-
-    needed, available = 8 * (tiling.entries + 3 * tiling.side**2), psutil.virtual_memory().available
+    needed, available = 8 * (tiling.entries + 3 * tiling.side**2), available_memory()
     if needed > 0.9 * available:
         raise MemoryBudgetError(
             explain(

@@ -274,7 +274,8 @@ def _softmax(op: Op, raw: dict, output: Any, first: Any) -> Meaning:
 
 
 def _dropout(op: Op, raw: dict, output: Any, first: Any) -> Meaning:
-    return op, {"p": raw.get("p", 0.5), "active": bool(raw.get("training", True))}
+    alpha = {"alpha": True} if raw.get("alpha") else {}  # Units are set to a negative value.
+    return op, {"p": raw.get("p", 0.5), "active": bool(raw.get("training", True)), **alpha}
 
 
 def _upsample(op: Op, raw: dict, output: Any, first: Any) -> Meaning:

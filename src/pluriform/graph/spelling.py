@@ -190,9 +190,9 @@ TABLE: list[tuple[Op, str, list[Any], str, list[type]]] = [
     (
         Op.DROPOUT,
         "input p training inplace",
-        [F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout],
+        [F.dropout, F.dropout1d, F.dropout2d, F.dropout3d],
         "",
-        [nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout],
+        [nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d],
     ),
     (Op.IDENTITY, "input", [], "contiguous clone detach to float double requires_grad_ type_as", [nn.Identity]),
     (Op.EMBEDDING, "input weight padding_idx", [F.embedding], "", [nn.Embedding]),
@@ -208,6 +208,7 @@ PAD_MODULES = [
     getattr(nn, f"{kind}Pad{n}d") for kind in ("Zero", "Constant", "Reflection", "Replication") for n in (1, 2, 3)
 ]
 PAD_MODULES += [getattr(nn, f"CircularPad{n}d") for n in (1, 2, 3)]
+ALPHA_DROPOUT = {F.alpha_dropout: nn.AlphaDropout, F.feature_alpha_dropout: nn.FeatureAlphaDropout}
 SOFTMAX = {"softmax": nn.Softmax, "log_softmax": nn.LogSoftmax, "softmin": nn.Softmin}
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder)
 LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
@@ -246,6 +247,10 @@ for _name, _module in SOFTMAX.items():
     FUNCTIONS[getattr(F, _name)] = _spelling
     if hasattr(torch, _name):
         FUNCTIONS[getattr(torch, _name)] = METHODS[_name] = _spelling
+for _function, _module in ALPHA_DROPOUT.items():
+    FUNCTIONS[_function] = MODULES[_module] = Spelling(
+        Op.DROPOUT, ("input", "p", "training", "inplace"), {"alpha": True}
+    )
 MODULES.update(dict.fromkeys(PAD_MODULES, Spelling(Op.PAD)))
 MODULES[nn.Softmax2d] = Spelling(Op.SOFTMAX, ("input",), {"function": "softmax", "dim": -3})
 METHODS["__getitem__"] = FUNCTIONS[operator.getitem]

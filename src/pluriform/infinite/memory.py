@@ -1,5 +1,6 @@
 """Memory of a kernel, estimated before it is computed."""
 
+from pluriform.available_memory import available_memory
 from pluriform.errors import MemoryBudgetError, explain
 
 __all__ = ["check_kernel_memory"]
@@ -24,9 +25,7 @@ def check_kernel_memory(rows: int, columns: int, *, kernels: int, itemsize: int,
     Raises:
         MemoryBudgetError: With the estimate, what is available and what to do.
     """
-    import psutil
-
-    available = 0.9 * psutil.virtual_memory().available
+    available = 0.9 * available_memory()
     result, work = rows * columns * kernels * itemsize, TENSORS * tile * itemsize
     if result + work <= max(available, SMALL):
         return

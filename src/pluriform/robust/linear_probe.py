@@ -3,10 +3,10 @@
 import time
 from dataclasses import dataclass, replace
 
-import psutil
 import torch
 from torch import Tensor, fx, nn
 
+from pluriform.available_memory import available_memory
 from pluriform.data.data import Data, Split, StreamSplit
 from pluriform.errors import GraphError, MemoryBudgetError, explain
 from pluriform.graph.cut import suffix
@@ -89,7 +89,7 @@ def _features(features: fx.GraphModule, name: str, split: Split | StreamSplit, d
 def _check_room(graph: Graph, before: str, data: Data) -> None:
     shape = graph[before].shape
     size = 4 * (len(data.train) + len(data.validation)) * torch.Size(shape[1:]).numel()
-    free = psutil.virtual_memory().available
+    free = available_memory()
     if size > ROOM * free:
         expected, got = f"features of at most {ROOM * free / 1e9:.1f} GB", f"{size / 1e9:.1f} GB"
         where, remedy = f"linear probe on {data.name}", "mode='fixed-feature' computes them anew in each epoch"

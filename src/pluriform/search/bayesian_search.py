@@ -16,6 +16,8 @@ __all__ = ["BayesianSearch"]
 
 FRESH, WIDE = 3, 30
 """Candidates with which a new climb begins, and how many random ones each of them is chosen from."""
+SPARSE = 100
+"""Random candidates where neighbours are few."""
 
 
 class BayesianSearch:
@@ -36,7 +38,8 @@ class BayesianSearch:
         beta: Of the confidence bound.
         parents: Neighbours of at least that many best candidates compete,
         share: and of this share of all scored ones, so that a long search leaves a summit that it has climbed.
-        randoms: Together with so many random candidates.
+        randoms: Together with so many random candidates,
+        few: or with 100 where there are fewer neighbours than that: a table that holds few networks of its space.
         rounds: So many times neighbours of the leading competitors join the competition.
         children: At most so many neighbours of one parent, drawn at random.
         patience: Once the best score is that many scores old, every other proposal belongs to climbs that begin anew at
@@ -85,6 +88,7 @@ class BayesianSearch:
         parents: int = 3,
         share: float = 0.08,
         randoms: int = 5,
+        few: int = 10,
         rounds: int = 2,
         children: int = 100,
         patience: int | None = 15,
@@ -105,7 +109,8 @@ class BayesianSearch:
         )
         self.cost = cost
         self._acquisition, self.patience = _acquisition(acquisition, beta), patience
-        self.parents, self.share, self.randoms, self.children, self.rounds = parents, share, randoms, children, rounds
+        self.parents, self.share, self.randoms, self.few = parents, share, randoms, few
+        self.children, self.rounds = children, rounds
 
     def ask(self) -> Any:
         """The candidate to score next."""
@@ -125,9 +130,10 @@ class BayesianSearch:
         """What scores are expected, in their own units; needs two scores told.
 
         Args:
-            candidates: Known or not.
+            candidates: Known or not. That they are pending themselves tells nothing about them.
         """
-        belief = self.model.predict_gain(candidates)
+        with self.trials.without(candidates):
+            belief = self.model.predict_gain(candidates)
         return belief if self.trials.direction == "maximize" else Belief(-belief.mean, belief.deviation)
 
     def _propose(self, generator: np.random.Generator) -> Any:
@@ -151,14 +157,14 @@ class BayesianSearch:
         Once the best score is `patience` scores old, every other one belongs to climbs that begin anew elsewhere, until
         there is a better one. A climb ends when its own best is half as many of its scores old.
         """
-        observed = self.trials.observed
-        if self.patience is None:
+        best = self.trials.best
+        if self.patience is None or best is None:
             return None
-        first = int(np.argmax([one.gain for one in observed])) + 1 + self.patience
+        first = best.place + 1 + self.patience
         if len(self.trials) < first or len(self.trials) % 2 == 0:
             return None
         climb: list[Observation] = []
-        for one in [*observed[first + (first + 1) % 2 :: 2], None]:
+        for one in [*(one for one in self.trials.observed if one.place >= first and one.place % 2), None]:
             oldest = len(climb) - int(np.argmax([each.gain for each in climb])) if climb else 0
             if oldest > self.patience // 2:
                 climb = []
@@ -187,11 +193,11 @@ class BayesianSearch:
         return [children[int(i)] for i in sorted(generator.permutation(len(children))[: self.children])]
 
     def _pool(self, parents: list[Observation], generator: np.random.Generator) -> list[Any]:
-        """Unknown neighbours of the parents, and some at random."""
+        """Unknown neighbours of the parents, and some at random; many of them where neighbours are few."""
         pool: dict[Any, None] = {}
         for parent in parents:
             pool.update(dict.fromkeys(self._children(parent.candidate, generator)))
-        for _ in range(self.randoms):
+        for _ in range(self.randoms if len(pool) >= self.few else SPARSE):
             candidate = draw(self.trials.space, generator)
             if candidate not in self.trials:
                 pool[candidate] = None

@@ -51,8 +51,8 @@ class Budget:
 
     @property
     def seconds(self) -> float:
-        """Spent so far, in s."""
-        return float(self.earlier) + time.monotonic() - self.begin
+        """Spent so far, in s; the time that the machine slept counts too, as deadlines are on the clock of the wall."""
+        return float(self.earlier) + max(time.monotonic() - self.begin, time.time() - self.wall)
 
     @property
     def left(self) -> float:

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -161,7 +162,9 @@ class MorphismSearch(Method):
             journal = stack.enter_context(Journal(folder / JOURNAL))
             budget = replace(budget, earlier=journal.fact("seconds", 0.0))
             objective = _function(self.objective, "objective")
-            common = Common(module, data, self.training, context.device.type, objective)
+            common = Common(module.cpu(), data, self.training, context.device.type, objective)
+            if journal.forget_failures():
+                shutil.rmtree(folder / "trials", ignore_errors=True)
             with _nothing_left(journal):
                 search = Search(self._plan(budget, data, context), common, folder / "trials", journal)
                 if context.run is not None:

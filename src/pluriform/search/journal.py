@@ -139,6 +139,14 @@ class Journal:
         """Trials that are under way, or were when the search was killed."""
         return self._read("WHERE state = 'running' ORDER BY number")
 
+    def forget_failures(self) -> bool:
+        """Forget all trials where some were told and none has a score: what made them fail may be mended by now."""
+        with self._transaction() as file:
+            told, done = file.execute("SELECT COUNT(told), COUNT(score) FROM trials").fetchone()
+            if told and not done:
+                file.execute("DELETE FROM trials")
+        return bool(told and not done)
+
     def note(self, name: str, value: Any) -> None:
         """Remember a fact of the search, as JSON."""
         with self._transaction() as file:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pluriform.available_memory import available_memory
 from pluriform.data.data import Data
 from pluriform.errors import MemoryBudgetError, explain
 from pluriform.metrics.memory import peak_of
@@ -139,9 +140,7 @@ def free_memory(device: torch.device) -> float:
     """Bytes that a training could take."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return float(psutil.virtual_memory().available)
+    return available_memory()
 
 
 def check_shared_memory(data: Data) -> None:

@@ -1,5 +1,6 @@
 """Where layers may be put into a network: tensors with a channel axis, where a block of layers ends."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -115,7 +116,9 @@ class Places:
             if (Op.BATCH_NORM, True) in self.norms and max(place.spatial) > 1:
                 return NORMS[len(place.spatial)](width, device="meta")
             if (Op.GROUP_NORM, True) in self.norms:
-                return nn.GroupNorm(self.groups if width % self.groups == 0 else 1, width, device="meta")
+                groups = self.groups if width % self.groups == 0 else 1
+                alone = width // groups * math.prod(place.spatial) == 1  # One value has no spread.
+                return None if alone else nn.GroupNorm(groups, width, device="meta")
             return None
         if (Op.BATCH_NORM, False) in self.norms and len(place.node.shape) == 2:
             return nn.BatchNorm1d(width, device="meta")
@@ -201,6 +204,7 @@ def _nonnegative(nodes: Sequence[Node]) -> set[str]:
         inner = bool(node.inputs) and all(name in found for name in node.inputs)
         numbers = (node.attributes.get("scalar", 0), node.attributes.get("alpha", 1))
         safe = node.op in KEPT and all(isinstance(number, int | float) and number >= 0 for number in numbers)
+        safe = safe and not (node.op is Op.DROPOUT and node.attributes.get("alpha"))
         clipped = node.op is Op.ACTIVATION and node.attributes["function"] in NONNEGATIVE
         if clipped or (node.op is Op.SOFTMAX and node.attributes["function"] == "softmax") or (inner and safe):
             found.add(node.name)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from pluriform.distribute import Workers
 from pluriform.search.bayesian_search import BayesianSearch
 from pluriform.search.budget import Budget
@@ -64,6 +66,11 @@ class Plan:
         """The limit of time; `None` without one."""
         return None if self.budget.minutes is None else 60.0 * self.budget.minutes
 
+    def sharing(self, device: torch.device) -> int:
+        """Local trials that share the memory of one device."""
+        devices = torch.cuda.device_count() if device.type == "cuda" else 1
+        return -(-self.abreast // max(1, devices))
+
     @property
     def abreast(self) -> int:
         """Local workers that train at once; those of a cluster are not known."""
@@ -103,6 +110,7 @@ def strategy_of(
         start=start,
         covariates=covariates or (lambda one: [math.log(one.parameters)]),
         marks=MARKS * space.children,
+        few=0,
         rounds=0,
         patience=None,
         cost=lambda one: math.sqrt(duration(one)),

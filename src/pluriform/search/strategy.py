@@ -6,7 +6,8 @@ asked in vain), so a strategy that is told an old history anew goes on as the on
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,12 +43,14 @@ class Observation:
         score: As it was told.
         gain: The score with its sign turned so that higher is better.
         variance: Known variance of the evaluation, in squared units of the score.
+        place: How many candidates had been told before it, failures counted.
     """
 
     candidate: Any
     score: float
     gain: float
     variance: float = 0.0
+    place: int = 0
 
 
 class Trials:
@@ -132,12 +135,23 @@ class Trials:
         self.failed.pop(candidate, None)
         gain = DIRECTIONS[self.direction] * float(score)
         self._scores[candidate] = gain
-        self.observed.append(Observation(candidate, float(score), gain, float(variance)))
+        place = len(self.observed) + len(self.failed)
+        self.observed.append(Observation(candidate, float(score), gain, float(variance), place))
 
     def __contains__(self, candidate: Any) -> bool:
         """Whether it is scored, failed or pending."""
         check_candidate(candidate)
         return candidate in self._scores or candidate in self.pending or candidate in self.failed
+
+    @contextmanager
+    def without(self, candidates: Sequence[Any]) -> Iterator[None]:
+        """As long as this lasts, these are not pending."""
+        held = self.pending
+        self.pending = {one: None for one in held if one not in candidates}
+        try:
+            yield
+        finally:
+            self.pending = held
 
     def gain(self, candidate: Any) -> float | None:
         """Its score with higher being better, or `None` where it has none."""

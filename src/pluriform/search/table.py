@@ -32,6 +32,18 @@ class Part:
     positions: tuple[int, ...]
     costs: NDArray[np.float64]
 
+    @staticmethod
+    def ordinal(position: int, values: Sequence[float | int]) -> "Part":
+        """One position whose choices are numbers, such as widths: |x - y| over the range of the values.
+
+        Example:
+            >>> Part.ordinal(0, [8, 16, 24]).costs[0].tolist()
+            [0.0, 0.5, 1.0]
+        """
+        line = np.asarray(values, dtype=np.float64)
+        costs = np.abs(line[:, None] - line)
+        return Part((position,), costs / max(costs.max(initial=0.0), np.finfo(np.float64).tiny))
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -42,7 +54,8 @@ class Table:
         sizes: Number of choices at every position.
         guide: The score that a search is told, by canonical candidate; NaN for a network that fails.
         true: The score by which its result is judged.
-        parts: Of the distance; by default one for every position, where any two choices differ by 1.
+        parts: Of the distance; by default one for every position, where any two choices differ by 1. `Part.ordinal` is
+            for choices that are numbers.
         equivalents: All candidates that are the same network as this one; by default itself alone. The canonical one
             is the first.
         direction: `"maximize"` or `"minimize"` the scores.
@@ -75,11 +88,14 @@ class Table:
             parts = tuple(Part((i,), 1.0 - np.eye(size)) for i, size in enumerate(self.sizes))
             object.__setattr__(self, "parts", parts)
         for part in self.parts:
+            if not all(0 <= i < len(self.sizes) for i in part.positions):
+                got, remedy = f"{part.positions}", "count positions from 0"
+                raise ShapeError(explain(f"positions below {len(self.sizes)}", got, f"table {self.name}", remedy))
             joint = int(np.prod([self.sizes[i] for i in part.positions]))
             if part.costs.shape != (joint, joint):
                 got = f"{part.costs.shape} for positions {part.positions}"
                 raise ShapeError(explain(f"costs ({joint}, {joint})", got, f"table {self.name}", "give all costs"))
-        wrong = next((one for one in self.guide if not self._fits(one)), None)
+        wrong = next((one for one in self.guide if not self.holds(one)), None)
         if wrong is not None or set(self.guide) != set(self.true):
             got = "other candidates in `true` than in `guide`" if wrong is None else f"the candidate {wrong}"
             remedy = "give one tuple of choices and two scores for every network"
@@ -92,8 +108,12 @@ class Table:
             raise ConfigError(explain("a score", "none", f"table {self.name}", "give one that is no NaN"))
         self._keys.extend(sorted(self.guide))
 
-    def _fits(self, candidate: Choices) -> bool:
-        return len(candidate) == len(self.sizes) and all(0 <= c < s for c, s in zip(candidate, self.sizes, strict=True))
+    def holds(self, candidate: object) -> bool:
+        """Whether it is a tuple of one choice for every position."""
+        if not isinstance(candidate, tuple) or len(candidate) != len(self.sizes):
+            return False
+        pairs = zip(candidate, self.sizes, strict=True)
+        return all(isinstance(c, int | np.integer) and 0 <= c < size for c, size in pairs)
 
     def __len__(self) -> int:
         """Networks in the table."""
@@ -182,29 +202,34 @@ class Replay:
     asked: int
 
 
-def replay(strategy: Strategy, table: Table, evaluations: int = 150, most_asked: int = 3000) -> Replay:
+def replay(strategy: Strategy, table: Table, evaluations: int = 150, most_asked: int | None = None) -> Replay:
     """Let a strategy search a table; a candidate that it was told before is free.
 
     Args:
         strategy: Over the table.
         table: With the scores.
         evaluations: Different candidates to score.
-        most_asked: Stop after that many proposals, where a strategy keeps repeating itself.
+        most_asked: Stop after that many proposals, where a strategy keeps repeating itself; 20 for each evaluation.
 
     Raises:
-        ConfigError: The strategy looks in the other direction.
+        ConfigError: The strategy looks in the other direction, or proposes what is not in the table.
     """
     direction = getattr(getattr(strategy, "trials", None), "direction", table.direction)
     if direction != table.direction:
         remedy = f"give the strategy direction={table.direction!r}"
         raise ConfigError(explain(f"a strategy that {table.direction}s", direction, f"table {table.name}", remedy))
     gain, asked = table.gain, 0
+    most_asked = 20 * evaluations if most_asked is None else most_asked
     told: dict[Choices, float | int] = {}
     while len(told) < min(evaluations, len(table)) and asked < most_asked:
-        candidate = table.canonical(strategy.ask())
+        proposed = strategy.ask()
         asked += 1
+        candidate = table.canonical(proposed) if table.holds(proposed) else ()
+        if candidate not in table.guide:
+            remedy = "make the strategy over this table"
+            raise ConfigError(explain("candidates of the table", f"{proposed!r}", f"table {table.name}", remedy))
         told.setdefault(candidate, table.guide[candidate])
-        strategy.tell(candidate, told[candidate])
+        strategy.tell(proposed, told[candidate])
     best_told, best = max(map(gain, table.guide.values())), gain(table.best)
     running = list(itertools.accumulate(told, lambda a, b: b if gain(table.guide[b]) > gain(table.guide[a]) else a))
     return Replay(

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 
+from pluriform.available_memory import memory_kills
 from pluriform.data.data import Data
 from pluriform.errors import DivergenceError, MemoryBudgetError, RunBusyError, explain
 from pluriform.graph.graph import Graph
@@ -45,6 +46,7 @@ __all__ = ["Common", "Measured", "Task", "bytes_of", "network_of", "read_weights
 
 RESULT = "result.json"
 PARTS = "parts.json"
+KILLS = "kills.json"
 WEIGHTS = "weights.safetensors"
 LATENCY_SECONDS = 0.05
 MOST_PARTS = 4
@@ -156,10 +158,19 @@ def run_trial(task: Task, common: Common) -> Measured:
 
 
 def _in_room(task: Task, common: Common, run: Run, device: torch.device) -> Measured:
-    """As `_measured`; where memory runs out, batches are halved, twice at most."""
+    """As `_measured`; where memory runs out, batches are halved, twice at most.
+
+    So are they where the system ended processes for lack of memory while this trial ran: it would end this one again.
+    """
     task = replace(task, parts=run.read_json(PARTS) if run.has(PARTS) else task.parts)
+    killed = run.has(KILLS) and run.read_json(KILLS) < memory_kills()
+    run.write_json(KILLS, memory_kills())
     while True:
         try:
+            if killed:
+                killed, remedy = False, "lower batch_size, or close other programs"
+                got = "the system ended it, or a process beside it, out of memory"
+                raise MemoryBudgetError(explain("a training that fits memory", got, f"trial {task.number}", remedy))
             return _measured(task, common, run, device)
         except Exception as error:
             most = min(MOST_PARTS, common.recipe.batch_size // 2)
@@ -369,7 +380,8 @@ def _criterion(found: Assessment) -> Tensor:
 
 
 def _latency(network: nn.Module, data: Data, device: torch.device) -> float:
-    """Median milliseconds of one input in evaluation mode."""
+    """Median milliseconds of one input; the network is in evaluation mode from now on."""
+    network.eval()
     sample = data.train.batch(torch.arange(1))[0].to(device)
     with torch.inference_mode():
         spent = sorted(repeated(lambda: network(sample), device, LATENCY_SECONDS))

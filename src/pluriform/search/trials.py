@@ -77,11 +77,8 @@ class Search:
         self.order: list[int] = []  # Numbers of the trials, in the order handed out.
         self.interrupted = False
         device = torch.device(common.device)
-        side = plan.abreast if device.type == "cpu" else 1
-        network = start.module.to(device)
-        self.memory = MemoryModel.calibrated(
-            network, inputs.to(device), targets.to(device), common.recipe, Loss(common.data.task), side
-        )
+        network, loss, share = start.module.to(device), Loss(common.data.task), plan.sharing(device)
+        self.memory = MemoryModel.calibrated(network, inputs.to(device), targets.to(device), common.recipe, loss, share)
         self._set_pace(network, device)
         network.cpu()
         self._remember()

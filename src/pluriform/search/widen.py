@@ -168,18 +168,20 @@ def _width(flow: ChannelFlow, width: Width) -> Width | str:
             if len(layout) > 1 or width.size % conv.groups:
                 return f"the groups of {conv.node} hold it with other channels"
             blocks = math.lcm(blocks, conv.groups)
-    if copied and (dropout := _dropout(flow, width)):
-        return f"{dropout} would draw anew for copies that a norm averages"
+    if copied and (drawn := _drawn(flow, width)):
+        return f"{drawn} would draw anew for copies that a norm averages"
     if width.size % blocks or (grouped_norm and (blocks > 1 or copied)):
         return "convolutions and norms group it in different ways"
     unit = math.lcm(*units, blocks)
     return Width(width.name, width.part, width.channels, width.size, unit, blocks, copied)
 
 
-def _dropout(flow: ChannelFlow, width: Width) -> Node | None:
-    """A dropout on the way of the channels."""
+def _drawn(flow: ChannelFlow, width: Width) -> Node | None:
+    """What draws random numbers on the way of the channels: a dropout, or slopes of an RReLU."""
     for node in flow.graph.nodes:
-        if node.op is Op.DROPOUT and node.attributes["p"] > 0 and node.name in flow.axes:
+        drops = node.op is Op.DROPOUT and node.attributes["p"] > 0
+        slopes = node.op is Op.ACTIVATION and node.attributes["function"] == "rrelu"
+        if (drops or slopes) and node.name in flow.axes:
             spans = [span for layout in flow.axes[node.name] for span in flow.ties.resolve(layout)]
             if any(span.channels == width.channels for span in spans):
                 return node

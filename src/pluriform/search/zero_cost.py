@@ -7,8 +7,9 @@ accuracy on NAS-Bench-201: parameters .74, synflow .74, multiply-accumulates .71
 """
 
 import copy
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from pluriform.data.data import Data
 from pluriform.errors import ConfigError, explain
 from pluriform.graph.graph import Graph
 from pluriform.search.morph_space import Grown
+from pluriform.search.morphism import Morph
 from pluriform.search.moves import replay
 from pluriform.search.size import size_of
 from pluriform.search.trial import reset
@@ -35,7 +37,8 @@ class ZeroCost:
 
     Args:
         prior: Of `PRIORS`, or a function `(network, inputs) -> number` of a network with fresh weights in evaluation
-            mode and some training inputs, in a unit in which 1 makes a difference (a logarithm).
+            mode and some training inputs, in a unit in which 1 makes a difference (a logarithm). Where it fails, the
+            number of the start stands in, for which it must not fail.
         start: The network that all others grow from.
         data: Its first training inputs are those that a function sees.
         seed: Of fresh weights.
@@ -46,6 +49,7 @@ class ZeroCost:
         self.inputs, _ = data.train.batch(torch.arange(min(SAMPLES, len(data.train))))
         self.name = prior if isinstance(prior, str) else getattr(prior, "__name__", type(prior).__name__)
         self._known: dict[str, list[float]] = {}
+        self._own: float | None = None
 
     def __call__(self, one: Grown) -> list[float]:
         """The logarithm of the number of parameters, and the prior's own number where that is another."""
@@ -66,14 +70,28 @@ class ZeroCost:
     def _number(self, one: Grown) -> float:
         if self.prior == "macs":
             return math.log(max(1, size_of(one.outline).macs))
-        network = replay(self.start, one.moves).module
+        try:
+            return self._judged(one.moves)
+        except Exception:
+            if not one.moves:
+                raise
+            if self._own is None:
+                self._own = self._judged(())
+            logging.getLogger("pluriform").warning(
+                "prior %s of %r failed: that of the start", self.name, one, exc_info=True
+            )
+            return self._own
+
+    def _judged(self, moves: Sequence[Morph]) -> float:
+        """The prior's number of a network."""
+        network = replay(self.start, moves).module
         reset(network, self.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             value = (synflow if self.prior == "synflow" else self.prior)(network.eval(), self.inputs)  # type: ignore[operator]
         if not isinstance(value, int | float | Tensor) or not math.isfinite(float(value)):
             remedy = "let it return one finite number for (network, inputs)"
-            raise ConfigError(explain("a finite number", f"{value!r}"[:80], f"prior {self.name} of {one!r}", remedy))
+            raise ConfigError(explain("a finite number", f"{value!r}"[:80], f"prior {self.name} of the start", remedy))
         return float(value)
 
 

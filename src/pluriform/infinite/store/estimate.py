@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pluriform.available_memory import available_memory
 from pluriform.errors import MemoryBudgetError, RunError, explain
 from pluriform.infinite.kernel import Kernel
 from pluriform.infinite.store.files import Files
@@ -120,10 +121,8 @@ def check_room(files: Files, tiles: int, processes: int) -> None:
         RunError: The disk is too small.
         MemoryBudgetError: The memory is too small for tiles of this size.
     """
-    import psutil
-
     check_disk(files.path, tiles * files.tile_bytes, f"{tiles:,} tiles")
-    needed, available = COPIES * 8 * files.grid.side**2 * processes, psutil.virtual_memory().available
+    needed, available = COPIES * 8 * files.grid.side**2 * processes, available_memory()
     if needed > 0.9 * available:
         raise MemoryBudgetError(
             explain(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pluriform.available_memory import available_memory
 from pluriform.errors import CorruptFileError, MemoryBudgetError, RunError, explain
 from pluriform.infinite.store.files import Files, open_group
 
@@ -83,9 +84,7 @@ class StoredMatrix:
         return part[np.ix_(rows - top, columns - left)]
 
     def _check_memory(self, entries: int) -> None:
-        import psutil
-
-        needed, available = entries * self.dtype.itemsize, psutil.virtual_memory().available
+        needed, available = entries * self.dtype.itemsize, available_memory()
         if needed > 0.9 * available:
             raise MemoryBudgetError(
                 explain(
