@@ -9,6 +9,7 @@ FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "misc", "tools", "s
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 REFERENCE_LINES = {"README.md": 120, "CONTRIBUTING.md": 60}
+DECISION_LINES = 40
 
 
 def tracked() -> list[Path]:
@@ -24,8 +25,9 @@ def faults(path: Path) -> list[str]:
     found = []
     if path.suffix == ".py" and FORBIDDEN & {path.stem, *path.parts}:
         found.append(f"{path}: a name without a noun; name it after what it holds")
-    if str(path) in REFERENCE_LINES and len(path.read_text().splitlines()) > REFERENCE_LINES[str(path)]:
-        found.append(f"{path}: more than {REFERENCE_LINES[str(path)]} lines")
+    most = DECISION_LINES if path.parent == Path("docs/decisions") else REFERENCE_LINES.get(str(path))
+    if most is not None and len(path.read_text().splitlines()) > most:
+        found.append(f"{path}: more than {most} lines")
     if path.suffix == ".py" and path.parts[0] == "src":
         text = path.read_text()
         if len(text.splitlines()) > LONGEST_FILE:

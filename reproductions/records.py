@@ -64,8 +64,8 @@ def write_part(path: Path, part: Mapping[str, Any]) -> None:
 
 
 def read_parts(folder: Path) -> list[dict]:
-    """All parts below the folder, by path."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("**/*.json")) if path.parent.name == "parts"]
+    """All parts of the folder, by path."""
+    return [json.loads(path.read_text()) for path in sorted((folder / "parts").glob("*.json"))]
 
 
 def interval_of_mean(values: Sequence[float]) -> list[float] | None:

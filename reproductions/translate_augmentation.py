@@ -101,16 +101,26 @@ def recoloured(digits: Tensor, seed: int) -> Tensor:
     return digits * colours[0] + (1 - digits) * colours[1]
 
 
-def translator(look: str, arm: str, seed: int, chosen: argparse.Namespace) -> tuple[Translated, dict[str, Any]]:
-    """A translator from grey to the look; fitted, resumed or read."""
-    data = sides(look, chosen.limit)
+def task_of(look: str) -> str:
+    """What translate_unpaired.py calls a look in the names of its fits."""
+    return "digits" if look == "styles" else look
+
+
+def folder_of(look: str, arm: str, seed: int, chosen: argparse.Namespace) -> Path:
+    """Where a translator goes on."""
     place = copy.copy(chosen)
     place.out = chosen.fits
-    task = "digits" if look == "styles" else look  # As translate_unpaired.py names its fits.
+    read = f"-{chosen.epochs}" if arm == "tsit-features" else ""
+    return run_folder(f"{task_of(look)}-{arm}-{seed}{read}", place)
+
+
+def translator(look: str, arm: str, seed: int, chosen: argparse.Namespace) -> tuple[Translated, dict[str, Any]]:
+    """A translator from grey to the look; fitted, resumed or read."""
+    data, task = sides(look, chosen.limit), task_of(look)
     module = classifier_of(look, "recoloured", seed, chosen)[0] if arm == "tsit-features" else None
-    seconds = seconds_an_update(f"{task}-{arm}-{chosen.limit or 'all'}", made(arm), module, data, chosen.fits)
-    method = made(arm)(updates_in(chosen.minutes, seconds))
-    form, spent = timed_fit(method, module, data, seed, run_folder(f"{task}-{arm}-{seed}", place))
+    seconds = seconds_an_update(f"{task}-{arm}-{chosen.limit or 'all'}", made(task, arm), module, data, chosen.fits)
+    method = made(task, arm)(updates_in(chosen.minutes, seconds))
+    form, spent = timed_fit(method, module, data, seed, folder_of(look, arm, seed, chosen))
     return form, facts_of(form, spent) | {"seconds_an_update": seconds}
 
 
@@ -214,10 +224,8 @@ def draw(look: str, chosen: argparse.Namespace) -> None:
     data, seed = sides(look, chosen.limit), min(chosen.seeds)
     contents, references = data.test.inputs[:SHOWN], data.test.targets[:SHOWN]
     columns = {"source": contents, "recoloured": recoloured(contents, seed), "target": references}
-    place = copy.copy(chosen)
-    place.out = chosen.fits
     for arm, title in (("tsit", "TSIT"), ("tsit-features", "TSIT, features"), ("cyclegan", "CycleGAN")):
-        folder = run_folder(f"{'digits' if look == 'styles' else look}-{arm}-{seed}", place) / "form"
+        folder = folder_of(look, arm, seed, chosen) / "form"
         if folder.is_dir():
             columns[title] = pf.load_form(folder).translate(contents, references)
     draw_grid(columns, chosen.figures / f"translate_augmentation_{look}.png", 3)
@@ -239,7 +247,12 @@ def main() -> None:
             for arm in chosen.arms:
                 compute(look, arm, seed, chosen)
         draw(look, chosen)
-    write_record(chosen.json, outcome(read_parts(chosen.out)))
+    parts = [part for part in read_parts(chosen.out) if part["key"] == key_of(*_names(part), chosen)]
+    write_record(chosen.json, outcome(parts))
+
+
+def _names(part: dict[str, Any]) -> tuple[str, str, int]:
+    return part["key"]["look"], part["key"]["arm"], part["key"]["seed"]
 
 
 if __name__ == "__main__":

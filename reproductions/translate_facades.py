@@ -9,14 +9,16 @@ matched in parameters (at 64 pixels 2.8, 2.7 and 2.9 million, at 128 pixels 4.0,
 `--minutes`: what one update takes is measured once by two short trainings, in processor time over threads, and decides
 the number of updates. TSIT and SPADE have hinge loss, feature matching and L1 to the truth (no network for a perceptual
 loss is at hand), pix2pix cross-entropy and L1, each with its own rates and weights. Batches of 8 at 64 pixels, of 4 at
-128; mirrored pairs; moving averages of weights; the last weights are judged.
+128; mirrored pairs; moving averages of weights; the last weights are judged. Discriminators are as published: TSIT and
+SPADE have two of 32 channels, for two scales, pix2pix has one as wide as its generator.
 
-Beside them stand `nearest`, the training photograph whose label map agrees in most pixels, and `mean`, the mean
-training photograph. The ruler of labels is a segmentation network trained on the real pairs (360 to train on, 40 to
-choose its weights); its score on the real test photographs is the ceiling, to be read beside every figure of it.
-Distances of features are those of a classifier of CIFAR-10 and of a network with random weights: kernel distances and
-perceptual distances come first; Frechet distances of 100 images rank noise and are marked so. The floor is the distance
-of the real training photographs. PSNR favours blur: the mean photograph says how much.
+Beside them stand `nearest`, the training photograph whose label map agrees in most pixels (the ruler has seen most of
+these, and reads them better than new ones), and `mean`, the mean training photograph. The ruler of labels is a
+segmentation network trained on the real pairs (360 to train on, 40 to choose its weights); its score on the real test
+photographs is the ceiling, to be read beside every figure of it. Distances of features are those of a classifier of
+CIFAR-10 and of a network with random weights: kernel distances and perceptual distances come first; Frechet distances
+of 100 images rank noise and are marked so. The floor is the distance of the real training photographs. PSNR favours
+blur: the mean photograph says how much.
 
 Every (size, arm, seed) is fitted in a run folder that resumes where it was killed, and leaves one part. Writes
 reproductions/translate_facades.json and figures of the first eight test images from all parts at hand.
@@ -151,7 +153,6 @@ def draw(size: int, chosen: argparse.Namespace) -> None:
 def outcome(parts: list[dict]) -> dict[str, Any]:
     """The JSON that is committed."""
     found: dict[str, Any] = {"what": __doc__.splitlines()[0]}
-    parts = [part for part in parts if "arm" in part["key"]]
     for size in sorted({part["key"]["size"] for part in parts}):
         own = [part for part in parts if part["key"]["size"] == size]
         arms = {arm: [part for part in own if part["key"]["arm"] == arm] for arm in (*ARMS, *BASELINES)}
@@ -178,7 +179,12 @@ def main() -> None:
                 if arm in ARMS or seed == min(chosen.seeds):
                     compute(arm, size, seed, chosen)
         draw(size, chosen)
-    write_record(chosen.json, outcome(read_parts(chosen.out)))
+    parts = [part for part in read_parts(chosen.out) if part["key"] == key_of(*_names(part), chosen)]
+    write_record(chosen.json, outcome(parts))
+
+
+def _names(part: dict[str, Any]) -> tuple[str, int, int]:
+    return part["key"]["arm"], part["key"]["size"], part["key"]["seed"]
 
 
 if __name__ == "__main__":

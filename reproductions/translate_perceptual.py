@@ -24,6 +24,7 @@ References:
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import translate_facades
@@ -35,6 +36,7 @@ from translate_networks import (
     classifier,
     draw_grid,
     facts_of,
+    name_of_judges,
     row,
     row_of,
     ruler,
@@ -86,6 +88,12 @@ def key_of(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> dict[s
     return {"task": task, "arm": arm, "seed": seed, "minutes": chosen.minutes, "limit": chosen.limit, "judges": judges}
 
 
+def folder_of(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> Path:
+    """Where a fit goes on."""
+    judged = "" if ARMS[arm] is None else f"-{name_of_judges(chosen)}"
+    return run_folder(f"{task}-{arm}-{seed}{judged}", chosen)
+
+
 def compute(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> None:
     """Fit one arm, judge it on test images, write its part."""
     key, path = key_of(task, arm, seed, chosen), chosen.out / "parts" / f"{task}-{arm}-{seed}.json"
@@ -95,7 +103,7 @@ def compute(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> None:
     module = None if eps is None else classifier(eps, LOSSES, chosen)
     seconds = seconds_an_update(f"{task}-{arm}-{chosen.limit or 'all'}", made(task), module, data, chosen.out)
     method = made(task)(updates_in(chosen.minutes, seconds))
-    form, spent = timed_fit(method, module, data, seed, run_folder(f"{task}-{arm}-{seed}", chosen))
+    form, spent = timed_fit(method, module, data, seed, folder_of(task, arm, seed, chosen))
     extractors = [classifier(0.0, JUDGES, chosen), classifier(EPS, JUDGES, chosen), random_judge(3)]
     labels = ruler(data, chosen) if task == "facades" else None
     found = measure_images(form, data, extractors=extractors, segmentation=labels, styles=0, seed=seed)
@@ -120,7 +128,7 @@ def draw(task: str, chosen: argparse.Namespace) -> None:
     shown = coloured(contents, len(data.classes)) if data.classes else contents
     columns = {"content": shown, "photograph" if data.paired else "reference": targets}
     for arm in ARMS:
-        folder = run_folder(f"{task}-{arm}-{min(chosen.seeds)}", chosen) / "form"
+        folder = folder_of(task, arm, min(chosen.seeds), chosen) / "form"
         if folder.is_dir():
             columns[arm] = pf.load_form(folder).translate(contents, None if data.paired else targets)
     draw_grid(columns, chosen.figures / f"translate_perceptual_{task}.png", 2)
@@ -154,7 +162,12 @@ def main() -> None:
             for arm in chosen.arms:
                 compute(task, arm, seed, chosen)
         draw(task, chosen)
-    write_record(chosen.json, outcome(read_parts(chosen.out)))
+    parts = [part for part in read_parts(chosen.out) if part["key"] == key_of(*_names(part), chosen)]
+    write_record(chosen.json, outcome(parts))
+
+
+def _names(part: dict[str, Any]) -> tuple[str, str, int]:
+    return part["key"]["task"], part["key"]["arm"], part["key"]["seed"]
 
 
 if __name__ == "__main__":

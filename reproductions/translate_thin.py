@@ -148,7 +148,6 @@ def time_again(family: str, width: str, arm: str, seed: int, chosen: argparse.Na
 def outcome(parts: Sequence[dict]) -> dict[str, Any]:
     """The JSON that is committed."""
     found: dict[str, Any] = {"what": __doc__.splitlines()[0]}
-    parts = [part for part in parts if "family" in part["key"]]
     for family, (wide, *thin) in WIDTHS.items():
         own = [part for part in parts if part["key"]["family"] == family]
         arms = {
@@ -219,7 +218,12 @@ def main() -> None:
                 for arm in chosen.arms:
                     if chosen.widths is None or width in chosen.widths:
                         step(family, width, arm, seed, chosen)
-    write_record(chosen.json, outcome(read_parts(chosen.out)))
+    parts = [part for part in read_parts(chosen.out) if part["key"] == part_of(*_names(part), chosen)[0]]
+    write_record(chosen.json, outcome(parts))
+
+
+def _names(part: dict[str, Any]) -> tuple[str, str, str, int]:
+    return part["key"]["family"], part["key"]["width"], part["key"]["arm"], part["key"]["seed"]
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@
 Apples: the 500 and 500 training photographs of apples and of oranges in CIFAR-100, 100 and 100 to test, 32 pixels.
 Digits: 4,000 grey digits of MNIST and 4,000 others in four styles made in code (stripes, checks, speckles, a gradient,
 each with colours of its own), 500 and 500 to test. Every arm trains for `--minutes`, of which one update takes what two
-short trainings say, with its published losses and rates; generators have about the same number of parameters, in
-CycleGAN and MUNIT both directions together. `tsit` holds the content by edges, `tsit-perceptual` by
-features of a classifier of CIFAR-10; `copy` leaves the content as it is.
+short trainings say, with its published losses and rates (apples and oranges are mirrored, digits are not); generators
+have about the same number of parameters, in CycleGAN and MUNIT both directions together. `tsit` holds the content by
+edges, `tsit-perceptual` by features of a classifier of CIFAR-10; `copy` leaves the content as it is.
 
 `taken for the target`: a classifier of the real training images of both sides says how many outputs are oranges (of
 digits: have a style); real oranges and apples (copy) say what that is worth. `content kept`: of digits, a classifier of
@@ -29,6 +29,7 @@ References:
 import argparse
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ from translate_networks import (
     cut,
     draw_grid,
     facts_of,
+    name_of_judges,
     row,
     row_of,
     run_folder,
@@ -115,17 +117,17 @@ def judge(task: str, of: str, chosen: argparse.Namespace) -> Any:
     return pf.Training(epochs=epochs, batch_size=64).fit(small_network(named, 0), named, run=run)
 
 
-def made(arm: str) -> Callable[[int], Translation]:
-    """The method of an arm, by its number of updates."""
+def made(task: str, arm: str) -> Callable[[int], Translation]:
+    """The method of an arm, by its number of updates; only fruit is mirrored."""
+    flip = 0.5 if task == "apples" else 0.0
 
     def method(updates: int) -> Translation:
+        recipe: dict[str, Any] = {"updates": updates, "flip": flip}
         if arm.startswith("tsit"):
-            return TSIT(preset="small", training=GameRecipe(updates=updates, batch_size=16))
-        if arm == "cyclegan":
-            rates = {"generator_rate": 2e-4, "discriminator_rate": 2e-4, **RATES}
-            return CycleGAN(width=22, training=GameRecipe(updates=updates, batch_size=4, **rates))
-        rates = {"generator_rate": 1e-4, "discriminator_rate": 1e-4, **RATES}
-        return MUNIT(width=20, training=GameRecipe(updates=updates, batch_size=4, **rates))
+            return TSIT(preset="small", training=GameRecipe(**recipe, batch_size=16))
+        rate = 2e-4 if arm == "cyclegan" else 1e-4
+        game = GameRecipe(**recipe, batch_size=4, generator_rate=rate, discriminator_rate=rate, **RATES)
+        return CycleGAN(width=22, training=game) if arm == "cyclegan" else MUNIT(width=20, training=game)
 
     return method
 
@@ -135,6 +137,12 @@ def key_of(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> dict[s
     judges = [chosen.classifier_epochs, chosen.classifier_images]
     minutes = None if arm == "copy" else chosen.minutes
     return {"task": task, "arm": arm, "seed": seed, "minutes": minutes, "limit": chosen.limit, "judges": judges}
+
+
+def folder_of(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> Path:
+    """Where a fit goes on."""
+    judged = f"-{name_of_judges(chosen)}" if arm == "tsit-perceptual" else ""
+    return run_folder(f"{task}-{arm}-{seed}{judged}", chosen)
 
 
 def compute(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> None:
@@ -147,9 +155,9 @@ def compute(task: str, arm: str, seed: int, chosen: argparse.Namespace) -> None:
     if arm != "copy":
         module = classifier(0.0, 1, chosen) if arm == "tsit-perceptual" else None
         label = f"{task}-{arm}-{chosen.limit or 'all'}"
-        seconds = seconds_an_update(label, made(arm), module, data, chosen.out)
-        method = made(arm)(updates_in(chosen.minutes, seconds))
-        form, spent = timed_fit(method, module, data, seed, run_folder(f"{task}-{arm}-{seed}", chosen))
+        seconds = seconds_an_update(label, made(task, arm), module, data, chosen.out)
+        method = made(task, arm)(updates_in(chosen.minutes, seconds))
+        form, spent = timed_fit(method, module, data, seed, folder_of(task, arm, seed, chosen))
         facts = facts_of(form, spent) | {"seconds_an_update": seconds}
     extractors = [classifier(0.0, 0, chosen), random_judge(3)]
     found = measure_images(form, data, extractors=extractors, styles=DRAWS, seed=seed)
@@ -202,7 +210,7 @@ def draw(task: str, chosen: argparse.Namespace) -> None:
     contents, references = data.test.inputs[:SHOWN], data.test.targets[:SHOWN]
     columns = {"content": contents, "reference": references}
     for arm in ARMS[1:]:
-        folder = run_folder(f"{task}-{arm}-{min(chosen.seeds)}", chosen) / "form"
+        folder = folder_of(task, arm, min(chosen.seeds), chosen) / "form"
         if folder.is_dir():
             form = pf.load_form(folder)
             columns[arm] = form.translate(contents, references)
@@ -239,7 +247,12 @@ def main() -> None:
                 if arm != "copy" or seed == min(chosen.seeds):
                     compute(task, arm, seed, chosen)
         draw(task, chosen)
-    write_record(chosen.json, outcome(read_parts(chosen.out)))
+    parts = [part for part in read_parts(chosen.out) if part["key"] == key_of(*_names(part), chosen)]
+    write_record(chosen.json, outcome(parts))
+
+
+def _names(part: dict[str, Any]) -> tuple[str, str, int]:
+    return part["key"]["task"], part["key"]["arm"], part["key"]["seed"]
 
 
 if __name__ == "__main__":

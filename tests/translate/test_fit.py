@@ -6,6 +6,7 @@ import torch
 
 import pluriform as pf
 from pluriform.errors import ConfigError, DivergenceError, LabelError, RunConflictError, ShapeError
+from pluriform.training.seeds import derive_seed
 from pluriform.translate.album import Album
 from pluriform.translate.fit import TSIT
 from pluriform.translate.game import Game
@@ -111,6 +112,19 @@ def test_styles_and_draws(unpaired):
     style.requires_grad_(True)
     form(content, style).sum().backward()
     assert style.grad.abs().sum() > 0
+
+
+def test_draws_take_the_style_of_every_remembered_image_before_one_comes_again(unpaired):
+    form = tsit().fit(None, unpaired)
+    count = len(form.styles)
+    taken = form.references(2 * count + 1, seed=3)
+    for begin in (0, count):
+        places = [int((form.styles == style).flatten(1).all(1).nonzero()[0]) for style in taken[begin : begin + count]]
+        assert sorted(places) == list(range(count))
+    content = unpaired.test.inputs[:2]
+    drawn = form.draw(content, 3, seed=3)
+    assert torch.equal(drawn[1], form.translate(content, taken[1], seed=derive_seed(3, "draw", 1)))
+    assert all(torch.equal(one, two) for one, two in zip(taken, form.references(count, seed=3), strict=False))
 
 
 def test_styles_between_leave_the_form_as_it_is(unpaired):

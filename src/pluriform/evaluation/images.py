@@ -156,9 +156,12 @@ def _translated(translator: Translating, data: Data, seed: int) -> _Sides:
         remedy = "load the set with a test share above 0"
         raise EmptySplitError(explain("a test split with images", "0 images", f"{data.name}.test", remedy))
     content, target = _both_sides(data.test)
+    spans = _spans(content)
+    drawn = getattr(translator, "references", None)
+    styles = [None] * len(spans) if drawn is None else drawn(len(spans), seed=derive_seed(seed, "looks"))
     parts = [
-        translator.translate(span, seed=derive_seed(seed, "look", number))
-        for number, span in enumerate(_spans(content))
+        translator.translate(span, style, seed=derive_seed(seed, "look", number))
+        for number, (span, style) in enumerate(zip(spans, styles, strict=True))
     ]
     output = torch.cat([part.detach().cpu() for part in parts])
     if not output.isfinite().all():

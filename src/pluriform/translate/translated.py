@@ -165,7 +165,18 @@ class Translated(Translator):
         if not (self.painter.reads_style or self.painter.draws):
             remedy = "fit one with styles or with noise"
             raise ConfigError(explain("a translator of several styles", "one of one", "draw", remedy))
-        return [self.translate(content, seed=derive_seed(seed, "draw", number)) for number in range(count)]
+        seeds = [derive_seed(seed, "draw", number) for number in range(count)]
+        styles = self.references(count, seed=seed)
+        return [self.translate(content, style, seed=own) for own, style in zip(seeds, styles, strict=True)]
+
+    def references(self, count: int, *, seed: int = 0) -> list[Tensor | None]:
+        """So many of `styles`, one each: all before one comes again. `None` each where styles are no images."""
+        if self.styles is None or not self.painter.reads_style or self.painter.draw_style(seed) is not None:
+            return [None] * count
+        generator = torch.Generator().manual_seed(derive_seed(seed, "references"))
+        rounds = -(-count // len(self.styles))
+        order = [place for _ in range(rounds) for place in torch.randperm(len(self.styles), generator=generator)]
+        return [self.styles[place : place + 1] for place in map(int, order[:count])]
 
     @torch.no_grad()
     def interpolate(
