@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pluriform.errors import CorruptFileError, explain
+from pluriform.errors import CorruptFileError, RunError, explain
 
 __all__ = ["Curve", "Measure", "Pictures", "Result"]
 
@@ -145,10 +145,20 @@ class Result:
 
     @staticmethod
     def load(path: str | Path) -> "Result":
-        """Read from a JSON file."""
+        """Read from a JSON file.
+
+        Raises:
+            RunError: There is none.
+            CorruptFileError: It is not the JSON of one result.
+        """
         try:
-            return Result.from_json(json.loads(Path(path).read_text()))
-        except ValueError as error:
-            raise CorruptFileError(
-                explain("a result in JSON", str(error), str(path), "evaluate the form again")
-            ) from None
+            value = json.loads(Path(path).read_text("utf-8"))
+            if not isinstance(value, Mapping):
+                raise TypeError(f"a JSON {type(value).__name__}")
+            return Result.from_json(value)
+        except FileNotFoundError:
+            remedy = "name the JSON file that evaluate wrote"
+            raise RunError(explain("a result file", "no such file", str(path), remedy)) from None
+        except (TypeError, ValueError, CorruptFileError) as error:
+            got, remedy = f"one that cannot be read: {error}", "delete it and evaluate again"
+            raise CorruptFileError(explain("the JSON of one Result", got, str(path), remedy)) from None

@@ -40,7 +40,7 @@ def test_wrong_usage_and_errors_have_exit_codes(capsys):
 
 
 def test_compare_end_to_end_and_again(capsys, tmp_path):
-    words = ["compare", "digits", "--out", "run", *QUICK]
+    words = ["compare", "digits", "--run", "run", *QUICK]
     assert main(words) == 0
     shown = capsys.readouterr()
     assert all(
@@ -65,7 +65,7 @@ def test_fit_evaluate_report(capsys, tmp_path):
     assert main(["report", "run/result.json", "--out", "page.html"]) == 0
     assert (tmp_path / "page.html").stat().st_size > 100_000
     assert main(["report", "nowhere.json"]) == 1
-    assert "check the path" in capsys.readouterr().err
+    assert "no such file (nowhere.json)" in capsys.readouterr().err
 
 
 def test_a_network_of_the_user(capsys, tmp_path):

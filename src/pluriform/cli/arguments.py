@@ -51,9 +51,9 @@ METHODS = {
 DEFAULT_FORMS = ("training", "deep-ensemble", "hypergan", "infinite-width")
 
 
-def described(kind: Any, text: str) -> Any:
-    """The type of a flag with its line of help."""
-    return Annotated[kind, tyro.conf.arg(help=text)]
+def described(kind: Any, text: str, *aliases: str) -> Any:
+    """The type of a flag with its line of help, and other names that it goes by."""
+    return Annotated[kind, tyro.conf.arg(help=text, aliases=aliases)]
 
 
 DATA_FLAGS = (

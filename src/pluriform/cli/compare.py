@@ -52,7 +52,7 @@ def options() -> type:
         [
             *DATA_FLAGS,
             ("forms", described(tuple[Literal[names], ...], "which forms, in this order"), DEFAULT_FORMS),
-            ("out", described(str | None, "run folder"), None),
+            ("run", described(str | None, "folder of the run", "--out"), None),
             ("outliers", described(tuple[str, ...], "data sets to be told apart from it"), ()),
             ("threats", described(tuple[str, ...] | None, threats), None),
             ("attacks", described(tuple[str, ...], attacks), ("fgsm", "pgd")),
@@ -94,7 +94,7 @@ def run(words: Sequence[str]) -> None:
     console, progress = Console(highlight=False), Console(stderr=True, highlight=False)
     data = load_data(chosen.data, target=chosen.target, seed=chosen.seed)
     name = chosen.net or default_name(data)
-    folder = chosen.out or f"runs/compare-{data.name}-{name}-seed{chosen.seed}".replace(":", "-")
+    folder = chosen.run or f"runs/compare-{data.name}-{name}-seed{chosen.seed}".replace(":", "-")
     progress.print(f"{describe(data)}; network {name}")
     results = compare(
         load_network(name, data, seed=chosen.seed),

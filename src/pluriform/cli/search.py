@@ -42,7 +42,7 @@ def options() -> type:
         "Search",
         [
             ("data", described(tyro.conf.Positional[str], "name, folder or file of the data set")),
-            ("start", described(str | None, "network to start from, by name or package.module:build"), None),
+            ("start", described(str | None, "network to start from, by name or package.module:build", "--net"), None),
             ("target", described(str | None, "target column of a table"), None),
             ("metric", described(str | None, "what is maximised, package.module:function(outputs, targets)"), None),
             ("zero_cost", described(str, "prior mean beside size: macs, synflow, or a function"), "parameters"),
