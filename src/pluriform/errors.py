@@ -48,6 +48,7 @@ __all__ = [
     "TaskError",
     "UnsupportedOpError",
     "explain",
+    "require",
 ]
 
 
@@ -143,3 +144,14 @@ def explain(expected: str, got: str, where: str, remedy: str) -> str:
         'expected labels in 0..9; got label 12 (train, sample 3). To fix: check the target column.'
     """
     return f"expected {expected}; got {got} ({where}). To fix: {remedy}."
+
+
+def require(record: object, fulfilled: bool, name: str, expected: str, remedy: str = "") -> None:
+    """Refuse a record of settings where the field of that name is not as expected.
+
+    Raises:
+        ConfigError: It is not `fulfilled`.
+    """
+    if not fulfilled:
+        got, where = repr(getattr(record, name)), type(record).__name__
+        raise ConfigError(explain(f"{name}: {expected}", got, where, remedy or f"change {name}"))

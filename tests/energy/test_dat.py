@@ -227,5 +227,5 @@ def test_networks_that_return_probabilities(net, data):
     ],
 )
 def test_settings_out_of_range(name, value):
-    with pytest.raises(ConfigError, match=f"{name}: .*got {value!r}.*default"):
+    with pytest.raises(ConfigError, match=f"{name}: .*got {value!r}.*change {name}"):
         pf.DAT(**{name: value})

@@ -236,5 +236,5 @@ def test_numbers_that_a_scheme_would_ignore(scheme, options, words):
     ],
 )
 def test_settings_out_of_range(name, value):
-    with pytest.raises(ConfigError, match=f"{name}: .*got {value!r}.*default"):
+    with pytest.raises(ConfigError, match=f"{name}: .*got {value!r}.*change {name}"):
         pf.AdversarialTraining(**{name: value})

@@ -18,7 +18,7 @@ from pluriform.energy.space import Space
 from pluriform.energy.start import Start, UniformStart, fitted_start
 from pluriform.energy.streams import Cycle
 from pluriform.energy.support import SupportModel
-from pluriform.errors import BoundsError, ConfigError, explain
+from pluriform.errors import BoundsError, ConfigError, explain, require
 from pluriform.fused.network import fusing_pays
 from pluriform.method import FitContext, Method
 from pluriform.training.cost import FitCost
@@ -96,20 +96,15 @@ class DAT(Method):
     rollbacks: int = 8
 
     def __post_init__(self) -> None:
-        self._require(self.pretraining is None or self.pretraining >= 0, "pretraining", "epochs, 0 or more, or None")
-        self._require(0 <= self.eps < math.inf, "eps", "0 or more")
+        require(self, self.pretraining is None or self.pretraining >= 0, "pretraining", "epochs, 0 or more, or None")
+        require(self, 0 <= self.eps < math.inf, "eps", "0 or more")
         for name in ("pretraining_rate", "attack_step", "step"):
-            self._require(0 < getattr(self, name) < math.inf, name, "a number above 0")
+            require(self, 0 < getattr(self, name) < math.inf, name, "a number above 0")
         for name in ("attack_steps", "steps", "rollbacks"):
-            self._require(getattr(self, name) >= 0, name, "0 or more")
-        self._require(0 < self.threshold <= 1, "threshold", "an AUROC above 0, at most 1")
-        self._require(self.seeds in ("uniform", "gaussian"), "seeds", "'uniform' or 'gaussian'")
-        self._require(0 <= self.penalty < math.inf, "penalty", "0 or more")
-
-    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
-        if not fulfilled:
-            got = repr(getattr(self, name))
-            raise ConfigError(explain(f"{name}: {expected}", got, "DAT", "leave it at its default"))
+            require(self, getattr(self, name) >= 0, name, "0 or more")
+        require(self, 0 < self.threshold <= 1, "threshold", "an AUROC above 0, at most 1")
+        require(self, self.seeds in ("uniform", "gaussian"), "seeds", "'uniform' or 'gaussian'")
+        require(self, 0 <= self.penalty < math.inf, "penalty", "0 or more")
 
     def _fit(self, module: Any, data: Data, context: FitContext) -> SupportModel:
         self._check(data)

@@ -17,7 +17,7 @@ from pluriform.energy.score import check_logits
 from pluriform.energy.space import Space
 from pluriform.energy.start import Start, UniformStart, fitted_start
 from pluriform.energy.streams import Cycle, density_data
-from pluriform.errors import ConfigError, explain
+from pluriform.errors import ConfigError, explain, require
 from pluriform.fused.network import fusing_pays
 from pluriform.method import FitContext, Method
 from pluriform.training.augmentation import Augmentation
@@ -97,21 +97,16 @@ class JEM(Method):
     rollbacks: int = 8
 
     def __post_init__(self) -> None:
-        self._require(self.start in ("uniform", "gaussian"), "start", "'uniform' or 'gaussian'")
-        self._require(self.buffer_size >= 1, "buffer_size", "at least 1")
-        self._require(0 <= self.renewed <= 1, "renewed", "a probability")
-        self._require(0 <= self.input_noise < math.inf, "input_noise", "0 or more")
-        self._require(0 <= self.sharpness < math.inf, "sharpness", "0 or more")
-        self._require(self.rollbacks >= 0, "rollbacks", "0 or more")
+        require(self, self.start in ("uniform", "gaussian"), "start", "'uniform' or 'gaussian'")
+        require(self, self.buffer_size >= 1, "buffer_size", "at least 1")
+        require(self, 0 <= self.renewed <= 1, "renewed", "a probability")
+        require(self, 0 <= self.input_noise < math.inf, "input_noise", "0 or more")
+        require(self, 0 <= self.sharpness < math.inf, "sharpness", "0 or more")
+        require(self, self.rollbacks >= 0, "rollbacks", "0 or more")
         policies = ("refuse", "freeze", "group", "train")
-        self._require(self.normalisation in policies, "normalisation", f"one of {', '.join(policies)}")
+        require(self, self.normalisation in policies, "normalisation", f"one of {', '.join(policies)}")
         expected = "True where terms.joint is above 0, as chains of p(x) belong to no class"
-        self._require(self.conditional or not self.terms.joint, "conditional", expected)
-
-    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
-        if not fulfilled:
-            got = repr(getattr(self, name))
-            raise ConfigError(explain(f"{name}: {expected}", got, "JEM", "leave it at its default"))
+        require(self, self.conditional or not self.terms.joint, "conditional", expected)
 
     @staticmethod
     def published(training: Recipe, **changed: Any) -> "JEM":

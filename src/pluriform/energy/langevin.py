@@ -11,7 +11,7 @@ from pluriform.attacks.threat import Threat
 from pluriform.axes import Inputs
 from pluriform.energy.score import Score
 from pluriform.energy.space import Space
-from pluriform.errors import ConfigError, explain
+from pluriform.errors import require
 from pluriform.fused.chain import NotFused
 from pluriform.fused.run import fused_chains, fused_program
 from pluriform.graph.parameters import weights_of
@@ -46,14 +46,10 @@ class Langevin:
 
     def __post_init__(self) -> None:
         clamp = self.clamp_gradient
-        self._require(self.steps >= 0, "steps", "0 or more")
-        self._require(0 < self.step < float("inf"), "step", "a number above 0")
-        self._require(0 <= self.noise < float("inf"), "noise", "0 or more")
-        self._require(clamp is None or clamp > 0, "clamp_gradient", "a number above 0, or None")
-
-    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
-        if not fulfilled:
-            raise ConfigError(explain(f"{name}: {expected}", repr(getattr(self, name)), "Langevin", f"change {name}"))
+        require(self, self.steps >= 0, "steps", "0 or more")
+        require(self, 0 < self.step < float("inf"), "step", "a number above 0")
+        require(self, 0 <= self.noise < float("inf"), "noise", "0 or more")
+        require(self, clamp is None or clamp > 0, "clamp_gradient", "a number above 0, or None")
 
     @property
     def temperature(self) -> float:

@@ -12,7 +12,7 @@ from pluriform.ensemble.drawn import Drawn, draw_seeds
 from pluriform.ensemble.fitting import fitted_noise, training_loop
 from pluriform.ensemble.iterates import Collector
 from pluriform.ensemble.statistics import calibration_inputs
-from pluriform.errors import ConfigError, explain
+from pluriform.errors import ConfigError, explain, require
 from pluriform.method import FitContext, Method
 from pluriform.training.cost import FitCost
 from pluriform.training.recipe import Recipe
@@ -64,16 +64,11 @@ class SWAG(Method):
     )
 
     def __post_init__(self) -> None:
-        self._require(self.members >= 1, "members", "at least 1")
-        self._require(self.rank == 0 or self.rank >= 2, "rank", "at least 2, or 0 for a diagonal Gaussian")
-        self._require(0 <= self.collect_from < 1, "collect_from", "a share in [0, 1)")
-        self._require(0 < self.swag_learning_rate < math.inf, "swag_learning_rate", "a number above 0")
-        self._require(0 <= self.scale < math.inf, "scale", "0 or more")
-
-    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
-        if not fulfilled:
-            got = repr(getattr(self, name))
-            raise ConfigError(explain(f"{name}: {expected}", got, "SWAG", "leave it at its default"))
+        require(self, self.members >= 1, "members", "at least 1")
+        require(self, self.rank == 0 or self.rank >= 2, "rank", "at least 2, or 0 for a diagonal Gaussian")
+        require(self, 0 <= self.collect_from < 1, "collect_from", "a share in [0, 1)")
+        require(self, 0 < self.swag_learning_rate < math.inf, "swag_learning_rate", "a number above 0")
+        require(self, 0 <= self.scale < math.inf, "scale", "0 or more")
 
     def _fit(self, module: Any, data: Data, context: FitContext) -> Drawn:
         network = module.to(context.device)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pluriform.data.data import Data
-from pluriform.errors import ConfigError, explain
+from pluriform.errors import require
 from pluriform.method import FitContext, Method
 from pluriform.narrow.losses import distillation
 from pluriform.narrow.narrowed import Narrowed
@@ -59,15 +59,10 @@ class FromWide(Method, ABC):
 
     def __post_init__(self) -> None:
         widen = 1 < self.widen < math.inf or self.wide is not None
-        self._require(widen, "widen", "a factor above 1", "use 2, or name a trained form with wide=")
-        self._require(0 <= self.alpha <= 1, "alpha", "a share in [0, 1]", "use 0.9")
-        self._require(0 < self.temperature < math.inf, "temperature", "a number above 0", "use 4")
-        self._require(self.cache_bytes >= 0, "cache_bytes", "0 or more", "use 0 to keep nothing")
-
-    def _require(self, fulfilled: bool, name: str, expected: str, remedy: str) -> None:
-        if not fulfilled:
-            got, where = repr(getattr(self, name)), type(self).__name__
-            raise ConfigError(explain(f"{name}: {expected}", got, where, remedy))
+        require(self, widen, "widen", "a factor above 1", "use 2, or name a trained form with wide=")
+        require(self, 0 <= self.alpha <= 1, "alpha", "a share in [0, 1]", "use 0.9")
+        require(self, 0 < self.temperature < math.inf, "temperature", "a number above 0", "use 4")
+        require(self, self.cache_bytes >= 0, "cache_bytes", "0 or more", "use 0 to keep nothing")
 
     def _trained_wide(self, module: nn.Module, data: Data, context: FitContext) -> TrainedWide:
         return trained_wide(module, data, context, widen=self.widen, wide=self.wide, recipe=self.wide_training)

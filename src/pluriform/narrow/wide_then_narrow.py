@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pluriform.data.data import Data
-from pluriform.errors import ConfigError, MemoryBudgetError, explain
+from pluriform.errors import ConfigError, MemoryBudgetError, explain, require
 from pluriform.graph.graph import Graph
 from pluriform.method import FitContext, Method, check_kinds
 from pluriform.narrow.distillation import Distillation
@@ -101,17 +101,12 @@ class WideThenNarrow(Method):
     cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        self._require(1 < self.widen < math.inf, "widen", "a factor above 1")
-        self._require(self.widening in ("auto", "all", "inner"), "widening", "'auto', 'all' or 'inner'")
-        self._require(self.units >= 1, "units", "at least 1")
-        self._require(not isinstance(self.ends, str), "ends", "names in a tuple")
-        self._require(self.inputs in ("own", "forced"), "inputs", "'own' or 'forced'")
-        self._require(self.cache_bytes is None or self.cache_bytes >= 0, "cache_bytes", "0 or more")
-
-    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
-        if not fulfilled:
-            got = repr(getattr(self, name))
-            raise ConfigError(explain(f"{name}: {expected}", got, "WideThenNarrow", "leave it at its default"))
+        require(self, 1 < self.widen < math.inf, "widen", "a factor above 1")
+        require(self, self.widening in ("auto", "all", "inner"), "widening", "'auto', 'all' or 'inner'")
+        require(self, self.units >= 1, "units", "at least 1")
+        require(self, not isinstance(self.ends, str), "ends", "names in a tuple")
+        require(self, self.inputs in ("own", "forced"), "inputs", "'own' or 'forced'")
+        require(self, self.cache_bytes is None or self.cache_bytes >= 0, "cache_bytes", "0 or more")
 
     def plan(self, module: nn.Module, data: Data) -> NarrowPlan:
         """The units, and where linear maps between them go; print it. Nothing is trained.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pluriform.attacks.perturb import check_finite
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.data.data import Data
-from pluriform.errors import ConfigError, explain
+from pluriform.errors import ConfigError, explain, require
 from pluriform.fused.network import fused_network
 from pluriform.graph.parameters import modes_kept
 from pluriform.method import FitContext, Method
@@ -104,26 +104,20 @@ class AdversarialTraining(Method):
     rollbacks: int = 8
 
     def __post_init__(self) -> None:
-        self._require(self.scheme in get_args(Scheme), "scheme", f"one of {', '.join(get_args(Scheme))}")
+        require(self, self.scheme in get_args(Scheme), "scheme", f"one of {', '.join(get_args(Scheme))}")
         given = isinstance(self.threat, Threat) and self.threat.norm in NORMS
-        self._require(given, "threat", "a Threat of norm 'linf' or 'l2'")
-        self._require(self.steps is None or self.steps >= 0, "steps", "0 or more, or None")
+        require(self, given, "threat", "a Threat of norm 'linf' or 'l2'")
+        require(self, self.steps is None or self.steps >= 0, "steps", "0 or more, or None")
         for name in ("step_size", "weight"):
             value = getattr(self, name)
-            self._require(value is None or 0 <= value < math.inf, name, "0 or more, or None")
+            require(self, value is None or 0 <= value < math.inf, name, "0 or more, or None")
         stepped = self.steps is None or self.scheme != "free"
-        self._require(stepped, "steps", "None with scheme 'free', which has replays")
+        require(self, stepped, "steps", "None with scheme 'free', which has replays")
         weighted = self.weight is None or SCHEMES[self.scheme].weight > 0
-        self._require(weighted, "weight", f"None with scheme {self.scheme!r}, whose loss has one term")
-        self._require(self.replays >= 1, "replays", "at least 1")
-        self._require(0 <= self.ramp <= 1, "ramp", "a share of the training")
-        self._require(self.rollbacks >= 0, "rollbacks", "0 or more")
-
-    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
-        if not fulfilled:
-            got = repr(getattr(self, name))
-            remedy = "leave it at its default"
-            raise ConfigError(explain(f"{name}: {expected}", got, "AdversarialTraining", remedy))
+        require(self, weighted, "weight", f"None with scheme {self.scheme!r}, whose loss has one term")
+        require(self, self.replays >= 1, "replays", "at least 1")
+        require(self, 0 <= self.ramp <= 1, "ramp", "a share of the training")
+        require(self, self.rollbacks >= 0, "rollbacks", "0 or more")
 
     def _fit(self, module: Any, data: Data, context: FitContext) -> RobustModel:
         network = module.to(context.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pluriform.data.data import Data
-from pluriform.errors import ConfigError, explain
+from pluriform.errors import require
 from pluriform.graph.graph import Graph
 from pluriform.method import FitContext, Method, check_kinds
 from pluriform.robust.frozen import Frozen, TrainedPart, only_trained, trained_part
@@ -81,19 +81,15 @@ class Transfer(Method):
     training: Recipe = field(default_factory=_recipe)
 
     def __post_init__(self) -> None:
-        self._require(self.mode in MODES, "mode", f"one of {', '.join(MODES)}", "name one of them")
-        self._require(self.bn in ("eval", "adapt"), "bn", "'eval' or 'adapt'", "leave it at 'eval'")
-        self._require(self.blocks >= 1, "blocks", "at least 1", "use mode='fixed-feature' for the head alone")
-        self._require(0 < self.head_rate < math.inf, "head_rate", "a number above 0", "leave it at its default")
+        require(self, self.mode in MODES, "mode", f"one of {', '.join(MODES)}", "name one of them")
+        require(self, self.bn in ("eval", "adapt"), "bn", "'eval' or 'adapt'", "leave it at 'eval'")
+        require(self, self.blocks >= 1, "blocks", "at least 1", "use mode='fixed-feature' for the head alone")
+        require(self, 0 < self.head_rate < math.inf, "head_rate", "a number above 0", "leave it at its default")
         if self.mode == "linear-probe":
             remedy = "use mode='fixed-feature', which computes features anew for every batch"
-            self._require(self.bn == "eval", "bn", "'eval', as features are computed once", remedy)
+            require(self, self.bn == "eval", "bn", "'eval', as features are computed once", remedy)
             plain = not self.training.augmentation.active
-            self._require(plain, "training", "no augmentation, as features are computed once", remedy)
-
-    def _require(self, fulfilled: bool, name: str, expected: str, remedy: str) -> None:
-        if not fulfilled:
-            raise ConfigError(explain(f"{name}: {expected}", repr(getattr(self, name)), "Transfer", remedy))
+            require(self, plain, "training", "no augmentation, as features are computed once", remedy)
 
     def _copied(self, module: nn.Module | None, data: Data, seed: int) -> nn.Module:
         check_kinds(module, data, True)

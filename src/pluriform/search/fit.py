@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pluriform.data.data import Data
 from pluriform.encoding import record_to_json
-from pluriform.errors import ConfigError, PluriformError, explain
+from pluriform.errors import ConfigError, PluriformError, explain, require
 from pluriform.method import FitContext, Method
 from pluriform.runs import Run
 from pluriform.search.budget import Budget
@@ -107,27 +107,22 @@ class MorphismSearch(Method):
             value, kinds = getattr(self, name), int if name in WHOLE else (int, float)
             missing = value is None and type(self).__dataclass_fields__[name].default is None
             expected = "a whole number" if name in WHOLE else "a number"
-            self._require(missing or (isinstance(value, kinds) and not isinstance(value, bool)), name, expected)
+            require(self, missing or (isinstance(value, kinds) and not isinstance(value, bool)), name, expected)
         named = self.objective is None or isinstance(self.objective, str) or callable(self.objective)
-        self._require(named, "objective", "a function of outputs and targets, or its name, package.module:function")
-        self._require(isinstance(self.prior, str) or callable(self.prior), "prior", "a function or its name")
+        require(self, named, "objective", "a function of outputs and targets, or its name, package.module:function")
+        require(self, isinstance(self.prior, str) or callable(self.prior), "prior", "a function or its name")
         Budget(self.trials, self.minutes)
-        self._require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1, or None")
-        self._require(self.final is None or 0 <= self.final < 1, "final", "a share in [0, 1), or None")
-        self._require(self.retrain >= 0, "retrain", "0 or more")
-        self._require(not self.retrain or self.final != 0, "final", "a share above 0 where networks are trained anew")
-        self._require(0 <= self.early_stopping < 1, "early_stopping", "a share in [0, 1)")
-        self._require(self.strategy in ("bayesian", "random", "mutate"), "strategy", "'bayesian', 'random' or 'mutate'")
-        self._require(self.workers in ("serial", "processes", "ray"), "workers", "'serial', 'processes' or 'ray'")
-        self._require(self.processes >= 1, "processes", "at least 1")
+        require(self, self.epochs is None or self.epochs >= 1, "epochs", "at least 1, or None")
+        require(self, self.final is None or 0 <= self.final < 1, "final", "a share in [0, 1), or None")
+        require(self, self.retrain >= 0, "retrain", "0 or more")
+        require(self, not self.retrain or self.final != 0, "final", "a share above 0 where networks are trained anew")
+        require(self, 0 <= self.early_stopping < 1, "early_stopping", "a share in [0, 1)")
+        require(self, self.strategy in ("bayesian", "random", "mutate"), "strategy", "'bayesian', 'random' or 'mutate'")
+        require(self, self.workers in ("serial", "processes", "ray"), "workers", "'serial', 'processes' or 'ray'")
+        require(self, self.processes >= 1, "processes", "at least 1")
         for name in ("max_parameters", "max_latency"):
             value = getattr(self, name)
-            self._require(value is None or 0 < value < math.inf, name, "a number above 0, or None")
-
-    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
-        if not fulfilled:
-            got = repr(getattr(self, name))
-            raise ConfigError(explain(f"{name}: {expected}", got, "MorphismSearch", f"change {name}"))
+            require(self, value is None or 0 < value < math.inf, name, "a number above 0, or None")
 
     def to_json(self) -> dict[str, Any]:
         """The method as plain JSON; an objective by its name."""

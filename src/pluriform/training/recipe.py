@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pluriform.errors import ConfigError, explain
+from pluriform.errors import require
 from pluriform.training.augmentation import Augmentation
 from pluriform.training.schedule import Schedule
 
@@ -55,33 +55,30 @@ class Recipe:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        self._require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1")
-        self._require(self.batch_size >= 1, "batch_size", "at least 1")
-        self._require(_positive(self.learning_rate), "learning_rate", "a number above 0")
-        self._require(self.optimizer in ("adamw", "sgd"), "optimizer", "'adamw' or 'sgd'")
-        self._require(math.isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "0 or more")
-        self._require(
+        require(self, self.epochs is None or self.epochs >= 1, "epochs", "at least 1")
+        require(self, self.batch_size >= 1, "batch_size", "at least 1")
+        require(self, _positive(self.learning_rate), "learning_rate", "a number above 0")
+        require(self, self.optimizer in ("adamw", "sgd"), "optimizer", "'adamw' or 'sgd'")
+        require(self, math.isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "0 or more")
+        require(
+            self,
             self.schedule in ("cosine", "step", "constant", "one-cycle"),
             "schedule",
             "'cosine', 'step', 'constant' or 'one-cycle'",
         )
-        self._require(0 <= self.warmup < 1, "warmup", "a share in [0, 1)")
-        self._require(0 <= self.label_smoothing < 1, "label_smoothing", "a share in [0, 1)")
-        self._require(
+        require(self, 0 <= self.warmup < 1, "warmup", "a share in [0, 1)")
+        require(self, 0 <= self.label_smoothing < 1, "label_smoothing", "a share in [0, 1)")
+        require(
+            self,
             self.class_weights in ("none", "balanced")
             or (isinstance(self.class_weights, tuple) and all(_positive(weight) for weight in self.class_weights)),
             "class_weights",
             "'none', 'balanced' or one number above 0 for each class",
         )
-        self._require(self.patience is None or self.patience >= 1, "patience", "at least 1 epoch, or None")
-        self._require(self.clip_norm is None or _positive(self.clip_norm), "clip_norm", "a number above 0, or None")
-        self._require(self.ema is None or 0 < self.ema < 1, "ema", "a decay in (0, 1), or None")
-        self._require(self.precision in ("32", "bf16"), "precision", "'32' or 'bf16'")
-
-    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
-        if not fulfilled:
-            value = getattr(self, name)
-            raise ConfigError(explain(f"{name}: {expected}", repr(value), type(self).__name__, f"change {name}"))
+        require(self, self.patience is None or self.patience >= 1, "patience", "at least 1 epoch, or None")
+        require(self, self.clip_norm is None or _positive(self.clip_norm), "clip_norm", "a number above 0, or None")
+        require(self, self.ema is None or 0 < self.ema < 1, "ema", "a decay in (0, 1), or None")
+        require(self, self.precision in ("32", "bf16"), "precision", "'32' or 'bf16'")
 
     def epochs_for(self, samples: int) -> int:
         """Epochs for a training split of that many samples."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pluriform.errors import ConfigError, explain
+from pluriform.errors import require
 
 __all__ = ["GameRecipe"]
 
@@ -49,23 +49,18 @@ class GameRecipe:
 
     def __post_init__(self) -> None:
         for name in ("updates", "batch_size"):
-            self._require(getattr(self, name) >= 1, name, "at least 1")
+            require(self, getattr(self, name) >= 1, name, "at least 1")
         for name in ("generator_rate", "discriminator_rate"):
             value = getattr(self, name)
-            self._require(math.isfinite(value) and value > 0, name, "a number above 0")
+            require(self, math.isfinite(value) and value > 0, name, "a number above 0")
         for name in ("beta1", "beta2"):
-            self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
+            require(self, 0 <= getattr(self, name) < 1, name, "in [0, 1)")
         for name in ("decay", "flip"):
-            self._require(0 <= getattr(self, name) <= 1, name, "in [0, 1]")
-        self._require(self.ema is None or 0 < self.ema < 1, "ema", "a decay in (0, 1), or None")
-        self._require(math.isfinite(self.r1) and self.r1 >= 0, "r1", "0 or more")
-        self._require(self.crop is None or self.crop >= 1, "crop", "pixels, or None")
-        self._require(self.precision in ("32", "bf16"), "precision", "'32' or 'bf16'")
-
-    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
-        if not fulfilled:
-            value = getattr(self, name)
-            raise ConfigError(explain(f"{name}: {expected}", repr(value), "GameRecipe", f"change {name}"))
+            require(self, 0 <= getattr(self, name) <= 1, name, "in [0, 1]")
+        require(self, self.ema is None or 0 < self.ema < 1, "ema", "a decay in (0, 1), or None")
+        require(self, math.isfinite(self.r1) and self.r1 >= 0, "r1", "0 or more")
+        require(self, self.crop is None or self.crop >= 1, "crop", "pixels, or None")
+        require(self, self.precision in ("32", "bf16"), "precision", "'32' or 'bf16'")
 
     def factor(self, update: int) -> float:
         """Factor of both learning rates at an update, from 0: 1, then a line to 0 over the last `decay` of them."""

@@ -15,7 +15,7 @@ from pluriform.ensemble.apd.wgan import WGAN, Coordinates
 from pluriform.ensemble.drawn import Drawn, draw_seeds
 from pluriform.ensemble.fitting import fitted_noise, training_loop
 from pluriform.ensemble.statistics import calibration_inputs
-from pluriform.errors import ConfigError, explain
+from pluriform.errors import ConfigError, explain, require
 from pluriform.method import FitContext, Method
 from pluriform.training.augmentation import Augmentation
 from pluriform.training.cost import FitCost, peak_resident
@@ -97,16 +97,12 @@ class APD(Method):
 
     def __post_init__(self) -> None:
         for name in ("members", "samples", "thin", "batch_size", "iterations", "noise", "hidden"):
-            self._require(getattr(self, name) >= 1, name, "at least 1")
-        self._require(self.burn_in >= 0, "burn_in", "0 or more")
-        self._require(0 < self.step_size < math.inf, "step_size", "a number above 0")
-        self._require(0 <= self.decay < math.inf, "decay", "0 or more")
-        self._require(not self.distil or self.samples >= 2, "samples", "at least 2 to distil")
-        self._require(self.distil or self.members <= self.samples, "members", "at most as many as samples")
-
-    def _require(self, fulfilled: bool, name: str, expected: str) -> None:
-        if not fulfilled:
-            raise ConfigError(explain(f"{name}: {expected}", repr(getattr(self, name)), "APD", f"change {name}"))
+            require(self, getattr(self, name) >= 1, name, "at least 1")
+        require(self, self.burn_in >= 0, "burn_in", "0 or more")
+        require(self, 0 < self.step_size < math.inf, "step_size", "a number above 0")
+        require(self, 0 <= self.decay < math.inf, "decay", "0 or more")
+        require(self, not self.distil or self.samples >= 2, "samples", "at least 2 to distil")
+        require(self, self.distil or self.members <= self.samples, "members", "at most as many as samples")
 
     def _fit(self, module: Any, data: Data, context: FitContext) -> Drawn:
         network = module.to(context.device)

@@ -20,7 +20,7 @@ from pluriform.ensemble.hypergan.objectives import SVGD, FunctionalGradient, Fun
 from pluriform.ensemble.particles.gpvi import GPVI
 from pluriform.ensemble.statistics import calibration_inputs, has_statistics
 from pluriform.ensemble.target import Entry, layers_of
-from pluriform.errors import ConfigError, explain
+from pluriform.errors import ConfigError, explain, require
 from pluriform.method import FitContext, Method
 from pluriform.training.feed import take
 from pluriform.training.initialisation import reinitialise
@@ -105,22 +105,16 @@ class HyperGAN(Method):
     training: Recipe = field(default_factory=lambda: Recipe(learning_rate=1e-3, weight_decay=1e-4, patience=10))
 
     def __post_init__(self) -> None:
-        self._require(self.members >= 1, "members", "at least 1")
-        self._require(self.networks >= 1, "networks", "at least 1")
-        self._require(self.beta >= 0, "beta", "0 or more")
-        self._require(self.repulsion >= 0, "repulsion", "0 or more")
-        self._require(self.shared_fraction is None or 0 <= self.shared_fraction < 1, "shared_fraction", "in [0, 1)")
-        self._require(self.noise_size >= 1, "noise_size", "at least 1")
-        self._require(self.code_size >= 1, "code_size", "at least 1")
-        self._require(self.hidden >= 2, "hidden", "at least 2")
+        require(self, self.members >= 1, "members", "at least 1")
+        require(self, self.networks >= 1, "networks", "at least 1")
+        require(self, self.beta >= 0, "beta", "0 or more")
+        require(self, self.repulsion >= 0, "repulsion", "0 or more")
+        require(self, self.shared_fraction is None or 0 <= self.shared_fraction < 1, "shared_fraction", "in [0, 1)")
+        require(self, self.noise_size >= 1, "noise_size", "at least 1")
+        require(self, self.code_size >= 1, "code_size", "at least 1")
+        require(self, self.hidden >= 2, "hidden", "at least 2")
         for name, known in CHOICES.items():
-            self._require(getattr(self, name) in known, name, "one of " + ", ".join(known))
-
-    def _require(self, fine: bool, name: str, expected: str) -> None:
-        if not fine:
-            default = type(self).__dataclass_fields__[name].default
-            got = f"{name}={getattr(self, name)!r}"
-            raise ConfigError(explain(f"{name} {expected}", got, "HyperGAN", f"the default is {default!r}"))
+            require(self, getattr(self, name) in known, name, "one of " + ", ".join(known))
 
     def _fit(self, module: Any, data: Data, context: FitContext) -> Drawn:
         template = module.to(context.device)
@@ -216,7 +210,7 @@ class HyperGAN(Method):
         """The mixer of `layers` codes; in `gpvi` its noise is the first part of one of the weights' size."""
         if not self.mixer:
             made = Independent(layers, self.code_size)
-            self._require(self.diversity != "gpvi" or made.noise_size <= size, "code_size", f"at most {size // layers}")
+            require(self, self.diversity != "gpvi" or made.noise_size <= size, "code_size", f"at most {size // layers}")
             return made
         noise_size = min(self.noise_size, size) if self.diversity == "gpvi" else self.noise_size
         return Mixer(noise_size, layers, self.code_size, self.hidden)
