@@ -32,6 +32,16 @@ def test_the_commands_of_the_readme_parse():
     assert set(commands) <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "CHANGELOG.md", "docs/glossary.md", "LICENSE"])
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "CHANGELOG.md", "docs/glossary.md", "docs/results.md", "LICENSE"])
 def test_what_the_readme_names_is_there(name):
     assert (README.parent / name).is_file()
+
+
+def test_every_record_and_every_figure_is_in_the_list_of_results():
+    root = README.parent
+    listed = root / "docs" / "results.md"
+    links = {(listed.parent / link).resolve() for link in re.findall(r"\]\(([^)]+)\)", listed.read_text())}
+    assert all(link.exists() for link in links)
+    records = {path.resolve() for folder in ("benchmarks", "reproductions") for path in (root / folder).glob("*.json")}
+    figures = {path.resolve() for path in (root / "docs" / "figures").glob("*.png")}
+    assert records | figures <= links
