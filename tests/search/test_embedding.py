@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pluriform.errors import ConfigError
-from pluriform.search.embedding import DistanceRows, anchor_sets, euclidean_squared, landmarks, space_parts
+from pluriform.search.embedding import DistanceRows, anchor_sets, landmarks, space_parts
 from pluriform.search.kernel import EmbeddedDistance
 from pluriform.search.layer_distance import layer_distance
 
@@ -24,6 +24,11 @@ class Chains:
     def distance(self, a, b):
         self.asked += 1
         return layer_distance(a, b)
+
+
+def euclidean_squared(a, b):
+    """`rho^2` between all pairs of two sets of coordinates."""
+    return ((a[:, None] - b[None]) ** 2).mean(-1)
 
 
 def some(count, seed=0):

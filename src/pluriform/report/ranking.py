@@ -40,7 +40,6 @@ ATTACKS = {  # The strongest first.
 }
 _SCORES = (
     "max_probability",
-    "max-probability",
     "entropy",
     "mutual_information",
     "variance",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pluriform.errors import ConfigError, explain
 from pluriform.search.space import BatchedSpace, Space, draw
 
-__all__ = ["AnchorSets", "DistanceRows", "anchor_sets", "euclidean_squared", "landmarks", "space_parts"]
+__all__ = ["AnchorSets", "DistanceRows", "anchor_sets", "landmarks", "space_parts"]
 
 SINGLETONS = 200
 """Observations that stand alone; later ones are in sets only."""
@@ -84,12 +84,6 @@ def _drawn(generation: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.in
     members = [generator.choice(count, size=size, replace=False) for size in sizes]
     starts = np.cumsum([0, *sizes[:-1]]) if sizes else np.zeros(0)
     return np.concatenate([np.zeros(0, dtype=np.int64), *members]), starts.astype(np.int64)
-
-
-def euclidean_squared(a: Matrix, b: Matrix) -> Matrix:
-    """`rho^2` between all pairs of two sets of coordinates, `(points of a, points of b)`."""
-    squares = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2.0 * (a @ b.T)
-    return np.maximum(squares, 0.0) / max(a.shape[1], 1)
 
 
 def landmarks(space: Space, count: int, seed: int) -> list[Any]:
