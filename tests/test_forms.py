@@ -74,6 +74,55 @@ def test_what_json_cannot_hold_comes_from_a_network_of_the_caller(tmp_path):
     assert torch.equal(load_form(path, module=net)(x), net(x))
 
 
+class Holder(nn.Module):
+    """A function of its own around a part that has another under the same name."""
+
+    def __init__(self):
+        super().__init__()
+        self.function = lambda x: x.tanh()
+        self.part = WithLambda()
+
+    def forward(self, x):
+        return self.function(self.part(x) - 1)
+
+
+class Act(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def test_each_part_gets_its_own_function_back(tmp_path):
+    x = torch.randn(5, 4)
+    for place, net in enumerate(
+        (
+            Holder(),
+            nn.Sequential(Act(lambda x: x.relu()), nn.Sequential(Act(lambda x: 2 * x))),
+            nn.Sequential(Act(lambda x: x + 1), nn.Sequential(nn.Identity(), Act(lambda x: x * x))),
+        )
+    ):
+        inside = nn.ModuleDict({"module": net})  # As a form holds the network.
+        path = save_form(inside, tmp_path / str(place))
+        assert torch.equal(load_form(path, module=net)["module"](x), net(x))
+
+
+def test_a_device_by_the_word_that_fit_takes(tmp_path):
+    path = save_form(nn.Linear(2, 2), tmp_path / "form")
+    assert load_form(path, device="auto").weight.device.type in ("cpu", "cuda")
+    with pytest.raises(ConfigError, match="a device that torch can use; got 'gpu'"):
+        load_form(path, device="gpu")
+
+
+def test_hooks_are_not_stored_which_is_said(tmp_path, caplog):
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    net[1].register_forward_hook(lambda module, inputs, outputs: 2 * outputs)
+    save_form(net, tmp_path / "form")
+    assert "hooks of 1 are not stored" in caplog.text
+
+
 def test_a_class_local_to_a_function_comes_from_a_network_of_the_caller(tmp_path):
     class Local(nn.Module):
         def forward(self, x):

@@ -17,6 +17,14 @@ def test_labels_show_what_differs_from_the_defaults():
     assert pf.DeepEnsemble(members=2, training=pf.Training(epochs=3)).label == "DeepEnsemble(members=2, …)"
 
 
+@pytest.mark.parametrize("method", [pf.SWAG, pf.MCDropout, pf.JEM, pf.DAT, pf.MNF, pf.AdversarialTraining])
+def test_fresh_weights_asked_of_a_part_that_draws_none_are_refused(method):
+    data = pf.load("digits")
+    net = pf.nets.build("mlp", data)
+    with pytest.raises(ConfigError, match=r"got training with reinitialise=True.*reinitialise the network before"):
+        method(training=pf.Training(epochs=1, reinitialise=True)).fit(net, data)
+
+
 def test_fingerprints_tell_weights_and_architectures_apart():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU())

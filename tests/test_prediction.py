@@ -45,3 +45,8 @@ def test_the_module_moves_with_the_form(form):
 
 def test_forms_have_no_scores_that_need_gradients_unless_they_say_so(form):
     assert form.input_scores(torch.rand(2, 1, 8, 8)) == {}
+
+
+def test_inputs_come_in_any_precision(form):
+    inputs = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(form.predict(inputs).mean, form.predict(inputs.float()).mean)

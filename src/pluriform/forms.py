@@ -13,6 +13,7 @@ import copy
 import functools
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 
+from pluriform.device import device_of
 from pluriform.encoding import class_path, decode, encode, resolve_class
 from pluriform.errors import ConfigError, CorruptFileError, RunError, explain
 from pluriform.graph_code import graph_from_json, graph_to_json
@@ -34,6 +36,8 @@ INTERNAL = frozenset(nn.Module().__dict__) | {"_graph", "_code", "_tracer_cls", 
 
 def save_form(form: nn.Module, path: str | Path) -> Path:
     """Write `form` to the folder `path`, replacing a form that is there.
+
+    Hooks of modules are not kept, which a line of the log says.
 
     Args:
         form: Any module; its parameters, buffers, submodules and JSON-able attributes are kept.
@@ -55,6 +59,10 @@ def save_form(form: nn.Module, path: str | Path) -> Path:
                 "name another path; nothing was changed",
             )
         )
+    hooked = [at or "the form" for at, part in form.named_modules() if part._forward_hooks or part._forward_pre_hooks]
+    if hooked:
+        words = "hooks of %s are not stored: the form that is loaded computes without them"
+        logging.getLogger("pluriform").warning(words, ", ".join(hooked))
     tensors = _Tensors()
     structure = {"format": FORMAT, "root": _describe(form, "", tensors, {})}
     with replace_folder(path) as folder:
@@ -70,7 +78,7 @@ def load_form(path: str | Path, *, module: nn.Module | None = None, device: torc
     Args:
         path: Folder of the form, or of a run that holds one.
         module: A network that supplies classes and attributes which the files could only name.
-        device: Where its tensors go; the CPU by default.
+        device: Where its tensors go; the CPU by default, `"auto"` for a GPU where there is one.
 
     Returns:
         The form, a module in the mode it was saved in.
@@ -91,7 +99,7 @@ def load_form(path: str | Path, *, module: nn.Module | None = None, device: torc
     try:
         structure = json.loads((folder / "structure.json").read_text())
         # Copies lie aligned in memory, as fitted weights do: otherwise sums may differ in the last bit.
-        stored = load_file(folder / "weights.safetensors", device=str(device or "cpu"))
+        stored = load_file(folder / "weights.safetensors", device=str(device_of(device or "cpu")))
         tensors = {name: tensor.clone() for name, tensor in stored.items()}
         if structure["format"] != FORMAT:
             raise KeyError(f"format {structure['format']}")
@@ -201,7 +209,7 @@ class _Builder:
         nn.Module.__init__(module)
         self._built[place] = module
         for name, value in described["attributes"].items():
-            module.__dict__[name] = self._attribute(value, name, place, described["class"])
+            module.__dict__[name] = self._attribute(value, name, place, cls)
         for name, value in described["parameters"].items():
             module.register_parameter(name, None if value is None else self._parameter(**value))
         if isinstance(module, nn.RNNBase):
@@ -234,22 +242,23 @@ class _Builder:
             self._parameters[key] = nn.Parameter(self._tensors[key], requires_grad=grad)
         return self._parameters[key]
 
-    def _attribute(self, value: dict[str, Any], name: str, place: str, owner: str) -> Any:
+    def _attribute(self, value: dict[str, Any], name: str, place: str, owner: type) -> Any:
         if "tensor" in value:
             return self._tensors[value["tensor"]]
         if "value" in value:
             return decode(value["value"])
-        source = next((part for at, part in self._parts.items() if _same_part(at, place) and hasattr(part, name)), None)
-        if source is None:
+        found = {at: part for at, part in self._parts.items() if _same_part(at, place) and hasattr(part, name)}
+        nearest = max(found, key=lambda at: (type(found[at]) is owner, len(at)), default=None)
+        if nearest is None:
             raise ConfigError(
                 explain(
                     "attributes that JSON can hold",
-                    f"{name} ({value['missing']}) of {owner}",
+                    f"{name} ({value['missing']}) of {owner.__module__}:{owner.__qualname__}",
                     place or "root",
                     "pass a network of the same architecture: load_form(path, module=net)",
                 )
             )
-        return copy.deepcopy(getattr(source, name))
+        return copy.deepcopy(getattr(found[nearest], name))
 
 
 def _with_mode(module: nn.Module, training: bool) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import nn
 
 from pluriform.data.check import check_fit_data
 from pluriform.data.data import Data
+from pluriform.device import device_of
 from pluriform.encoding import record_to_json
 from pluriform.errors import ConfigError, ShapeError, explain
 from pluriform.forms import load_form
@@ -20,7 +21,7 @@ from pluriform.graph.fingerprint import fingerprint
 from pluriform.prediction import Predictor
 from pluriform.runs import Run
 
-__all__ = ["FitContext", "Method", "check_kinds", "check_module", "device_of", "run_once"]
+__all__ = ["FitContext", "Method", "check_kinds", "check_module", "run_once"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Method(ABC):
         check_kinds(module, data, self.needs_module)
         check_fit_data(data)
         where = device_of(device)
+        self._check_trainings()
         copied = self._copied(module, data, seed)
         if copied is not None:
             self._check_network(copied, data)
@@ -101,6 +103,14 @@ class Method(ABC):
             form.save(opened.path / "form")
             opened.mark_done()
             return form
+
+    def _check_trainings(self) -> None:
+        """Refuse fresh weights asked of a training that is a part of this method, which would not draw them."""
+        for item in dataclasses.fields(self):
+            if getattr(getattr(self, item.name), "reinitialise", False):
+                remedy = "reinitialise the network before it is fitted"
+                got = f"{item.name} with reinitialise=True"
+                raise ConfigError(explain("a training that begins where the network is", got, self.label, remedy))
 
     def _check_network(self, module: nn.Module, data: Data) -> None:
         """Raise where the network does not suit the data."""
@@ -154,23 +164,6 @@ def check_kinds(module: Any, data: Any, needs_module: bool) -> None:
     if not isinstance(module, nn.Module) and (needs_module or module is not None):
         remedy = "pass a network, for instance pluriform.nets.build(name, data)"
         raise ConfigError(explain("a torch.nn.Module", type(module).__name__, "fit", remedy))
-
-
-def device_of(name: str) -> torch.device:
-    """The device of that name; `auto` is the GPU where there is one.
-
-    Raises:
-        ConfigError: torch cannot use it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            explain("a device that torch can use", f"{name!r} ({error})".split("\n")[0], "device", "use auto or cpu")
-        ) from error
-    return torch.device(name)
 
 
 def check_module(module: nn.Module, data: Data) -> None:

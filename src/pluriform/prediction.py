@@ -112,11 +112,16 @@ class Predictor(nn.Module, ABC):
         self.eval()
         try:
             with keep_freed_memory() if len(batches) > 1 else nullcontext():
-                parts = [self.predict_batch(batch.to(self.device)) for batch in batches]
+                parts = [self.predict_batch(self.suited(batch)) for batch in batches]
         finally:
             for module, mode in modes.items():
                 module.training = mode
         return Prediction.concatenate(parts)
+
+    def suited(self, inputs: Inputs) -> Inputs:
+        """Inputs where the form's tensors live, in the precision of its weights."""
+        weight = next((part for part in self.parameters() if part.is_floating_point()), None)
+        return inputs.to(self.device) if weight is None else inputs.to(self.device, weight.dtype)
 
     def check_inputs(self, inputs: Any, where: str) -> None:
         """Raise where `inputs` are none that this form takes; `where` names the call.

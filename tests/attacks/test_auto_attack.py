@@ -8,6 +8,7 @@ import pluriform as pf
 from pluriform.attacks import auto_attack as module
 from pluriform.attacks.attack import attack
 from pluriform.attacks.auto_attack import CLEAN, auto_attack
+from pluriform.attacks.objective import margin
 from pluriform.attacks.suite import Member, Suite
 from pluriform.attacks.threat import Threat
 from pluriform.errors import ConfigError, LabelError, NonFiniteError, RunConflictError
@@ -154,6 +155,16 @@ def test_bad_arguments_are_refused(form, batch):
         auto_attack(form, x, y, Threat("linf", 8, (0.0, 1.0)), SMALL)
     with pytest.raises(LabelError):
         auto_attack(form, x, y + 10, THREAT, SMALL)
+
+
+def test_a_suite_that_cannot_run_is_refused_before_it_starts(form, batch, tmp_path):
+    for name in ("apgd", "autoattack"):
+        with pytest.raises(ConfigError, match=f"expected attacks of apgd-ce, .*; got '{name}'"):
+            auto_attack(form, *batch, THREAT, Suite("mine", (Member(name),)))
+    own = Suite("mine", (Member("pgd", {"objective": margin}),))
+    with pytest.raises(ConfigError, match="expected options that a run can note; got a function as objective"):
+        auto_attack(form, *batch, THREAT, own, run=tmp_path / "run")
+    assert auto_attack(form, *batch, THREAT, own).robust_accuracy <= 1
 
 
 def test_a_form_that_gives_nan_for_some_input_is_refused(form, batch):

@@ -120,7 +120,7 @@ def test_new_chains_begin_where_the_buffer_has_none(form):
 
 
 def test_what_cannot_be_drawn(form):
-    for bad in ({"count": 0}, {"count": 3, "label": 10}, {"count": 3, "label": -1}, {"count": -2}):
+    for bad in ({"n": 0}, {"n": 3, "label": 10}, {"n": 3, "label": -1}, {"n": -2}):
         with pytest.raises(ConfigError, match="n of at least 1 and a label in 0..9"):
             form.sample(**bad)
     with pytest.raises(ConfigError, match="at most 100 chains"):

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+import pluriform as pf
 from pluriform.evaluation.cost import count_macs, count_parameters, measure_cost
 from pluriform.evaluation.evaluate import _Plain
 from pluriform.evaluation.subject import Subject
@@ -56,3 +57,15 @@ def test_a_form_may_state_its_costs_and_one_without_a_network_states_none(form, 
     names = {e.name: e.value for e in measure_cost(Subject(Kernel(nn.Linear(36, 3), data.signature), data)).measures}
     assert names["training_seconds"] == 12.5
     assert not {"parameters", "macs"} & names.keys()
+
+
+def test_costs_of_drawn_networks_do_not_depend_on_what_was_called_before():
+    """Chains are computed by fused kernels, and drawn weights are kept: neither is seen by those who watch."""
+    digits = pf.load("digits")
+    form = pf.SWAG(members=4, rank=2, training=pf.Training(epochs=2)).fit(pf.nets.build("mlp", digits), digits)
+    macs = 4 * (64 * 256 + 256 * 256 + 256 * 10)
+    for _ in range(2):
+        found = {entry.name: entry.value for entry in measure_cost(Subject(form, digits)).measures}
+        assert found["macs"] == macs == count_macs(form, digits.test.inputs[:1])
+        assert found["parameters"] == sum(weight.numel() for weight in form.parameters())
+        form.predict(digits.test.inputs)

@@ -36,6 +36,13 @@ def test_colour_size_and_range_are_adapted_and_named(photos):
     assert float(found.inputs.mean()) == pytest.approx(float(photos.test.inputs.mean()) / 255, rel=0.02)
 
 
+def test_sets_of_one_name_are_told_apart(form, data):
+    sets = [replace(data, name=name) for name in ("arrays", "arrays", "noise")]
+    found = measure_outliers(Subject(form, data), sets)
+    names = {entry.condition["outliers"] for entry in found.measures if "outliers" in entry.condition}
+    assert names == {"arrays", "arrays (2)", "noise (2)", "noise", "inverted"}
+
+
 def test_grey_becomes_rgb_and_equal_data_stay_untouched():
     grey = torch.rand(4, 1, 6, 6)
     assert torch.equal(adapt(grey, (3, 6, 6), (0.0, 1.0), (0.0, 1.0), "x").inputs, grey.expand(4, 3, 6, 6))

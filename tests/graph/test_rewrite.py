@@ -172,3 +172,19 @@ def test_errors_name_the_node(graph):
         replace(graph, "head", nn.Linear(7, 2))
     with pytest.raises(ShapeError, match="after insert of odd behind relu"):
         insert(graph, "relu", nn.Conv2d(9, 9, 1), "odd")
+
+
+def test_a_module_of_two_names_is_exchanged_under_both():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+            self.classifier = self.fc
+
+        def forward(self, x):
+            return self.classifier(x)
+
+    x, new = torch.randn(5, 4), nn.Linear(4, 3)
+    changed = replace(trace(Twice(), x), "fc", new)
+    assert torch.equal(changed.module(x), new(x))
+    assert changed.root.fc is changed.root.classifier

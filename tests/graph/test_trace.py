@@ -448,3 +448,16 @@ def test_layers_with_computed_weights_are_layers(norm):
 def test_a_proxy_without_its_node_yet_says_so_at_once():
     with pytest.raises(AttributeError, match="node"):
         _ = object.__new__(ShapedProxy).shape
+
+
+def test_hooks_and_a_forward_of_the_instance_are_followed_at_the_root():
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    module = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    module.register_forward_pre_hook(lambda _, given: ((given[0] - 0.5) / 2,))
+    module.register_forward_hook(lambda _, __, output: 3 * output)
+    assert torch.equal(trace(module, x[:2]).module(x), module(x))
+    other = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    other.forward = lambda x: other[0](x).tanh()
+    graph = trace(other, x[:2])
+    assert torch.equal(graph.module(x), other(x))
+    assert [node.attributes["function"] for node in graph.nodes if node.op is Op.ACTIVATION] == ["tanh"]

@@ -196,3 +196,27 @@ def test_wrong_calls_are_refused():
         kernel_of(nn.Conv2d(2, 3, 3, padding=1), images(2))
     with pytest.raises(UnsupportedOpError, match="a network with weights"):
         kernel_of(nn.Flatten(), images(2))
+
+
+def test_features_are_in_the_precision_asked_for_whatever_that_of_the_inputs():
+    """Grey levels in half precision are exact; the fractions made of them would not be."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+
+        def forward(self, x):
+            return self.layers((x - 128) / 255)
+
+    grey = torch.randint(256, (40, 6), generator=torch.Generator().manual_seed(0)).half()
+    function = kernel_of(Scaled(), grey[:2].float())
+    exact, fused = function(grey.double()), function(grey, dtype=torch.float32, engine="fused")
+    assert torch.allclose(fused.nngp.double(), exact.nngp, rtol=2e-6, atol=2e-6)
+    assert torch.allclose(fused.ntk.double(), exact.ntk, rtol=2e-6, atol=2e-6)
+
+
+def test_engines_have_names():
+    x = torch.randn(3, 5)
+    with pytest.raises(ConfigError, match="expected one of auto, fused, plain; got 'fuse'"):
+        kernel_of(nn.Linear(5, 1), x).__call__.__wrapped__(kernel_of(nn.Linear(5, 1), x), x, engine="fuse")

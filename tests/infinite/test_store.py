@@ -193,6 +193,25 @@ def test_a_damaged_tile_is_named_when_it_is_read(function, path):
         open_kernel(path)
 
 
+def test_a_tile_whose_file_is_gone_is_named_when_it_is_read(function, path):
+    kernel = kernel_store(path, function, X, tile=4)
+    (path / "ntk/c/1/1").unlink()
+    assert kernel.nngp[5, 5] > 0
+    with pytest.raises(CorruptFileError, match=r"(?s)ntk of .*tile \(1, 1\).*only damaged tiles are computed again"):
+        kernel.ntk[5, 5]
+
+
+def test_a_small_change_of_the_nngp_is_another_kernel_where_the_ntk_is_large(path):
+    """In the standard parameterisation the NTK is hundreds of times the NNGP, and a bias of the head is in one only."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU())
+    net.append(nn.Linear(512, 3))
+    made = {var: kernel_of(net, X[:2], overrides={"5": (2.0, var)}, parameterization="standard") for var in (0.0, 0.05)}
+    kernel_store(path, made[0.0], X, tile=4)
+    assert float(made[0.0](X).ntk.max()) > 200 * float(made[0.0](X).nngp.max())
+    with pytest.raises(RunConflictError, match="the network or its variances differ"):
+        kernel_store(path, made[0.05], X)
+
+
 def test_the_weights_of_the_network_do_not_count_but_all_else_does(function, path):
     facts = {"network": "cnn", "weight_var": 2.0}
     kernel_store(path, function, X, tile=4, facts=facts)
@@ -296,6 +315,8 @@ def test_wrong_arguments_and_infinite_values(function, path):
         kernel_store(path, function, X, dtype=torch.float16)
     with pytest.raises(ConfigError, match="a tile of 1 sample or more"):
         kernel_store(path, function, X, tile=-1)
+    with pytest.raises(ConfigError, match="a tile of 1 sample or more; got 0"):
+        kernel_store(path, function, X, tile=0)
     bad = X.clone()
     bad[3, 0, 0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match="NaN or infinity in sample 3"):

@@ -11,6 +11,25 @@ from pluriform.errors import UnsupportedOpError
 from pluriform.infinite.kernel_function import kernel_of
 
 
+class Clamped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(72, 8), nn.Linear(8, 1)
+        self.register_buffer("bound", torch.tensor(0.1))
+
+    def forward(self, x):
+        return self.head(torch.clamp(self.stem(x.flatten(1)), min=self.bound))
+
+
+class Halved(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("two", torch.tensor(2.0))
+
+    def forward(self, x):
+        return torch.relu(x) / self.two
+
+
 class Function(nn.Module):
     """A stem with weights, any function, and a head."""
 
@@ -50,6 +69,7 @@ PAIRS = {
     "sigmoid": (lambda x: torch.special.expit(x), nn.Sigmoid()),
     "power of two": (torch.exp2, lambda x: 2.0**x),
     "scaled": (lambda x: torch.relu(2 * x) / 2, nn.ReLU()),
+    "divided by a buffer": (Halved(), lambda x: torch.relu(x) / 2),
     "negated": (lambda x: torch.erf(-x), torch.erf),
     "layer norm": (lambda x: F.relu(F.layer_norm(x, (8,))), nn.Sequential(nn.LayerNorm(8), nn.ReLU())),
     "group norm": (lambda x: F.relu(F.group_norm(x, 2)), nn.Sequential(nn.LayerNorm(8), nn.ReLU())),
@@ -273,6 +293,23 @@ REFUSED = {
         "instance_norm",
         "GroupNorm or LayerNorm",
     ),
+    "weights computed from others": (
+        nn.Sequential(
+            nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(72, 8)), nn.ReLU(), nn.Linear(8, 1)
+        ),
+        "a parametrisation",
+        "remove_parametrizations",
+    ),
+    "bound that the module holds": (
+        Clamped(),
+        "clamp with a tensor that the module holds",
+        "write its value as a number",
+    ),
+    "antialias": (
+        Function(lambda x: F.interpolate(x, size=3, mode="bilinear", antialias=True).flatten(1), conv(), 72),
+        "antialias=True",
+        "pool before resizing",
+    ),
     "linear on columns": (
         nn.Sequential(conv(), nn.Linear(6, 6), nn.Flatten(), nn.Linear(288, 1)),
         "positions for",
@@ -418,3 +455,66 @@ def test_dropout_follows_the_training_flag():
     expected = off + torch.diag(off.diagonal() / 0.8 - off.diagonal())
     assert torch.allclose(on, expected)
     assert torch.allclose(kernel_of(net.train(), x)(x, x.clone()).nngp, off)
+
+
+@pytest.mark.parametrize("tokens", [6, 4])
+@pytest.mark.parametrize("join", [lambda x, y: y + x, lambda x, y: x + y, lambda x, y: y * x])
+def test_raw_tokens_are_joined_channel_by_channel(tokens, join):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.mix, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.head(torch.relu(self.mix(join(x, self.inner(x))))).flatten(1)
+
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.mix, self.head = nn.Conv1d(6, 6, 1), nn.Conv1d(6, 6, 1), nn.Conv1d(6, 2, 1)
+
+        def forward(self, x):
+            x = x.transpose(1, 2)
+            return self.head(torch.relu(self.mix(join(x, self.inner(x))))).flatten(1)
+
+    x = torch.randn(3, tokens, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert same(Last(), First(), x, bias_var=0.1)
+
+
+def test_positions_of_unequal_lengths_are_joined():
+    """A class token before the others, and the same by way of three parts."""
+
+    class Joined(nn.Module):
+        def __init__(self, *cuts):
+            super().__init__()
+            self.cuts = cuts
+            self.parts = nn.ModuleList(nn.Linear(4, 5) for _ in cuts)
+            self.head = nn.Linear(5, 1)
+
+        def forward(self, x):
+            parts = [layer(part) for layer, part in zip(self.parts, x.split(self.cuts, 1), strict=True)]
+            return self.head(torch.cat(parts, 1).mean(1))
+
+    x = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = kernel_of(Joined(3, 5), x, weight_var=1.0)(x)
+    parts = [part.sum(1) for part in x.split((3, 5), 1)]
+    exact = sum(part @ part.T for part in parts) / (64 * 4)
+    assert torch.allclose(found.nngp, exact, rtol=1e-8)
+
+
+def test_one_branch_twice_in_a_concatenation():
+    net = Function(lambda x: torch.cat([x, x], 1), features=16)
+    one = Function(lambda x: x)
+    assert torch.allclose(kernel_of(net, vectors())(vectors()).nngp, kernel_of(one, vectors())(vectors()).nngp)
+
+
+def test_norms_that_are_trained_before_the_first_weights_are_refused_where_they_count():
+    net = nn.Sequential(nn.LayerNorm(5), nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
+    assert kernel_of(net, vectors())(vectors()).ntk.shape == (4, 4)
+    with pytest.raises(UnsupportedOpError, match="the trainable tensor 0.weight"):
+        kernel_of(net, vectors(), parameterization="standard")
+    net[0].requires_grad_(False)
+    assert kernel_of(net, vectors(), parameterization="standard")(vectors()).ntk.shape == (4, 4)
+    slope = nn.Sequential(nn.PReLU(), nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
+    with pytest.raises(UnsupportedOpError, match="the trainable tensor 0.weight"):
+        kernel_of(slope, vectors())

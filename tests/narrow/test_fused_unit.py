@@ -40,6 +40,16 @@ def test_losses_and_gradients_of_stretch_and_maps(forced, lifted):
     assert all((a - b).abs().max() < 1e-4 * b.abs().max() for a, b in pairs)
 
 
+def test_a_batch_norm_over_one_position_is_left_to_autograd_and_as_it_was():
+    """One sample of a vector has no statistics of a batch."""
+    part = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU())
+    network = UnitNetwork(part, None, None, torch.randn(8, 4), (1, 1)).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert fused_unit(network, torch.randn(64, 4)) is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(module.training for module in network.modules())
+
+
 def test_units_that_are_no_chains_of_convolutions_are_left_to_autograd():
     linear = UnitNetwork(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), None, None, torch.randn(8, 4), (1, 1))
     assert fused_unit(linear, torch.randn(8, 4)) is None

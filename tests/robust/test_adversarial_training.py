@@ -238,3 +238,22 @@ def test_numbers_that_a_scheme_would_ignore(scheme, options, words):
 def test_settings_out_of_range(name, value):
     with pytest.raises(ConfigError, match=f"{name}: .*got {value!r}.*change {name}"):
         pf.AdversarialTraining(**{name: value})
+
+
+@pytest.mark.parametrize("scheme", ["pgd", "free"])
+def test_inputs_where_the_network_has_no_slope_do_not_end_the_training(scheme, few):
+    """The gradient of a root at zero is infinite, as on the background of digits."""
+
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = pf.nets.build("mlp", few)
+
+        def forward(self, x):
+            return self.inside(x.sqrt())
+
+    method = pf.AdversarialTraining(scheme, pf.Threat("l2", 0.5), pf.Training(epochs=4, batch_size=32), replays=2)
+    form = method.fit(Root(), few)
+    assert not form.events
+    assert all(torch.isfinite(weight).all() for weight in form.parameters())
+    assert form.history["loss"][-1] < form.history["loss"][0]

@@ -297,3 +297,19 @@ def test_the_source_is_remembered_and_told(source, parity, tmp_path):
     result = pf.evaluate(kept, parity, corruptions=())
     assert result.protocol["source"] == source.origin
     assert "source" not in pf.Transfer("linear-probe", training=SHORT).fit(source.module, parity).origin
+
+
+def test_a_network_that_counts_its_calls_is_left_as_it_was():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return x.flatten(1)
+
+    data, net, state = pf.load("digits"), nn.Sequential(Counting(), nn.Linear(64, 10)), torch.get_rng_state()
+    pf.Transfer("full-network", training=pf.Training(epochs=1)).fit(net, data)
+    assert float(net[0].calls) == 0
+    assert torch.equal(torch.get_rng_state(), state)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pluriform.attacks.gradient import attack_mode
 from pluriform.attacks.masking import Flag, masking_flags
-from pluriform.attacks.perturb import check_finite, labelled, module_of, passes, perturb
+from pluriform.attacks.perturb import ATTACKS, check_finite, labelled, module_of, passes, perturb
 from pluriform.attacks.suite import Suite, auto_attack_suite
 from pluriform.attacks.threat import Threat, check_scale, resolve_threat
 from pluriform.axes import Inputs
@@ -58,8 +58,8 @@ class WorstCase:
         stages: Of each attack.
         threat: With bounds.
         flags: What speaks against the gradients that the attacks follow, and so against the figures: the signs of
-            `masking_flags` that take no search, on the first hundred samples, and Square breaking over 0.2 % of the
-            samples that the attacks before it left. Empty for an honest form.
+            `masking_flags` that take no search, on the first hundred samples (or `batch_size`), and Square breaking
+            over 0.2 % of all samples among those that the attacks before it left. Empty for an honest form.
     """
 
     inputs: Inputs
@@ -112,7 +112,7 @@ def auto_attack(
         run: A folder for the state; another form, data, suite or seed is refused there.
 
     Raises:
-        ConfigError: No such suite, a radius in the wrong scale, or a run of a function.
+        ConfigError: No such suite, an unknown attack in it, a radius in the wrong scale, or a run of a function.
         BoundsError: Bounds unknown, or left by the inputs.
         ShapeError: Inputs and labels differ in number or are none, or the form does not take them or gives no logits.
         LabelError: Labels outside the classes.
@@ -137,6 +137,8 @@ def auto_attack(
     x, y = labelled(form, x, y, "auto_attack")
     threat = resolve_threat(form, threat, x)
     check_scale(threat, x[0].numel())
+    if isinstance(suite, Suite):
+        _check_suite(suite, run is not None)
     if batch_size < 1:
         raise ConfigError(explain("batch_size >= 1", f"{batch_size}", "auto_attack", "raise it"))
     if not isinstance(suite, Suite):
@@ -174,6 +176,18 @@ def _blind(stages: tuple[Stage, ...], samples: int) -> tuple[Flag, ...]:
     return tuple(Flag("blind", words.format(stage.broken), masked=False) for stage in found)
 
 
+def _check_suite(suite: Suite, stored: bool) -> None:
+    """Refuse attacks that are unknown, and options that a run could not note."""
+    for member in suite.members:
+        if member.method not in ATTACKS:
+            known = ", ".join(sorted(ATTACKS))
+            raise ConfigError(explain(f"attacks of {known}", repr(member.method), suite.name, "name one of these"))
+        odd = next((name for name, value in member.options.items() if callable(value)), None)
+        if stored and odd is not None:
+            remedy = "leave run out, or leave out the function"
+            raise ConfigError(explain("options that a run can note", f"a function as {odd}", suite.name, remedy))
+
+
 class _Cascade:
     """The state of one call: what broke every sample, and how far the current attack has come."""
 
@@ -208,7 +222,8 @@ class _Cascade:
         with progress(self.suite.name, len(self.suite.members) * len(self.x)) as advance:
             for place in range(len(self.suite.members)):
                 self._stage(place, advance)
-        stages, few = self._stages(), (self.x[:FLAGGED], self.y[:FLAGGED])
+        count = min(FLAGGED, self.batch_size)
+        stages, few = self._stages(), (self.x[:count], self.y[:count])
         flags = masking_flags(self.form, *few, self.threat, self.seed, searched=False)
         flags += _blind(stages, len(self.x))
         return WorstCase(self.state["inputs"], self.state["by"], self.suite, stages, self.threat, flags)

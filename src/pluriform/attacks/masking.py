@@ -136,7 +136,8 @@ def _gradients(form: nn.Module, inputs: Tensor, labels: Tensor, threat: Threat, 
     elif quiet:
         words = f"{quiet} of {count} gradients of the cross-entropy are exactly zero, those of the margin are not"
         flags.append(Flag("saturated", f"{words}: large logits hide the way from attacks on cross-entropy"))
-    reach = RADIUS * threat.eps * (1.0 if threat.norm == "linf" else inputs[0].numel() ** -0.5)
+    size = inputs[0].numel()  # Uniform noise has the length of the cube's side, its root, and half of its sum.
+    reach = RADIUS * threat.eps * {"linf": 1.0, "l2": size**-0.5, "l1": 2.0 / size}[threat.norm]
     beside = (inputs + reach * (2 * uniform(inputs, seed) - 1)).clamp(*threat.box)
     other = ascend(form, beside, labels, margin).gradient
     cosine = torch.cosine_similarity(own.flatten(1).double(), other.flatten(1).double(), dim=1)

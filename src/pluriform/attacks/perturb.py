@@ -97,7 +97,7 @@ def labelled(form: nn.Module, x: Any, y: Any, where: str) -> tuple[Inputs, Label
     if int(y.min()) < 0 or int(y.max()) >= classes:
         got = f"labels from {int(y.min())} to {int(y.max())}"
         raise LabelError(explain(f"labels in 0..{classes - 1}", got, where, "pass true classes"))
-    return x.clone() if x.is_inference() else x.detach(), y  # Tensors of inference mode can have no gradient.
+    return x.clone() if x.is_inference() else x.detach(), y.to(x.device)  # In inference mode there is no gradient.
 
 
 def _classes(form: nn.Module, sample: Tensor, where: str) -> int:
@@ -176,7 +176,7 @@ def perturb(
     size = form.batch_size if isinstance(form, Predictor) else BATCH
     work = len(x) * passes(method, **options) if work is None else work
     with attack_mode(form):
-        network = fused_network(form, x[:1], work)
+        network = fused_network(form, x[:1].to(tensor.device), work)
         parts = [
             ATTACKS[method](network, inputs.to(tensor.device), labels.to(tensor.device), threat, seed=seed, **options)
             for inputs, labels in zip(x.detach().split(size), y.split(size), strict=True)

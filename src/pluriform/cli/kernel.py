@@ -18,6 +18,7 @@ from torch import Tensor
 from pluriform.cli.arguments import load_data, load_network
 from pluriform.data.data import Data, Split, StreamSplit
 from pluriform.data.describe import describe
+from pluriform.device import device_of
 from pluriform.errors import ConfigError, EmptySplitError, explain
 from pluriform.infinite.kernel_function import KernelFunction, kernel_of
 from pluriform.infinite.store.estimate import StoreEstimate, check_disk, estimate_store
@@ -25,7 +26,6 @@ from pluriform.infinite.store.files import Files
 from pluriform.infinite.store.progress import StoreProgress, Tell, bar, duration
 from pluriform.infinite.store.stored import StoredKernel
 from pluriform.infinite.store.write import kernel_store
-from pluriform.method import device_of
 from pluriform.nets.zoo import default_name
 
 __all__ = ["run"]

@@ -92,7 +92,7 @@ class EnergyModel(Predictor):
             fresh: New chains; by default where the buffer has no chains of that kind, or too few.
 
         Returns:
-            `(n, *input_shape)`, within the bounds of the data.
+            `(n, *input_shape)`, within the bounds of the data where the sampler clamps its inputs.
 
         Raises:
             ConfigError: A label or n out of range, or more chains of the buffer than it has.

@@ -16,6 +16,7 @@ from pluriform.ensemble.calling import Calling, by_count, call_members, split_me
 from pluriform.ensemble.statistics import has_statistics, recalibrated
 from pluriform.errors import ConfigError, GraphError, explain
 from pluriform.graph.parameters import weights_of
+from pluriform.metrics.multiplications import multiplications
 from pluriform.prediction import Prediction, Predictor
 from pluriform.training.seeds import derive_seed
 
@@ -185,12 +186,24 @@ class Drawn(Predictor):
         variance = outputs.var(0, correction=0)
         return Prediction(outputs.mean(0), variance if self.noise is None else variance + self.noise, outputs)
 
+    def counted(self, inputs: Inputs) -> dict[str, int]:
+        """`parameters` of template and source, and `macs` of a prediction, whichever way it is computed."""
+        modes = {module: module.training for module in self.template.modules()}
+        try:
+            with torch.no_grad():
+                each = multiplications(lambda: self.template.eval()(inputs))
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return {"parameters": sum(weight.numel() for weight in self.parameters()), "macs": self.size * each}
+
     def draw(self, k: int, seed: int = 0) -> "Drawn":
         """A form with `k` other members from the same source.
 
         Args:
             k: How many.
-            seed: Other seeds give other members; draw i of a seed is the same for every `k`.
+            seed: Other seeds give other members; draw i of a seed is the same for every `k`. Ensembles around one
+                trained network have their own members of the seed of their fit; those of HyperGAN are of no seed here.
 
         Raises:
             ConfigError: `k` is not at least 1.

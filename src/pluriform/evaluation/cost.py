@@ -27,11 +27,12 @@ def measure_cost(subject: Subject) -> Findings:
     """`parameters`, `macs`, `latency`, `peak_memory`, and `training_seconds` where the form remembers them.
 
     A form without a finite network, none of whose parameters a prediction reads, has neither `parameters` nor `macs`.
-    A form may carry a mapping `cost` with any of `parameters`, `macs` and `training_seconds`, which then count.
+    A form may carry a mapping `cost` with any of `parameters`, `macs` and `training_seconds`, which then count, or give
+    the first two by `counted(inputs)`.
     """
     form = subject.form
-    known: Mapping[str, Any] = getattr(form, "cost", None) or {}
     batches = {size: _batch(subject, size) for size in BATCHES}
+    known: Mapping[str, Any] = _counted(form, batches[1]) | (getattr(form, "cost", None) or {})
     parameters = known.get("parameters", count_parameters(form) if reads_weights(form, batches[1]) else 0)
     macs = known.get("macs", count_macs(form, batches[1]) if parameters else None)
     measures: list[Measure] = []
@@ -60,7 +61,14 @@ def count_parameters(form: Predictor) -> int:
 
 def count_macs(form: Predictor, inputs: Tensor) -> int | None:
     """Multiply-accumulates of matrix products and convolutions in `form.predict(inputs)`; `None` where none run."""
-    return multiplications(lambda: form.predict(inputs)) or None
+    known = _counted(form, inputs)
+    return known["macs"] if known else multiplications(lambda: form.predict(inputs)) or None
+
+
+def _counted(form: Predictor, inputs: Tensor) -> dict[str, Any]:
+    """What the form itself says: fused kernels, and weights drawn before, are not seen by those who watch."""
+    own = getattr(form, "counted", None)
+    return own(inputs) if own is not None else {}
 
 
 class _Reads(TorchDispatchMode):

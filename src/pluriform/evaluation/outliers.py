@@ -1,6 +1,6 @@
 """Telling other data from the data a form was fitted on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ HISTOGRAM_BINS = 40
 SPLIT = 0.5  # Sure members whose vote shares between two classes are spread over 0..1 split evenly on 0.2 of inputs.
 ENOUGH = 5
 WITH_GRADIENTS = 2000  # Inputs whose scores need a backward pass, inside and of each set.
+MADE = ("noise", "inverted")
+"""Sets that are made of the test images."""
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -107,12 +109,11 @@ def _outlier_sets(subject: Subject, outliers: Sequence[Data]) -> tuple[dict[str,
     sets: dict[str, Adapted] = {}
     skipped: dict[str, str] = {}
     for other in outliers:
+        name = _new_name(other.name, {*sets, *skipped, *MADE})
         try:
-            sets[other.name] = _taken(subject, other)
-        except DataError as error:
-            skipped[other.name] = str(error)
-        except ShapeError as error:
-            skipped[other.name] = str(error)
+            sets[name] = _taken(subject, other)
+        except (DataError, ShapeError) as error:
+            skipped[name] = str(error)
     data = subject.data
     if data.bounds is not None and len(data.input_shape) == 3:
         low, high = data.bounds
@@ -122,6 +123,12 @@ def _outlier_sets(subject: Subject, outliers: Sequence[Data]) -> tuple[dict[str,
         sets["noise"] = Adapted(noise, ("uniform in the bounds",))
         sets["inverted"] = Adapted(low + high - inputs, ("test images, inverted",))
     return sets, skipped
+
+
+def _new_name(name: str, taken: Collection[str]) -> str:
+    """The name, numbered where there is one like it: sets of arrays are all called so."""
+    names = (name, *(f"{name} ({number})" for number in range(2, len(taken) + 3)))
+    return next(one for one in names if one not in taken)
 
 
 def _taken(subject: Subject, other: Data) -> Adapted:

@@ -284,6 +284,7 @@ def _upsample(op: Op, raw: dict, output: Any, first: Any) -> Meaning:
         "mode": raw.get("mode", "nearest"),
         "scale_factor": None if raw.get("recompute_scale_factor") else raw.get("scale_factor"),
         "align_corners": raw.get("align_corners"),
+        **({"antialias": True} if raw.get("antialias") else {}),
     }
 
 

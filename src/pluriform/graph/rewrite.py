@@ -78,7 +78,9 @@ def replace(graph: Graph, name: str, module: nn.Module) -> Graph:
     path = graph[name].module if name in graph else name
     if path and path in dict(graph.root.named_modules()):
         root = copy.deepcopy(graph.root)
-        root.set_submodule(path, copy.deepcopy(module))
+        old, new = root.get_submodule(path), copy.deepcopy(module)
+        for own in [name for name, part in root.named_modules(remove_duplicate=False) if part is old]:
+            root.set_submodule(own, new)
         return retrace(root, graph, where)
     node = graph[name]
     _check_single_input(graph, node)

@@ -164,7 +164,7 @@ TABLE: list[tuple[Op, str, list[Any], str, list[type]]] = [
     (Op.PAD, "input pad mode value", [F.pad], "", []),
     (
         Op.UPSAMPLE,
-        "input size scale_factor mode align_corners",
+        "input size scale_factor mode align_corners recompute_scale_factor antialias",
         [F.interpolate, F.upsample],
         "",
         [nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d],

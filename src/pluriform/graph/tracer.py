@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import _symbolic_trace
 from torch.fx.node import map_aggregate, map_arg
 
 from pluriform.graph.inplace import HiddenWrite, settle_writes
@@ -104,7 +105,10 @@ class ShapeTracer(fx.Tracer):
         names = list(inspect.signature(root_fn).parameters)[1:]
         names = [name for name in names if name != "args"] + [f"input_{n}" for n in range(len(self._examples))]
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in names[: len(self._examples)]]
-        return root_fn, [self.root, *proxies]
+        root: Any = self.root
+        if root._forward_hooks or root._forward_pre_hooks or "forward" in vars(root):  # Which the class knows not of.
+            return lambda _, *given: _symbolic_trace._orig_module_call(root, *given), [root, *proxies]
+        return root_fn, [root, *proxies]
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Follow or emit one call, remembering the innermost module that fails.
@@ -194,8 +198,8 @@ def _attribute(root: nn.Module, path: str) -> Any:
 def _unpatched() -> Iterator[None]:
     """Run real modules inside a trace: fx has patched `Module.__call__` and `__getattr__`."""
     patched = nn.Module.__call__, nn.Module.__getattr__
-    nn.Module.__call__ = fx._symbolic_trace._orig_module_call  # type: ignore[method-assign]
-    nn.Module.__getattr__ = fx._symbolic_trace._orig_module_getattr  # type: ignore[method-assign]
+    nn.Module.__call__ = _symbolic_trace._orig_module_call  # type: ignore[method-assign]
+    nn.Module.__getattr__ = _symbolic_trace._orig_module_getattr  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pluriform.axes import Labels, Logits
+from pluriform.errors import EmptySplitError, explain
 from pluriform.gaussian_process.exact import Spectrum
 from pluriform.infinite.predict.gradient_flow import GradientFlow
 
@@ -165,8 +166,14 @@ def held_out_in_folds(
         train: Solves the dynamics for a part of the kernels and targets.
         noise: Variance of the noise.
         seed: Deals samples to folds.
+
+    Raises:
+        EmptySplitError: One sample only: nothing would be left to train on.
     """
     count = len(targets)
+    if count < 2:
+        remedy = "give more training samples, or leave time out and take the NNGP, which needs no held-out ones"
+        raise EmptySplitError(explain("at least two training samples", f"{count}", "InfiniteWidth", remedy))
     dealt = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(targets.device) % FOLDS
     means, variances = torch.empty_like(targets), targets.new_empty(count)
     flowing = nngp if ntk is None else ntk

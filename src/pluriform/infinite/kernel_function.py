@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -90,14 +90,19 @@ class KernelFunction:
                         "pass inputs like the example that kernel_of was given",
                     )
                 )
+        if engine not in get_args(Engine):
+            known = ", ".join(get_args(Engine))
+            raise ConfigError(explain(f"one of {known}", repr(engine), "engine", "name one of them"))
         differentiable = torch.is_grad_enabled() and (x1.requires_grad or (x2 is not None and x2.requires_grad))
         fused = None if engine == "plain" else self._fused(x1, dtype, differentiable, required=engine == "fused")
         tile = 0 if fused is not None else self.entries * min(self.side**2, len(x1) * len(x1 if x2 is None else x2))
         size = torch.finfo(dtype).bits // 8
-        check_kernel_memory(len(x1), len(x1 if x2 is None else x2), kernels=1 + ntk, itemsize=size, tile=tile)
+        kernels = 2 if fused is not None else 1 + ntk  # The fused engine computes both.
+        check_kernel_memory(len(x1), len(x1 if x2 is None else x2), kernels=kernels, itemsize=size, tile=tile)
+        x1, x2 = x1.to(dtype), None if x2 is None else x2.to(dtype)
         if fused is not None:
             return fused.kernel(x1, x2, ntk=ntk)
-        tiles = self._tiles(x1.to(dtype), None if x2 is None else x2.to(dtype), ntk)
+        tiles = self._tiles(x1, x2, ntk)
         return _joined(tiles) if differentiable else _filled(tiles, len(x1), len(x1 if x2 is None else x2))
 
     @property

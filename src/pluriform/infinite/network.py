@@ -104,6 +104,10 @@ class InfiniteNetwork(Predictor):
         """Log class probabilities, or regression means."""
         return self._outputs(self.latent(inputs).mean).to(inputs.dtype)
 
+    def suited(self, inputs: Inputs) -> Inputs:
+        """Inputs where the form's tensors live; kernels are computed in a precision of their own."""
+        return inputs.to(self.device)
+
     def predict_batch(self, inputs: Inputs) -> Prediction:
         """Mean, variance and score of one batch."""
         latent = self.latent(inputs, variance=True)

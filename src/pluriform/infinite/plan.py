@@ -33,6 +33,7 @@ class Step:
         bends: A nonlinearity: needs Gaussian units.
         centres: Needs units of mean zero.
         joins: Needs independent branches.
+        uneven: Takes branches of different spatial sizes.
         channel_axis: Where the layer expects channels; `None` where it does not care.
     """
 
@@ -45,6 +46,7 @@ class Step:
     bends: bool = False
     centres: bool = False
     joins: Literal["sum", "product"] | None = None
+    uneven: bool = False
     channel_axis: int | None = None
 
 
@@ -129,12 +131,12 @@ def propagate(plan: Plan, x1: Tensor, x2: Tensor, *, same: bool, ntk: bool) -> K
         for name in step.inputs:
             if name in records:
                 record = records[name]
-                if last_use[name] is step:
-                    del records[name]
             else:
                 axis = step.channel_axis or 1
                 record = input_kernel(first[name], second[name], same=same, ntk=ntk, layout=wanted, channel_axis=axis)
             taken.append(record.diagonal() if wanted == "diagonal" else record)
+        for name in {name for name in step.inputs if last_use[name] is step}:
+            records.pop(name, None)
         _check(step, taken)
         record = step.rule(*taken)
         records[step.name] = record.diagonal() if layouts[step.name] == "diagonal" else record
@@ -159,7 +161,7 @@ def _check(step: Step, taken: list[Kernel]) -> None:
     elif step.channel_axis is not None and taken[0].spatial and taken[0].channel_axis != step.channel_axis:
         expected, got = "channels where the layers before have them", "a layer that takes positions for channels"
         remedy = "flatten before the linear layer"
-    elif len({record.spatial for record in taken}) > 1:
+    elif not step.uneven and len({record.spatial for record in taken}) > 1:
         expected, got = "branches of the same spatial size", " and ".join(str(record.spatial) for record in taken)
         remedy = "expand the smaller branch by hand; broadcasting over positions has no rule here"
     if expected:

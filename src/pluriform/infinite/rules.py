@@ -82,7 +82,7 @@ def plan_of(module: nn.Module, example: Tensor, variances: Variances) -> Plan:
             explain("a network with weights", "none before the output", "kernel_of", "pass a network with layers")
         )
     needed = tuple(dict.fromkeys(name for step in steps for name in step.inputs if name in fixed))
-    _refuse_trained_constants(graph, needed)
+    _refuse_trained_constants(graph, needed, standard=variances.parameterization == "standard")
     return Plan(tuple(steps), Features.of(graph, needed))
 
 
@@ -119,18 +119,27 @@ def _refuse_several_outputs(graph: Graph) -> None:
         )
 
 
-def _refuse_trained_constants(graph: Graph, needed: tuple[str, ...]) -> None:
-    """Trainable tensors that the forward function reads itself would be missing in the NTK."""
+def _refuse_trained_constants(graph: Graph, needed: tuple[str, ...], *, standard: bool) -> None:
+    """Trainable tensors before the first layer with weights would be missing in the NTK.
+
+    Scales and shifts of norms are missing in the standard parameterisation only: in the other they are not trained.
+    """
     wanted = set(needed)
     for node in reversed(graph.nodes):
         if node.name not in wanted:
             continue
         wanted.update(node.inputs)
+        trained = ""
         if node.op is Op.PARAMETER and Place.tensor(graph, node).requires_grad:
+            trained = str(node.attributes["path"])
+        if node.module is not None and (standard or node.op is Op.ACTIVATION):
+            owned = graph.submodule(node).named_parameters()
+            trained = next((f"{node.module}.{name}" for name, own in owned if own.requires_grad), "")
+        if trained:
             raise UnsupportedOpError(
                 explain(
-                    "tensors of the forward function that are not trained",
-                    f"the trainable tensor {node.attributes['path']}",
+                    "tensors before the first layer with weights that are not trained",
+                    f"the trainable tensor {trained}",
                     str(node),
                     "call requires_grad_(False) on it, or leave it out",
                 )

@@ -2,9 +2,11 @@
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from pluriform.graph.parameters import modes_kept
 from pluriform.narrow.unit import UnitNetwork
 from pluriform.training.fused_chain import FusedChain, fused_chain
 from pluriform.training.step import MOST_MULTIPLICATIONS
@@ -28,7 +30,10 @@ def fused_unit(network: UnitNetwork, inputs: Tensor) -> FusedChain | None:
         layers["reduce"] = _layer(inputs, len(network.reduce))
     layers["part"] = network.part
     if network.lift is not None:
-        layers["lift"] = _layer(network.thin(inputs[:1]), len(network.lift))
+        with modes_kept(network), torch.no_grad():  # One sample has no statistics of a batch.
+            network.eval()
+            features = network.thin(inputs[:1])
+        layers["lift"] = _layer(features, len(network.lift))
     layers["flat"] = nn.Flatten()
     part = {f"part.{name}": weight for name, weight in network.part.named_parameters()}
     return fused_chain(nn.Sequential(layers).train(), inputs, MOST_MULTIPLICATIONS, lambda: part | _maps(network))

@@ -64,7 +64,7 @@ class Free(Objective):
 
         def ascend(gradient: Tensor) -> None:
             with torch.no_grad():
-                own.copy_(_inside(own + setting.step_size * setting.threat.steepest(gradient), setting))
+                own.copy_(_inside(own + setting.step_size * setting.threat.steepest(gradient.nan_to_num()), setting))
 
         point.register_hook(ascend)
         return self.loss(self.network(point), batch.targets)

@@ -49,6 +49,7 @@ class GradAlign(Objective):
         with attack_mode(self.network):
             point = inputs.detach().requires_grad_()
             (here,) = torch.autograd.grad(loss(self.network(point)), point)
+            here = here.nan_to_num(0.0, 0.0, 0.0)
         moved = threat.project(inputs + setting.step_size * threat.steepest(here), inputs) if setting.steps else inputs
         if setting.steps > 1:
             moved = climb(self.network, loss, moved, inputs, replace(setting, steps=setting.steps - 1))
@@ -58,7 +59,8 @@ class GradAlign(Objective):
             self.network.eval()
             point = start(inputs, threat, setting.seed).requires_grad_()
             (there,) = torch.autograd.grad(loss(self.network(point)), point, create_graph=True)
-        return self.plain(Batch(moved, batch.targets)) + setting.weight * misalignment(here, there)
+        apart = misalignment(here, there.nan_to_num(0.0, 0.0, 0.0))
+        return self.plain(Batch(moved, batch.targets)) + setting.weight * apart
 
     def forwards(self, setting: Setting) -> int:
         """2 n + 9: two for g(x + u) and four for its own gradient, three for the attacked batch."""

@@ -1,5 +1,6 @@
 """A network with a new last layer for another data set."""
 
+import copy
 from typing import Any
 
 import torch
@@ -58,7 +59,8 @@ def check_fits(source: nn.Module, data: Data) -> None:
         if known.bounds and data.bounds and known.bounds != data.bounds:
             remedy = "scale the inputs of the target alike"
             raise ConfigError(explain(f"inputs within {known.bounds}", f"{data.bounds}", where, remedy))
-    run_once(network_of(source), data)
+    with torch.random.fork_rng(devices=[]):
+        run_once(copy.deepcopy(network_of(source)), data)
 
 
 def with_new_head(source: nn.Module, data: Data, name: str | None, seed: int) -> nn.Module:

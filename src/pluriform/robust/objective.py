@@ -88,6 +88,6 @@ def climb(
         for _ in range(setting.steps):
             point = points.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(loss(network(point)), point)
-            ahead = point.detach() + setting.step_size * setting.threat.steepest(gradient)
+            ahead = point.detach() + setting.step_size * setting.threat.steepest(gradient.nan_to_num())
             points = setting.threat.project(ahead, inputs)
     return points.detach()

@@ -275,6 +275,7 @@ class Loop:
         """Put the result into the network and mark the checkpoint as finished."""
         if self.stopping:
             self._check_validated(self.stopping.loss)
+        if self.stopping and bool(self.stopping.loss.isfinite().all()):
             load_weights(self.network, self.stopping.best)
         elif self.average:
             load_weights(self.network, self.average.weights)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -330,6 +331,17 @@ def test_moving_average_clipping_and_no_validation(digits):
     form = HyperGAN(**SMALL).fit(mlp(), blind)
     check(form, mlp(), blind)
     assert "validation_loss" not in form.history
+    assert form.history["kept"] == [0.0] * (len(form.history["epoch"]) - 1) + [1.0]
+
+
+def test_only_biases_are_drawn_where_nothing_else_is_trained(digits):
+    net = mlp()
+    for weight in net.parameters():
+        weight.requires_grad_(weight.dim() == 1)
+    form = HyperGAN(**SMALL).fit(net, digits)
+    drawn = form.materialize(0).state_dict()
+    assert all(torch.equal(drawn[name], value) == (value.dim() > 1) for name, value in net.state_dict().items())
+    assert all(math.isfinite(spread) for spread in form.history["weight_spread"])
 
 
 @pytest.mark.parametrize("head", ["full", "last-layer"])

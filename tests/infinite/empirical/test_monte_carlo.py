@@ -35,12 +35,22 @@ NETWORKS = {
         (5,),
         32,
     ),
+    "affine-norm": (
+        lambda: nn.Sequential(nn.Linear(5, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 1)),
+        (5,),
+        32,
+    ),
 }
 
 
 @pytest.mark.parametrize(
     ("name", "parameterization"),
-    [*((name, "ntk") for name in NETWORKS), ("dense", "standard"), ("convnet", "standard")],
+    [
+        *((name, "ntk") for name in NETWORKS),
+        ("dense", "standard"),
+        ("convnet", "standard"),
+        ("affine-norm", "standard"),
+    ],
 )
 def test_means_over_wide_networks_meet_the_closed_form(name, parameterization):
     make, shape, width = NETWORKS[name]

@@ -122,8 +122,9 @@ class GameTraining:
         self.history = loop.columns
         losses = self.history.get("validation_loss", [])
         best = min(losses) if self.recipe.patience and losses else None
-        kept = len(losses) - 1 if best is None else losses.index(best)
-        self.history["kept"] = [float(i == kept) for i in range(len(self.history.get("epoch", [])))]
+        count = len(self.history.get("epoch", []))
+        kept = count - 1 if best is None else losses.index(best)
+        self.history["kept"] = [float(i == kept) for i in range(count)]
         passes = cost.sample_passes * self.setting.networks
         return FitCost(cost.training_seconds, cost.epochs, cost.steps, passes, cost.peak_memory)
 

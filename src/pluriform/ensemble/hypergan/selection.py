@@ -54,7 +54,7 @@ class Selection:
         weights = self.generator.draw(self.seeds)
         outputs = self._outputs(weights)
         targets = self.targets.to(outputs.device)
-        spread = weight_diversity({name: value for name, value in weights.items() if value.dim() > 2})
+        spread = weight_diversity({name: value for name, value in weights.items() if value.dim() > 2} or weights)
         codes = self.generator.codes(self.generator.noise_of(draw_seeds(16 * self.generator.code_size, 0)))
         more = {
             "weight_spread": spread.mean_spread,

@@ -122,7 +122,8 @@ def random_network(
     affine: dict[str, float] = {}
     for name, layer in layers.items():
         if layer.kind == "norm":
-            affine |= {own_name: float(own[own_name].requires_grad) for own_name in layer.names}
+            standard = parameterization == "standard"
+            affine |= {own_name: float(standard and own[own_name].requires_grad) for own_name in layer.names}
             continue
         fan_in = _fan_in(layer)
         variances = overrides.get(layer.node.module or "", (weight_var, bias_var))

@@ -97,6 +97,6 @@ def check_identity(
 def _same_probe(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     if len(stored["probe"]) != len(wanted["probe"]):
         return False
-    a, b = torch.tensor([stored["probe"], wanted["probe"]], dtype=torch.float64)
+    a, b = torch.tensor([stored["probe"], wanted["probe"]], dtype=torch.float64).reshape(2, 2, -1)  # NNGP, then NTK.
     tolerance = max(TOLERANCE[stored["dtype"]], TOLERANCE[wanted["dtype"]])
-    return bool(((a - b).abs() <= tolerance * b.abs().max()).all())
+    return bool(((a - b).abs() <= tolerance * b.abs().amax(-1, keepdim=True)).all())

@@ -77,6 +77,8 @@ class StoredMatrix:
         top, left = rows.min(), columns.min()
         try:
             part = self._array[top : rows.max() + 1, left : columns.max() + 1]
+            if not np.isfinite(part).all():  # What is finished is finite: a file of it is gone.
+                raise ValueError("NaN, as where a file is missing")
         except ValueError as error:
             remedy = "start the computation again with the same arguments: only damaged tiles are computed again"
             where = f"{self.name} of {self.files.path}, tile ({i}, {j})"

@@ -87,7 +87,7 @@ def kernel_store(
     """
     place = Path(path)
     kernels = tuple(name for name, asked in (("nngp", nngp), ("ntk", ntk)) if asked)
-    _check_arguments(kernels, dtype, x1, x2)
+    _check_arguments(kernels, tile, dtype, x1, x2)
     wanted: dict[str, Any] = identity(function, x1, x2, kernels=kernels, dtype=dtype) | {"mirrored": mirrored}
     attributes, given = Files.attributes(place), dict(facts or {})
     if attributes is None:
@@ -117,9 +117,13 @@ def kernel_store(
     return open_kernel(place)
 
 
-def _check_arguments(kernels: tuple[str, ...], dtype: torch.dtype, x1: Tensor, x2: Tensor | None) -> None:
+def _check_arguments(
+    kernels: tuple[str, ...], tile: int | None, dtype: torch.dtype, x1: Tensor, x2: Tensor | None
+) -> None:
     if not kernels:
         raise ConfigError(explain("nngp or ntk", "neither", "kernel_store", "ask for at least one"))
+    if tile is not None and tile < 1:
+        raise ConfigError(explain("a tile of 1 sample or more", f"{tile}", "kernel_store", "leave it out"))
     if dtype not in (torch.float32, torch.float64):
         raise ConfigError(explain("float32 or float64", str(dtype), "dtype of kernel_store", "choose one of them"))
     for name, inputs in (("x1", x1), ("x2", x2)):

@@ -20,7 +20,10 @@ def join_step(place: Place, _: Any) -> Step:
     if len(place.inputs) == 1 and constant is not None and place.node.op is not Op.DIVIDE:
         if multiplies:
             return place.step(partial(scale, factor=constant))
-        return place.step(fixed_affine(torch.ones(1), torch.tensor([constant])), centres=True)
+        shift = torch.tensor([constant * float(place.fact("alpha", 1))])
+        return place.step(fixed_affine(torch.ones(1), shift), centres=True)
+    if place.node.op is Op.DIVIDE and constant and place.node.inputs[0] == place.inputs[0]:
+        return place.step(partial(scale, factor=1 / constant))
     if len(place.inputs) < 2 or place.node.op is Op.DIVIDE:
         raise place.refuse(
             "branches of the network, or a branch and a number",
@@ -35,9 +38,10 @@ def join_step(place: Place, _: Any) -> Step:
         )
     if place.fact("alpha", 1) != 1:
         raise place.refuse("alpha=1", f"alpha={place.fact('alpha')}", "multiply the branch before adding it")
+    axis = None if len(place.shape()) == 2 else place.channel_axis
     if multiplies:
-        return place.step(product, joins="product")
-    return place.step(residual_sum, joins="sum")
+        return place.step(product, joins="product", channel_axis=axis)
+    return place.step(residual_sum, joins="sum", channel_axis=axis)
 
 
 def constant_of(place: Place) -> float | None:
@@ -62,4 +66,4 @@ def concat_step(place: Place, _: Any) -> Step:
         axis = None if len(shapes[0]) == 2 else place.channel_axis
         return place.step(partial(concatenate, widths=lengths), channel_axis=axis)
     rule = partial(concatenate_positions, axis=place.positions.index(dim))
-    return place.step(rule, joins="sum", channel_axis=place.channel_axis)
+    return place.step(rule, joins="sum", uneven=True, channel_axis=place.channel_axis)

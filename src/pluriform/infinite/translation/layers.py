@@ -25,6 +25,12 @@ def layer_variances(place: Place, variances: Any, fan_in: int | None = None) -> 
             "use a layer of torch.nn, whose weights are drawn anew at each place",
         )
     weight, *bias = place.parameters
+    if place.node.module is not None and not all(isinstance(tensor, nn.Parameter) for tensor in place.parameters):
+        raise place.refuse(
+            "weights that are parameters of the layer",
+            "weights that it computes from others (a parametrisation)",
+            "take it off with torch.nn.utils.parametrize.remove_parametrizations",
+        )
     weight_var, bias_var = variances.overrides.get(place.node.module, (variances.weight, variances.bias))
     return LayerVariances.of(
         weight_var,

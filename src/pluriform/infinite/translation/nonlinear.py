@@ -24,6 +24,10 @@ def dual_of(place: Place) -> Dual:
     name = str(place.fact("function"))
     if name == "prelu":
         return _prelu(place)
+    if len(place.node.inputs) > len(place.inputs):
+        raise place.refuse(
+            f"{name} with numbers", f"{name} with a tensor that the module holds", "write its value as a number"
+        )
     if (name != "rrelu" or not _is_training(place)) and (dual := dual_named(name, place.node.attributes)) is not None:
         return dual
     raise place.refuse(

@@ -57,6 +57,8 @@ def upsample_step(place: Place, _: Any) -> Step:
     """Resizing of every axis: nearest, linear, cubic, area; as a matrix an axis, found from a resized identity."""
     mode, align, scales = str(place.fact("mode")), place.fact("align_corners"), place.fact("scale_factor")
     lengths, sizes = place.shape()[2:], tuple(place.node.shape)[2:]
+    if place.fact("antialias"):
+        raise place.refuse("resizing without antialias", "antialias=True", "leave it out, or pool before resizing")
     scales = scales if isinstance(scales, tuple | list) else (scales,) * len(sizes)
     facts = zip(lengths, sizes, scales, strict=True)
     return _pooled(place, [_resized(length, size, scale, mode, align) for length, size, scale in facts])
