@@ -50,6 +50,7 @@ def attack(
         NonFiniteError: The form gives NaN or infinity.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
         >>> bool((attack(net, x, y, Threat("linf", 0.1, (0, 1))) - x).abs().max() <= 0.1 + 1e-6)
