@@ -53,10 +53,10 @@ def run(words: Sequence[str]) -> None:
     """Evaluate, print the table, write the result."""
     chosen = tyro.cli(Evaluate, args=list(words), prog="pluriform evaluate", description=DESCRIPTION)
     console = Console(highlight=False)
-    data = load_data(chosen.data, target=chosen.target)
-    form = load_form(chosen.form, module=load_network(chosen.net, data) if chosen.net else None)
-    if fitted := form.origin.get("seed"):  # Its validation samples: the others were trained on.
-        data = load_data(chosen.data, target=chosen.target, seed=fitted)
+    module = load_network(chosen.net, load_data(chosen.data, target=chosen.target)) if chosen.net else None
+    form = load_form(chosen.form, module=module)
+    seed = form.origin.get("seed", 0)  # Of its validation samples: all others it was trained on.
+    data = load_data(chosen.data, target=chosen.target, seed=seed)
     result = evaluate(
         form,
         data,
